@@ -1,0 +1,58 @@
+# Everything runs in .venv, which is made on first use and brought up to date when pyproject.toml
+# changes. Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+SIDE ?=
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test parity lint docs clean
+.NOTPARALLEL:
+
+help:
+	@echo "make demo    simulate an exposure, calibrate it, compare with the truth (SIDE=4096: flight size)"
+	@echo "make test    run the tests (ARGS=... goes to pytest)"
+	@echo "make parity  compare with romanimpreprocess on a full frame"
+	@echo "make lint    ruff and mypy"
+	@echo "make docs    build the manual in docs/_build/html"
+	@echo "make clean   remove everything that make made, .venv too"
+
+demo: $(VENV)/.plots
+	$(BIN)/roman-dask-l2 demo $(if $(SIDE),--side $(SIDE)) $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -q -n 2 $(ARGS)
+
+parity: $(VENV)/.test
+	$(BIN)/python tests/parity/run.py $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+clean:
+	rm -rf $(VENV) demo parity build dist *.egg-info docs/_build docs/_generated
+	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# $(VENV)/.NAME is the stamp of an installation with the extra NAME.
+$(VENV)/.plots $(VENV)/.test $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: pyproject.toml setup.py | $(BIN)/python
+	@echo "installing roman-dask-l2[$*] into $(VENV); the first time this takes a minute or two"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+# A Debian machine has a python3 that cannot make virtual environments until python3-venv is there.
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo "$(PYTHON) not found; install Python 3.11 or newer, or say make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "$(PYTHON) is too old, 3.11 or newer is needed; say make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "$(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

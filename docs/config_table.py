@@ -1,0 +1,75 @@
+"""The table of configuration keys, written from the models so that it cannot drift."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from roman_dask_l2.config import Config, blocks
+
+
+def write(folder: Path) -> None:
+    """Write ``configuration_keys.md`` and ``config.schema.json`` into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "configuration_keys.md").write_text(table())
+    (folder / "config.schema.json").write_text(json.dumps(Config.model_json_schema(), indent=2))
+
+
+def table() -> str:
+    """MyST Markdown: one section for each block of keys, the required keys first."""
+    schema = Config.model_json_schema()
+    lines: list[str] = []
+    for name, model in blocks().items():
+        block = schema["$defs"][model.__name__] if name else schema
+        lines += [f"## {name}", "", _one_line(block["description"]), ""] if name else []
+        lines += ["| key | value | default | meaning |", "|---|---|---|---|"]
+        required = block.get("required", [])
+        for key in sorted(block["properties"], key=lambda key: key not in required):
+            prop = block["properties"][key]
+            default = "required" if key in required else _default(prop, key)
+            meaning = _one_line(prop["description"])
+            lines.append(f"| `{key}` | {_kind(prop, schema)} | {default} | {meaning} |")
+        lines.append("")
+    growth = schema["properties"]["MASK"]["default"]
+    lines += ["## MASK", "", "The default table:", "", "| flag | pixels masked |", "|---|---|"]
+    lines += [f"| `{flag}` | {pixels} |" for flag, pixels in growth.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
+
+
+def _default(prop: dict[str, Any], key: str) -> str:
+    value = prop.get("default")
+    if value is None:
+        return "-"
+    if isinstance(value, dict):
+        return f"[below](#{key.lower()})"
+    return f"`{value}`"
+
+
+def _kind(prop: dict[str, Any], schema: dict[str, Any]) -> str:
+    """What kind of value a key takes, in words."""
+    if "enum" in prop:
+        return " or ".join(f"`{value}`" for value in prop["enum"])
+    if "anyOf" in prop:
+        kinds = (_kind(kind, schema) for kind in prop["anyOf"] if kind.get("type") != "null")
+        return " or ".join(dict.fromkeys(kinds))
+    if "$ref" in prop:
+        return "block of keys"
+    match prop.get("type"):
+        case "string":
+            return "path" if prop.get("format") == "path" else "text"
+        case "integer":
+            return "integer from 0 up" if prop.get("minimum") == 0 else "integer"
+        case "number":
+            return "number > 0" if prop.get("exclusiveMinimum") == 0 else "number"
+        case "boolean":
+            return "true or false"
+        case "array":
+            return f"list of {_kind(prop['items'], schema)}"
+        case "object":
+            return f"flag: {_kind(prop['additionalProperties'], schema)}"
+    raise ValueError(f"no words for {prop}")  # a new kind of key: add it above

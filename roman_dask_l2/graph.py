@@ -1,0 +1,602 @@
+"""From a recipe to lazy Dask arrays. The only module that builds Dask graphs.
+
+A recipe's steps are cut into segments. Within a segment each tile is read once, with the halo that
+all its steps need together, and the kernels run on it in turn; between segments arrays flow
+through the Dask graph, halos exchanged by ``dask.array.overlap``. The default puts all steps on
+the three-dimensional ramp into one segment; per-step mode puts every step into one of its own.
+The numbers are the same, because a kernel's result on a pixel depends only on its halo.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.delayed import Delayed, delayed
+from dask.highlevelgraph import HighLevelGraph
+
+from .detector import Grid, Window
+from .io.references import Inputs
+from .recipe import BoundStep
+from .step import VARIABLES, Tile, accepted
+
+SECONDS = "seconds"
+"""Key of a finished tile under which the time spent in each step stands."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Steps that run on a tile one after the other.
+
+    Attributes
+    ----------
+    steps : tuple of BoundStep
+    enter : tuple of str
+        Variables that come from earlier segments.
+    leave : tuple of str
+        Variables that later segments or the caller need.
+    halo : int
+        Pixels beyond the tile that the steps together look at.
+    """
+
+    steps: tuple[BoundStep, ...]
+    enter: tuple[str, ...]
+    leave: tuple[str, ...]
+    halo: int
+
+    @property
+    def label(self) -> str:
+        """What the dashboard and the progress bar call its tasks."""
+        return (
+            self.steps[0].name
+            if len(self.steps) == 1
+            else f"{self.steps[0].name}-to-" + (self.steps[-1].name)
+        )
+
+
+# -- the plan: plain data, no Dask ---------------------------------------------------------------
+
+
+def summed_halo(steps: Sequence[BoundStep], leave: Iterable[str]) -> int:
+    """Pixels that `steps` together need around a tile so that `leave` is right inside it.
+
+    Worked out backwards: what a step writes must be right out to some distance, so what it reads
+    must be right out to its halo beyond that.
+    """
+    need = dict.fromkeys(leave, 0)
+    total = 0
+    for bound in reversed(steps):
+        step = bound.step
+        reach = max((need.get(w, 0) for w in step.writes), default=0)
+        halo = step.halo(bound.params)
+        total = max(total, reach + halo, reach + step.reference_halo(bound.params))
+        for name in (*step.reads, *step.optional_reads):
+            need[name] = max(need.get(name, 0), reach + halo)
+    return max(total, *need.values()) if need else total
+
+
+def make_segments(
+    steps: Sequence[BoundStep], results: Iterable[str], per_step: bool = False
+) -> list[Segment]:
+    """Cut a recipe into segments.
+
+    A new segment begins before a step whose reduction looks at finished tiles, and before one that
+    looks beyond its tile at two-dimensional arrays only: exchanging a thin border of those between
+    tiles is cheaper than computing the whole ramp on a wider halo.
+    """
+    groups: list[list[BoundStep]] = []
+    for bound in steps:
+        step = bound.step
+        flat_halo = step.halo(bound.params) > 0 and all(
+            VARIABLES[name].dims == "yx" for name in step.reads
+        )
+        finished = step.reduction is not None and not step.reduction.thin
+        if not groups or per_step or flat_halo or finished:
+            groups.append([])
+        groups[-1].append(bound)
+
+    segments: list[Segment] = []
+    needed = set(results)
+    for group in reversed(groups):
+        made = {w for b in group for w in b.step.writes}
+        leave = tuple(sorted(made & needed))
+        enter: set[str] = set()
+        known: set[str] = set()
+        for b in group:
+            r = b.step.reduction
+            wanted = {*b.step.reads, *b.step.optional_reads, *(r.reads if r else ())}
+            enter |= wanted - known
+            known |= set(b.step.writes)
+        # A segment entered by a variable that it also writes needs the one made before it.
+        needed = (needed - made) | enter
+        halo = summed_halo(group, leave)
+        segments.append(Segment(tuple(group), tuple(sorted(enter)), leave, halo))
+    segments.reverse()
+    return segments
+
+
+def run_steps(
+    steps: Sequence[BoundStep],
+    variables: Mapping[str, np.ndarray],
+    tile: Tile,
+    inputs: Inputs,
+    measured: Mapping[str, Mapping[str, Any]],
+    seconds: dict[str, float] | None = None,
+) -> dict[str, np.ndarray]:
+    """Run kernels one after the other on one tile. The specification of every other way to run.
+
+    Parameters
+    ----------
+    steps : sequence of BoundStep
+    variables : mapping
+        What is there already, on the tile's window.
+    tile : Tile
+    inputs : Inputs
+    measured : mapping
+        Step name -> what its reduction found.
+    seconds : dict, optional
+        Time spent in each step is added here.
+
+    Returns
+    -------
+    dict
+        All variables after the last step.
+    """
+    have = dict(variables)
+    wanted = [name for b in steps for name in b.step.references_for(b.params).values()]
+    shared: dict[str, Any] = {}
+    for b in steps:
+        began = time.perf_counter()
+        references = {}
+        for keyword, name in b.step.references_for(b.params).items():
+            wanted.remove(name)
+            if not inputs.available(name):
+                continue
+            value = shared.pop(name) if name in shared else inputs.sources[name].read(tile.window)
+            if name in wanted:
+                shared[name] = value
+            references[keyword] = value
+        context = {
+            "tile": tile,
+            "exposure": inputs.exposure,
+            "params": b.params,
+            "measured": measured.get(b.name, {}),
+        }
+        reads: dict[str, Any] = {name: have[name] for name in b.step.reads}
+        reads |= {name: have.get(name) for name in b.step.optional_reads}
+        result = b.step.kernel(**reads, **references, **accepted(b.step.kernel, context))
+        results = result if isinstance(result, tuple) else (result,)
+        for name, value in zip(b.step.writes, results, strict=True):
+            have[name] = value
+        del reads, result, results
+        if seconds is not None:
+            spent = time.perf_counter() - began
+            seconds[b.name] = seconds.get(b.name, 0.0) + spent
+    return have
+
+
+def feeding(steps: Sequence[BoundStep], reads: Iterable[str]) -> list[BoundStep]:
+    """Those of `steps` that have a part in the value of `reads` after the last of them."""
+    needed, kept = set(reads), []
+    for b in reversed(steps):
+        if needed & set(b.step.writes):
+            kept.append(b)
+            reduced = b.step.reduction.reads if b.step.reduction else ()
+            needed |= {*b.step.reads, *b.step.optional_reads, *reduced}
+    return kept[::-1]
+
+
+# -- tasks: what runs on a worker ----------------------------------------------------------------
+
+
+def _run_tile(
+    window: np.ndarray,
+    *arrays: np.ndarray,
+    segment: Segment,
+    inputs: Inputs,
+    measured: Mapping[str, Any],
+) -> np.ndarray:
+    """One tile of a segment: a 1 x 1 object array that holds a dict of finished arrays."""
+    if window.size == 0:  # Dask asks for the type
+        return np.empty((0, 0), object)
+    core: Window = window[0, 0]
+    side = inputs.exposure.side
+    outer = core.grown(segment.halo, side)
+    seconds: dict[str, float] = {}
+    variables = dict(zip(segment.enter, arrays, strict=True))
+    have = run_steps(segment.steps, variables, Tile(outer, side), inputs, measured, seconds)
+    cut = core.within(outer)
+    # Copies, so that a small trimmed result does not keep the whole tile with its halo alive.
+    done: dict[str, Any] = {
+        name: np.array(have[name][(..., *cut)], dtype=VARIABLES[name].dtype)
+        for name in segment.leave
+    }
+    done[SECONDS] = seconds
+    return _boxed(done)
+
+
+def _after(value: Any, done: Any) -> Any:
+    """`value`, once `done` is there."""
+    return value
+
+
+def _boxed(value: Any) -> np.ndarray:
+    box = np.empty((1, 1), object)
+    box[0, 0] = value
+    return box
+
+
+def _pick(box: np.ndarray, name: str) -> np.ndarray:
+    """One array of a finished tile."""
+    return box[0, 0][name] if box.size else np.empty((0, 0))
+
+
+def _pick_seconds(box: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """Time that a tile spent in each step, (1, 1, steps)."""
+    return np.array([[[box[0, 0][SECONDS][name] for name in names]]])
+
+
+def _reduce_strip(
+    window: Window,
+    bound: BoundStep,
+    before: Sequence[BoundStep],
+    inputs: Inputs,
+    measured: Mapping[str, Any],
+) -> Any:
+    """A thin reduction on one strip: run what precedes on the strip alone, then the partial."""
+    reduction = bound.step.reduction
+    assert reduction is not None
+    side = inputs.exposure.side
+    outer = window.grown(summed_halo(before, reduction.reads), side)
+    have = run_steps(before, {}, Tile(outer, side), inputs, measured)
+    cut = window.within(outer)
+    reads = {name: np.ascontiguousarray(have[name][(..., *cut)]) for name in reduction.reads}
+    return _partial(window, bound, inputs, **reads)
+
+
+def _partial(window: Window, bound: BoundStep, inputs: Inputs, **reads: np.ndarray) -> Any:
+    reduction = bound.step.reduction
+    assert reduction is not None
+    references = {
+        keyword: inputs.sources[name].read(window)
+        for keyword, name in reduction.references_for(bound.params).items()
+        if inputs.available(name)
+    }
+    context = {
+        "tile": Tile(window, inputs.exposure.side),
+        "exposure": inputs.exposure,
+        "params": bound.params,
+    }
+    return reduction.partial(**reads, **references, **accepted(reduction.partial, context))
+
+
+def _combine(partials: Sequence[Any], bound: BoundStep, inputs: Inputs) -> Mapping[str, Any]:
+    reduction = bound.step.reduction
+    assert reduction is not None
+    whole = {
+        keyword: inputs.sources[name].read() if inputs.available(name) else None
+        for keyword, name in reduction.whole.items()
+    }
+    context = {"exposure": inputs.exposure, "params": bound.params}
+    return reduction.combine(partials, **whole, **accepted(reduction.combine, context))
+
+
+def _strip(
+    window: Window,
+    steps: Sequence[BoundStep],
+    name: str,
+    inputs: Inputs,
+    measured: Mapping[str, Any],
+) -> np.ndarray:
+    """Variable `name` after `steps` on a strip of the detector."""
+    outer = window.grown(summed_halo(steps, [name]), inputs.exposure.side)
+    have = run_steps(steps, {}, Tile(outer, inputs.exposure.side), inputs, measured)
+    return np.array(have[name][(..., *window.within(outer))])
+
+
+# -- lazy arrays ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """A pipeline as lazy Dask collections.
+
+    Attributes
+    ----------
+    arrays : dict of str to dask.array.Array
+        Variables on the full frame, one chunk per tile.
+    measured : dict of str to Delayed
+        Step name -> what its reduction finds.
+    seconds : list of (tuple of str, dask.array.Array)
+        Per segment, the steps' names and the time (s) that each tile spent in each, (y, x, step).
+    """
+
+    arrays: dict[str, da.Array]
+    measured: dict[str, Delayed]
+    seconds: list[tuple[tuple[str, ...], da.Array]]
+
+
+def build(
+    steps: Sequence[BoundStep],
+    inputs: Inputs,
+    grid: Grid,
+    results: Iterable[str],
+    per_step: bool = False,
+    after: Sequence[Delayed] = (),
+) -> Lazy:
+    """Build the Dask graph of a recipe on one exposure. Reads no pixels.
+
+    Parameters
+    ----------
+    steps : sequence of BoundStep
+        Those that apply, see `applicable`.
+    inputs : Inputs
+    grid : Grid
+    results : iterable of str
+        Variables that the caller wants.
+    per_step : bool
+        One Dask layer per step instead of one task per tile.
+    after : sequence of Delayed
+        What must be done before the first tile is read, such as writing what it reads.
+    """
+    results = list(results)
+    segments = make_segments(steps, results, per_step)
+    windows = _windows(grid)
+    shared = delayed(_after)(inputs, list(after), dask_key_name=f"inputs-{uuid.uuid4().hex}")
+    arrays: dict[str, da.Array] = {}
+    measured: dict[str, Delayed] = {}
+    seconds: list[tuple[tuple[str, ...], da.Array]] = []
+    done: list[BoundStep] = []
+    for segment in segments:
+        for i, bound in enumerate(segment.steps):
+            if bound.step.reduction is not None:
+                before = [*done, *segment.steps[:i]]
+                measured[bound.name] = _reduction(bound, before, arrays, inputs, shared, measured)
+        done += segment.steps
+        if not segment.leave:
+            continue
+        tiles = _tiles(segment, windows, arrays, grid, shared, measured)
+        for name in segment.leave:
+            arrays[name] = _variable(tiles, name, grid, inputs.exposure.n_resultants)
+        names = tuple(b.name for b in segment.steps)
+        spent = da.map_blocks(
+            _pick_seconds,
+            tiles,
+            names,
+            name=f"seconds-{uuid.uuid4().hex}",
+            chunks=(*tiles.chunks, (len(names),)),
+            new_axis=[2],
+            meta=np.empty((0, 0, 0)),
+        )
+        seconds.append((names, spent))
+    return Lazy({name: arrays[name] for name in results}, measured, seconds)
+
+
+_OBJECTS = np.empty((0, 0), object)
+
+
+def _windows(grid: Grid) -> da.Array:
+    """The tiles' windows as a Dask array of one element per tile."""
+    ny, nx = grid.shape
+    values = np.empty((ny, nx), object)
+    for iy in range(ny):
+        for ix in range(nx):
+            values[iy, ix] = grid.window(iy, ix)
+    return da.from_array(values, chunks=1, name=f"windows-{uuid.uuid4().hex}", asarray=False)
+
+
+def _tiles(
+    segment: Segment,
+    windows: da.Array,
+    arrays: Mapping[str, da.Array],
+    grid: Grid,
+    shared: Delayed,
+    measured: Mapping[str, Delayed],
+) -> da.Array:
+    """Dask array of finished tiles (dicts) of one segment."""
+    entering: list[Any] = []
+    for name in segment.enter:
+        array = arrays[name]
+        lead = array.ndim - 2
+        if segment.halo:
+            depth = (*(0,) * lead, segment.halo, segment.halo)
+            array = da.overlap.overlap(
+                array, depth=dict(enumerate(depth)), boundary="none", allow_rechunk=False
+            )
+        entering += [array, "ryx"[-array.ndim :]]
+    names = {b.name for b in segment.steps}
+    return da.blockwise(
+        _run_tile,
+        "yx",
+        windows,
+        "yx",
+        *entering,
+        segment=segment,
+        inputs=shared,
+        measured={k: v for k, v in measured.items() if k in names},
+        name=f"{segment.label}-{uuid.uuid4().hex}",
+        concatenate=True,
+        align_arrays=False,
+        dtype=object,
+        meta=_OBJECTS,
+    )
+
+
+def _variable(tiles: da.Array, name: str, grid: Grid, n_resultants: int) -> da.Array:
+    variable = VARIABLES[name]
+    lead = variable.dims == "ryx"
+    chunks = (*(((n_resultants,),) if lead else ()), *grid.chunks)
+    return da.map_blocks(
+        _pick,
+        tiles,
+        name,
+        name=f"{name}-{uuid.uuid4().hex}",
+        dtype=variable.dtype,
+        chunks=chunks,
+        new_axis=[0] if lead else None,
+        meta=np.empty((0,) * len(chunks), variable.dtype),
+    )
+
+
+def _reduction(
+    bound: BoundStep,
+    before: Sequence[BoundStep],
+    arrays: Mapping[str, da.Array],
+    inputs: Inputs,
+    shared: Delayed,
+    measured: Mapping[str, Delayed],
+) -> Delayed:
+    """What a step measures on the frame, as a delayed mapping."""
+    reduction = bound.step.reduction
+    assert reduction is not None
+    thin = feeding(before, reduction.reads)
+    known = {b.name: measured[b.name] for b in thin if b.name in measured}
+    windows = reduction.windows(inputs.exposure, bound.params)
+    if reduction.thin:
+        partials = [
+            delayed(_reduce_strip, pure=False)(
+                window, bound, thin, shared, known, dask_key_name=_unique(f"{bound.name}-measure")
+            )
+            for window in windows
+        ]
+        return delayed(_combine, pure=False)(
+            partials, bound, shared, dask_key_name=_unique(f"{bound.name}-combine")
+        )
+    sources = [arrays[name] for name in reduction.reads]
+    label, end = _unique(f"{bound.name}-measure"), _unique(f"{bound.name}-combine")
+    tasks: dict[Any, Any] = {}
+    for i, window in enumerate(windows):
+        pieces = [_overlapping(array, window) for array in sources]
+        places = [[place for _, place in found] for found in pieces]
+        keys = [key for found in pieces for key, _ in found]
+        fixed = _Fixed(window, bound, places)
+        tasks[f"{label}-{i}"] = (_reduce_finished, fixed, shared.key, keys)
+    tasks[end] = (_combine_fixed, _Fixed(bound), shared.key, list(tasks))
+    return _last_task(end, tasks, [shared, *sources])
+
+
+class _Fixed:
+    """Arguments of a task that Dask shall not look into (it takes tuples for keys or tasks)."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+
+def _unique(label: str) -> str:
+    return f"{label}-{uuid.uuid4().hex}"
+
+
+def _last_task(key: str, tasks: dict[Any, Any], dependencies: Sequence[Any]) -> Delayed:
+    """Many tasks as one layer, which costs far less than a ``delayed`` call for each."""
+    layer = _unique("layer")
+    whole = HighLevelGraph.from_collections(layer, tasks, dependencies=list(dependencies))
+    return Delayed(key, whole, layer=layer)
+
+
+def _overlapping(array: da.Array, window: Window) -> list[tuple[Any, Window]]:
+    """Keys of the blocks that meet a window, with the place of each on the frame."""
+    edges = [np.cumsum([0, *sizes]) for sizes in array.chunks[-2:]]
+    found = []
+    for iy, ix in np.ndindex(*array.numblocks[-2:]):
+        place = Window(*(int(v) for v in (*edges[0][iy : iy + 2], *edges[1][ix : ix + 2])))
+        meets_y = place.y0 < window.y1 and window.y0 < place.y1
+        if meets_y and place.x0 < window.x1 and window.x0 < place.x1:
+            lead = (0,) * (array.ndim - 2)
+            found.append(((array.name, *lead, iy, ix), place))
+    return found
+
+
+def _reduce_finished(fixed: _Fixed, inputs: Inputs, blocks: list[np.ndarray]) -> Any:
+    """A reduction's partial on a window of finished tiles."""
+    window, bound, places = fixed.values
+    reads, rest = {}, iter(blocks)
+    for name, found in zip(bound.step.reduction.reads, places, strict=True):
+        pieces = [(place, next(rest)) for place in found]
+        first = pieces[0][1]
+        whole = np.empty((*first.shape[:-2], *window.shape), first.dtype)
+        for place, block in pieces:
+            y0, x0 = max(place.y0, window.y0), max(place.x0, window.x0)
+            y1, x1 = min(place.y1, window.y1), min(place.x1, window.x1)
+            both = Window(y0, y1, x0, x1)
+            whole[(..., *both.within(window))] = block[(..., *both.within(place))]
+        reads[name] = whole
+    return _partial(window, bound, inputs, **reads)
+
+
+def _combine_fixed(fixed: _Fixed, inputs: Inputs, partials: Sequence[Any]) -> Any:
+    return _combine(partials, fixed.values[0], inputs)
+
+
+def strip(
+    steps: Sequence[BoundStep],
+    until: str,
+    name: str,
+    window: Window,
+    inputs: Inputs,
+    measured: Mapping[str, Delayed],
+) -> Delayed:
+    """Variable `name` on a strip of the detector, as it is after step `until` (lazy)."""
+    index = max(i for i, b in enumerate(steps) if b.name == until)
+    before = feeding(steps[: index + 1], [name])
+    known = {b.name: measured[b.name] for b in before if b.name in measured}
+    return delayed(_strip, pure=False)(
+        window, before, name, inputs, known, dask_key_name=f"border-{uuid.uuid4().hex}"
+    )
+
+
+class Sink:
+    """Where `store` puts blocks: a NumPy array of this process, or a store that writes chunks."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def put(self, block: np.ndarray, place: tuple[slice, ...]) -> None:
+        self._target[place] = block
+
+
+def store(array: da.Array, target: Any) -> Delayed:
+    """Put every block of a lazy array into its place in `target`, as soon as it is there (lazy).
+
+    Unlike ``dask.array.store`` this leaves the graph as it is. That one optimises, which renames
+    what it fuses, so that tasks shared with the rest of the computation would run twice.
+
+    Parameters
+    ----------
+    array : dask.array.Array
+    target : ndarray or object with ``__setitem__``
+        Of the array's shape.
+
+    Returns
+    -------
+    Delayed
+        None, once everything is stored.
+    """
+    sink = Sink(target)
+    edges = [np.cumsum([0, *sizes]) for sizes in array.chunks]
+    label, end = _unique("store"), _unique("stored")
+    tasks: dict[Any, Any] = {}
+    for index in np.ndindex(array.numblocks):
+        place = tuple(slice(int(e[i]), int(e[i + 1])) for e, i in zip(edges, index, strict=True))
+        key = f"{label}-{'-'.join(map(str, index))}"
+        tasks[key] = (_put, _Fixed(sink, place), (array.name, *index))
+    tasks[end] = (_nothing, list(tasks))
+    return _last_task(end, tasks, [array])
+
+
+def _put(fixed: _Fixed, block: np.ndarray) -> None:
+    sink, place = fixed.values
+    sink.put(block, place)
+
+
+def _nothing(done: Any) -> None:
+    """Nothing but the fact that `done` is there."""
+
+
+def applicable(steps: Sequence[BoundStep], inputs: Inputs) -> list[BoundStep]:
+    """The steps of a recipe that apply to this exposure and its reference files."""
+    return [b for b in steps if b.step.when(inputs.exposure, b.params, inputs.available)]

@@ -1,0 +1,272 @@
+"""Arrays that are read by window, inside tasks, wherever they lie.
+
+A source is a small picklable object with ``read(window)``. Building a graph makes sources and
+reads no pixels; a worker that runs a task opens the file itself.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..detector import BORDER, Window
+from ..errors import InputError
+
+
+class _OpenFile:
+    """A file descriptor, and a map of the file where partial rows are wanted."""
+
+    def __init__(self, path: str, mark: tuple[int, int]) -> None:
+        try:
+            self.fd = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        status = os.fstat(self.fd)
+        if (status.st_size, status.st_mtime_ns) != mark:
+            os.close(self.fd)
+            raise InputError(f"{path}: was changed while it was in use")
+        self._lock = threading.Lock()
+        self._map: mmap.mmap | None = None
+
+    @property
+    def map(self) -> mmap.mmap:
+        with self._lock:
+            if self._map is None:
+                self._map = mmap.mmap(self.fd, 0, access=mmap.ACCESS_READ)
+            return self._map
+
+    def read_into(self, buffer: memoryview, offset: int, path: str) -> None:
+        while len(buffer):
+            n = os.preadv(self.fd, [buffer], offset)
+            if n == 0:
+                raise InputError(f"{path}: ends too early (truncated file?)")
+            buffer, offset = buffer[n:], offset + n
+
+    def __del__(self) -> None:
+        if hasattr(self, "_lock"):
+            os.close(self.fd)
+
+
+class _Cache:
+    """A small bounded per-process cache; an entry is made once even if threads race for it."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._lock = size, threading.Lock()
+        self._entries: OrderedDict[Any, Any] = OrderedDict()
+        self._making: dict[Any, threading.Lock] = {}
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+                return self._entries[key]
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
+            with self._lock:
+                if key in self._entries:
+                    return self._entries[key]
+            value = make()
+            with self._lock:
+                self._entries[key] = value
+                self._making.pop(key, None)
+                while len(self._entries) > self._size:
+                    self._entries.popitem(last=False)
+            return value
+
+
+_NARROW = 16
+"""A window this many times narrower than the array counts as a strip."""
+_ROWS_BYTES = 1 << 19
+"""Bytes of each plane that are read at a time for a strip."""
+
+_files = _Cache(64)
+_decoded = _Cache(16)
+
+
+@dataclass(frozen=True)
+class FileArray:
+    """One array in an ASDF file.
+
+    Attributes
+    ----------
+    path : str
+    key : tuple of str
+        Where it stands in the file's tree.
+    shape : tuple of int
+    dtype : str
+        As stored, byte order included.
+    offset : int or None
+        Byte at which it starts; None where it is not one plain block (compressed, inline): then
+        it is decoded by asdf, once per process.
+    mark : tuple of int
+        Size and modification time of the file when it was described.
+    """
+
+    path: str
+    key: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int | None
+    mark: tuple[int, int]
+
+    def read(self, window: Window | None = None, planes: slice = slice(None)) -> np.ndarray:
+        """Rows and columns of `window` of the last two axes, `planes` of the first of three.
+
+        Returns
+        -------
+        ndarray
+            A fresh aligned array in native byte order.
+        """
+        stored = np.dtype(self.dtype)
+        native = stored.newbyteorder("=")
+        ny, nx = self.shape[-2:] if len(self.shape) > 1 else (1, *self.shape[-1:])
+        w = window if window is not None else Window(0, ny, 0, nx)
+        if self.offset is None:
+            cut = (planes, ..., *w.slices) if len(self.shape) > 2 else w.slices
+            whole = _decoded.get((self.path, self.key, self.mark), self._decode)
+            return np.array(whole[cut] if len(self.shape) > 1 else whole, dtype=native, order="C")
+        handle = _files.get((self.path, self.mark), lambda: _OpenFile(self.path, self.mark))
+        if len(self.shape) < 2:
+            out = np.empty(self.shape, stored)
+            handle.read_into(out.data.cast("B"), self.offset, self.path)
+            return out.astype(native, copy=False)
+        lead = self.shape[:-2]
+        selected = range(lead[0])[planes] if lead else range(1)
+        shape = (len(selected), *lead[1:], *w.shape) if lead else w.shape
+        if 0 in shape:
+            return np.empty(shape, native)
+        if w.x0 == 0 and w.x1 == nx:
+            out = np.empty(shape, stored)
+            per_plane = int(np.prod(lead[1:], dtype=int))
+            for i, target in enumerate(out.reshape(-1, *w.shape)):
+                plane = selected[i // per_plane] * per_plane + i % per_plane
+                start = self.offset + (plane * ny + w.y0) * nx * stored.itemsize
+                handle.read_into(target.data.cast("B"), start, self.path)
+            return out.astype(native, copy=False)
+        if w.shape[1] * _NARROW < nx:
+            # A strip touches every page of the file: better read all of it, a few rows at a time,
+            # than keep it all mapped.
+            out = np.empty(shape, native)
+            step = max(_ROWS_BYTES // (nx * stored.itemsize), 1)
+            for y in range(w.y0, w.y1, step):
+                rows = self.read(Window(y, min(y + step, w.y1), 0, nx), planes)
+                out[..., y - w.y0 : y - w.y0 + rows.shape[-2], :] = rows[..., w.x0 : w.x1]
+            return out
+        # Part of every row: the kernel's page cache is the better reader.
+        whole = np.ndarray(self.shape, stored, handle.map, self.offset)
+        cut = (planes, ..., *w.slices) if lead else w.slices
+        return np.array(whole[cut], dtype=native)
+
+    def _decode(self) -> np.ndarray:
+        import asdf
+
+        _OpenFile(self.path, self.mark)  # raises unless the file is the one that was described
+        with asdf.config_context() as config:
+            config.io_block_size = 1 << 22  # the default reads compressed data 4 kB at a time
+            file = asdf.open(self.path, lazy_load=True, memmap=False)
+        with file:
+            node = lookup(file.tree, self.key)
+            return np.array(getattr(node, "value", node))
+
+
+def lookup(tree: Any, key: tuple[str, ...]) -> Any:
+    """``tree[key[0]][key[1]]...``; raises KeyError where there is nothing."""
+    for name in key:
+        try:
+            tree = tree[name]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise KeyError(name) from error
+    return tree
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A file's array as the pipeline wants it: type, last planes, and place on the detector.
+
+    Attributes
+    ----------
+    array : FileArray
+    side : int
+        Detector side N.
+    dtype : str or None
+        Type to convert to; None keeps float32 or float64 as stored.
+    planes : int or None
+        Take the last so many planes,
+    first : bool
+        or the first so many.
+    """
+
+    array: FileArray
+    side: int
+    dtype: str | None
+    planes: int | None = None
+    first: bool = False
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        """The array on a window of the full frame; zero on the border if it covers only active
+        pixels."""
+        shape = self.array.shape
+        planes = slice(None)
+        if self.planes is not None:
+            skipped = 0 if self.first else shape[0] - self.planes
+            planes = slice(skipped, skipped + self.planes)
+        if window is None or shape[-1] == self.side or len(shape) < 2:
+            return self._converted(self.array.read(window, planes))
+        inner = window.active(self.side)
+        moved = Window(*(v - BORDER for v in inner))
+        part = self._converted(self.array.read(moved, planes))
+        out = np.zeros((*part.shape[:-2], *window.shape), part.dtype)
+        out[(..., *inner.within(window))] = part
+        return out
+
+    def _converted(self, values: np.ndarray) -> np.ndarray:
+        if self.dtype is not None:
+            return values.astype(self.dtype, copy=False)
+        return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A small value that is known when the graph is built."""
+
+    value: Any = field(hash=False)
+
+    def read(self, window: Window | None = None) -> Any:
+        return self.value
+
+
+@dataclass(frozen=True)
+class ReadTime:
+    """Read time of each pixel within a frame, s."""
+
+    detector_number: int
+    side: int
+    frame_time: float
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        from ..pixel_times import pixel_times
+
+        whole = Window(0, self.side, 0, self.side)
+        return pixel_times(self.detector_number, self.side, self.frame_time, window or whole)
+
+
+@dataclass(frozen=True, eq=False)
+class PixelArea:
+    """Solid angle of each pixel over that of a (0.11 arcsec)^2 one; 1 on the border."""
+
+    spline: Any
+    side: int
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        window = window or Window(0, self.side, 0, self.side)
+        inner = window.active(self.side)
+        out = np.ones(window.shape)
+        out[inner.within(window)] = self.spline.window(*(v - BORDER for v in inner))
+        return out

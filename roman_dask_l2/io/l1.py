@@ -1,0 +1,92 @@
+"""The Level 1 exposure: facts from its metadata, without reading a pixel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..detector import check_side
+from ..errors import InputError
+from ..exposure import Exposure
+from .layout import Layout, read_layout
+
+
+def open_l1(path: Path, *, exclude_first: bool) -> tuple[Layout, Exposure]:
+    """Describe a Level 1 file.
+
+    Parameters
+    ----------
+    path : Path
+        A ``ScienceRawModel`` file.
+    exclude_first : bool
+        EXCLUDE_FIRST of the configuration.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or its cube and its metadata do not fit together.
+    """
+    layout = read_layout(path)
+    data = layout.array("roman", "data")
+    if data is None:
+        raise InputError(f"{path}: no roman.data, expected a Level 1 file")
+    if len(data.shape) != 3 or data.shape[1] != data.shape[2]:
+        raise InputError(f"{path}: roman.data has shape {data.shape}, expected (resultants, N, N)")
+    check_side(data.shape[1], str(path))
+    pattern = _meta(layout, "exposure", "read_pattern")
+    try:
+        read_pattern = tuple(tuple(int(f) for f in reads) for reads in pattern)
+        frame_time = float(_meta(layout, "exposure", "frame_time"))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: meta.exposure.read_pattern or frame_time is not usable ({error})"
+        ) from error
+    if len(read_pattern) != data.shape[0]:
+        raise InputError(
+            f"{path}: meta.exposure.read_pattern has {len(read_pattern)} resultants, "
+            f"roman.data has {data.shape[0]}"
+        )
+    if not frame_time > 0:
+        raise InputError(f"{path}: meta.exposure.frame_time is {frame_time}, expected seconds > 0")
+    detector = str(_meta(layout, "instrument", "detector"))
+    if not (detector[:3] == "WFI" and detector[3:].isdigit() and 1 <= int(detector[3:]) <= 18):
+        raise InputError(f"{path}: meta.instrument.detector is {detector!r}, expected WFI01..WFI18")
+    try:
+        exposure = Exposure(
+            side=data.shape[1],
+            read_pattern=read_pattern,
+            frame_time=frame_time,
+            detector=detector,
+            optical_element=str(_meta(layout, "instrument", "optical_element")),
+            guide_window=_guide_window(layout),
+            encoding_offset=_encoding_offset(layout),
+            exclude_first=exclude_first,
+        )
+    except InputError as error:
+        raise InputError(f"{path}: meta.exposure.{error}") from error
+    return layout, exposure
+
+
+def _meta(layout: Layout, *key: str) -> Any:
+    value = layout.value("roman", "meta", *key)
+    if value is None:
+        raise InputError(f"{layout.path}: no roman.meta.{'.'.join(key)}")
+    return value
+
+
+def _guide_window(layout: Layout) -> tuple[int, int, int, int] | None:
+    names = ("window_xstart", "window_xstop", "window_ystart", "window_ystop")
+    values = [layout.value("roman", "meta", "guide_star", name) for name in names]
+    if any(v is None for v in values):
+        return None
+    xstart, xstop, ystart, ystop = (int(v) for v in values)
+    return xstart, xstop, ystart, ystop
+
+
+def _encoding_offset(layout: Layout) -> float:
+    """DN added on board; it has stood in both places."""
+    for section in ("instrument", "exposure"):
+        value = layout.value("roman", "meta", section, "data_encoding_offset")
+        if value is not None and float(value) > -999990:  # -999999 means "not known"
+            return float(value)
+    return 0.0

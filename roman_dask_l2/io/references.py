@@ -1,0 +1,222 @@
+"""The calibration reference files: which arrays they hold, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..detector import BORDER, CHANNEL
+from ..errors import InputError
+from ..exposure import Exposure
+from .arrays import Constant, PixelArea, Placed, ReadTime
+from .layout import Layout, read_layout
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array (or scalar) that steps may ask for.
+
+    Attributes
+    ----------
+    dims : str
+        Letters: r resultants (one plane more is accepted in a reference), p polynomial terms,
+        k = 3, y and x the full detector, Y and X its active part, a = 128. Empty: a scalar or
+        mapping of the tree.
+    dtype : str or None
+        What kernels get; None keeps float32 or float64 as stored.
+    unit, meaning : str
+    required : bool
+        Must be there if its file is.
+    """
+
+    dims: str
+    dtype: str | None
+    unit: str
+    meaning: str
+    required: bool = True
+
+
+F, U = "float32", "uint32"
+ARRAYS: dict[str, Array] = {
+    "l1.data": Array("ryx", "uint16", "DN", "raw resultants"),
+    "l1.amp33": Array("rya", "uint16", "DN", "reference output"),
+    "l1.reference_read": Array("yx", F, "DN", "read subtracted on board", False),
+    "l1.reference_amp33": Array("ya", F, "DN", "the same of the reference output", False),
+    "l1.resultantdq": Array("ryx", "uint8", "", "flags of each resultant", False),
+    "dark.data": Array("ryx", F, "DN", "mean dark ramp, raw"),
+    "dark.dark_slope": Array("yx", F, "DN/s", "dark current, linearised"),
+    "dark.dq": Array("yx", U, "", "flags of the dark"),
+    "gain.data": Array("yx", None, "e/DN", "gain; its precision is that of the IPC arithmetic"),
+    "ipc4d.data": Array("kkYX", F, "", "share of a pixel's charge seen in each neighbour"),
+    "linearitylegendre.data": Array("pyx", F, "DN", "Legendre coefficients"),
+    "linearitylegendre.Smin": Array("yx", F, "DN", "lower end of the linearity fit"),
+    "linearitylegendre.Smax": Array("yx", F, "DN", "upper end of the linearity fit"),
+    "linearitylegendre.Sref": Array("yx", F, "DN", "signal of an empty well"),
+    "linearitylegendre.dq": Array("yx", U, "", "flags of the linearity fit"),
+    "mask.dq": Array("yx", U, "", "pixels known to be bad"),
+    "read.data": Array("yx", F, "DN", "read noise of one read"),
+    "read.resetnoise": Array("yx", F, "DN", "reset noise"),
+    "read.anc.U_PINK": Array("", None, "DN", "1/f noise of each channel's own"),
+    "read.anc.C_PINK": Array("", None, "DN", "1/f noise common to all channels"),
+    "read.amp33.valid": Array("", None, "", "the reference output can be used", False),
+    "read.amp33.med": Array("ya", F, "DN", "mean reference output", False),
+    "read.amp33.std": Array("ya", F, "DN", "white noise of the reference output", False),
+    "read.amp33.M_PINK": Array("", None, "", "its response to the common 1/f noise", False),
+    "read.amp33.RU_PINK": Array("", None, "DN", "1/f noise of its own", False),
+    "saturation.data": Array("yx", F, "DN", "saturation threshold, raw"),
+    "saturation.dq": Array("yx", U, "", "flags of the threshold"),
+    "flat.data": Array("yx", F, "", "relative response to a uniform surface brightness"),
+    "biascorr.data": Array("rYX", F, "DN", "bias that dark and linearity do not explain"),
+    "biascorr.t0": Array("", None, "s", "time from reset to the empty-well level", False),
+    "dark_decay.decay_table": Array("", None, "DN, s", "amplitude and time constant by detector"),
+}
+"""Every array of the input files, registered once."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that tasks read, as small picklable sources.
+
+    Attributes
+    ----------
+    exposure : Exposure
+    sources : mapping of str to object
+        Name in `ARRAYS` (and the computed "wcs.area", "detector.read_time") -> source.
+    layouts : mapping of str to Layout
+        "l1" and each reference's key -> its file's description.
+    """
+
+    exposure: Exposure
+    sources: Mapping[str, Any]
+    layouts: Mapping[str, Layout] = field(repr=False)
+
+    def available(self, name: str) -> bool:
+        """Whether a source of this name is there."""
+        return name in self.sources
+
+
+def open_inputs(
+    l1: Layout, exposure: Exposure, references: Mapping[str, Path]
+) -> tuple[Inputs, list[str]]:
+    """Describe all arrays of an exposure and its reference files.
+
+    Parameters
+    ----------
+    l1 : Layout
+    exposure : Exposure
+    references : mapping of str to Path
+        CALDIR.
+
+    Returns
+    -------
+    inputs : Inputs
+    problems : list of str
+        Everything that is wrong with the files, one sentence each.
+    """
+    layouts: dict[str, Layout] = {"l1": l1}
+    problems: list[str] = []
+    for key, path in references.items():
+        try:
+            layouts[key] = read_layout(path)
+        except InputError as error:
+            problems += [f"CALDIR.{key}: {p}" for p in error.problems]
+    sources: dict[str, Any] = {}
+    for name, array in ARRAYS.items():
+        key, *rest = name.split(".")
+        if key not in layouts:
+            continue
+        try:
+            source = _source(layouts[key], tuple(rest), array, exposure, l1)
+        except InputError as error:
+            problems += error.problems if key == "l1" else [f"CALDIR.{key}: {error}"]
+            continue
+        if source is not None:
+            sources[name] = source
+            if isinstance(source, Placed) and source.planes is not None:
+                sources[name + "@first"] = replace(source, first=True)
+        elif array.required:
+            where = "" if key == "l1" else f"CALDIR.{key}: "
+            problems.append(f"{where}{layouts[key].path}: no roman.{'.'.join(rest)}")
+    _drop_invalid_amp33(sources)
+    if "dark_decay.decay_table" in sources:
+        problems += _check_decay(sources, exposure, layouts["dark_decay"])
+    sources["detector.read_time"] = ReadTime(
+        exposure.detector_number, exposure.side, exposure.frame_time
+    )
+    return Inputs(exposure, sources, layouts), problems
+
+
+def add_wcs(inputs: Inputs, wcs: Any, shifts: set[int]) -> Inputs:
+    """`inputs` with the pixel-area sources of a WCS, for each shift that the recipe asks for."""
+    side = inputs.exposure.side
+    sources = dict(inputs.sources)
+    for shift in shifts | {0}:
+        spline = wcs.area_spline(side - 2 * BORDER, offset=shift)
+        sources["wcs.area" + (f"+{shift}" if shift else "")] = PixelArea(spline, side)
+    return Inputs(inputs.exposure, sources, inputs.layouts)
+
+
+def _source(
+    layout: Layout, key: tuple[str, ...], array: Array, exposure: Exposure, l1: Layout
+) -> Placed | Constant | None:
+    if not array.dims:
+        value = layout.value("roman", *key)
+        return None if value is None else Constant(value)
+    stored = layout.array("roman", *key)
+    if stored is None:
+        return None
+    n, r = exposure.side, exposure.n_resultants
+    sizes = {"r": r, "k": 3, "y": n, "x": n, "Y": n - 2 * BORDER, "X": n - 2 * BORDER, "a": CHANNEL}
+    expected = tuple(sizes.get(d, -1) for d in array.dims)
+    extra = array.dims[0] == "r" and layout is not l1  # the reference read may be there still
+    fits = len(stored.shape) == len(expected) and all(
+        e in (-1, s) or (extra and i == 0 and s == e + 1)
+        for i, (s, e) in enumerate(zip(stored.shape, expected, strict=True))
+    )
+    if not fits:
+        shown = "(" + ", ".join("*" if e == -1 else str(e) for e in expected) + ")"
+        also = f" or {r + 1} planes" if extra else ""
+        raise InputError(
+            f"{layout.path}: roman.{'.'.join(key)} has shape {stored.shape}, expected {shown}"
+            f"{also} to fit {l1.path} with roman.data {_data_shape(l1)}"
+        )
+    if not _kind_fits(stored.dtype, array.dtype):
+        raise InputError(
+            f"{layout.path}: roman.{'.'.join(key)} has type {stored.dtype}, "
+            f"expected {array.dtype or 'float32 or float64'}"
+        )
+    planes = r if array.dims[0] == "r" else None
+    return Placed(stored, n, array.dtype, planes)
+
+
+def _data_shape(l1: Layout) -> tuple[int, ...] | None:
+    data = l1.array("roman", "data")
+    return None if data is None else data.shape
+
+
+def _kind_fits(stored: str, wanted: str | None) -> bool:
+    """Integers may stand in for floats, signed for unsigned; floats never for flags."""
+    kind = stored.lstrip("<>|=")[0]
+    return kind in "iuf" if wanted in (None, "float32") else kind in "iub"
+
+
+def _drop_invalid_amp33(sources: dict[str, Any]) -> None:
+    """Without a valid, complete description the reference output is not used at all."""
+    names = [f"read.amp33.{k}" for k in ("med", "std", "M_PINK", "RU_PINK")]
+    valid = sources.pop("read.amp33.valid", None)
+    if (valid is not None and not valid.read()) or any(n not in sources for n in names):
+        for name in names:
+            sources.pop(name, None)
+
+
+def _check_decay(sources: Mapping[str, Any], exposure: Exposure, layout: Layout) -> list[str]:
+    table = sources["dark_decay.decay_table"].read()
+    entry = table.get(exposure.detector) if isinstance(table, Mapping) else None
+    if isinstance(entry, Mapping) and {"amplitude", "time_constant"} <= set(entry):
+        return []
+    return [
+        f"CALDIR.dark_decay: {layout.path}: decay_table has no amplitude and time_constant "
+        f"for {exposure.detector}"
+    ]

@@ -1,0 +1,293 @@
+"""Read noise: noisy Level-1 planes, one resultant at a time.
+
+White noise and 1/f noise of the channels, reset noise of the reference pixels, and the reference
+output (amp33). A frame is made channel by channel in a fixed order of draws, so the bits depend on
+the streams alone.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import scipy.fft
+
+from ..detector import BORDER, CHANNEL
+from ..jit import kernel
+from .streams import Streams, What
+
+
+def pink_series(rng: np.random.Generator, side: int) -> np.ndarray:
+    """One realisation of 1/f noise in the order in which a channel is read out.
+
+    The first half of the periodic series of length L = 256 `side`
+
+        x_n = sum_{k=1}^{L/2} k^(-1/2) (c_k cos(2 pi k n / L) + s_k sin(2 pi k n / L))
+
+    with independent unit normals c_k, s_k, less the mean of that half. Mode k has the variance
+    1/k: 1 per unit of ln(frequency). (The last mode has a cosine only, as sin(pi n) = 0; its
+    variance is 1/k as well.) Half of the period is used so that the end does not join on to the
+    beginning, as it would in a whole one.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        L normals are drawn: c_1, s_1, c_2, s_2, ..
+    side : int
+        Detector side N.
+
+    Returns
+    -------
+    ndarray (N, 128) of float32
+        Without unit.
+    """
+    length = 2 * CHANNEL * side
+    spectrum = np.empty(length // 2 + 1, np.complex64)
+    spectrum[0] = 0
+    modes = spectrum.view(np.float32)[2:]
+    rng.standard_normal(dtype=np.float32, out=modes)
+    modes *= _amplitudes(length)
+    series = scipy.fft.irfft(spectrum, n=length, norm="forward", overwrite_x=True)
+    half = series[: length // 2]
+    return (half - np.float32(half.mean(dtype=np.float64))).reshape(side, CHANNEL)
+
+
+@lru_cache(maxsize=2)  # sides: one in a run, 4 MB of a flight detector
+def _amplitudes(length: int) -> np.ndarray:
+    """Real and imaginary part of the factors that make a spectrum of normals, float32 (L,).
+
+    The inverse transform adds 2 Re(X_k exp(i ..)) of every mode but the last, of which it adds
+    Re(X_k cos ..): X_k = k^(-1/2) (c_k - i s_k) / 2, the last k^(-1/2) c_k.
+    """
+    amplitude = np.arange(1, length // 2 + 1) ** -0.5
+    pairs = np.stack([amplitude / 2, -amplitude / 2], axis=-1)
+    pairs[-1] = amplitude[-1], 0
+    factors = pairs.astype(np.float32).ravel()
+    factors.flags.writeable = False
+    return factors
+
+
+def common_series(streams: Streams, resultant: int, side: int) -> np.ndarray:
+    """The 1/f noise that all channels of a resultant share, for `noisy_plane` and `noisy_amp33`.
+
+    Parameters
+    ----------
+    streams : callable
+        The layer's streams.
+    resultant : int
+    side : int
+        Detector side N.
+
+    Returns
+    -------
+    ndarray (N, 128) of float32
+        Without unit, in readout order; see `pink_series`.
+    """
+    return pink_series(streams(What.PINK_COMMON, resultant, 0), side)
+
+
+def base_plane(dark: np.ndarray) -> np.ndarray:
+    """A plane of the dark cube as Level-1 data: decimals cut off, 0 where not finite.
+
+    Parameters
+    ----------
+    dark : ndarray (N, N) of float
+        DN.
+
+    Returns
+    -------
+    ndarray (N, N) of uint16
+        DN.
+    """
+    plane = np.nan_to_num(dark, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.clip(plane, 0, 65535).astype(np.uint16)
+
+
+@kernel
+def _sane(value):
+    """The value, 0 if it is NaN or infinite."""
+    return value if np.isfinite(value) else np.float32(0)
+
+
+@kernel
+def _level1(value):
+    """Rounded to the nearest (ties to even) and clipped to uint16; 0 for NaN."""
+    value = np.rint(value)
+    value = value if value > 0 else np.float32(0)
+    return value if value < 65535 else np.float32(65535)
+
+
+@kernel
+def _fill_channel(
+    base, dark, sigma, reset, rows, columns, white, own, common, u, c, scale, x0, out
+):
+    """Write the noisy columns ``x0:x0 + 128`` of a plane to `out`.
+
+    `rows` (8, N) and `columns` (N, 8) are the reset draws of the border; `white`, `own` and
+    `common` (N, 128) those of the channel, in the order of x. `scale` is
+    1/sqrt(N_j), which reset noise has not.
+    """
+    n = base.shape[0]
+    for y in range(n):
+        inside = 4 <= y < n - 4
+        first = max(x0, 4) if inside else x0 + 128
+        last = min(x0 + 128, n - 4)
+        # Slices of one row: without index arithmetic the compiler makes this loop a vector loop.
+        row, noise, result = base[y, first:last], sigma[y, first:last], out[y, first:last]
+        w, o, p = white[y, first - x0 :], own[y, first - x0 :], common[y, first - x0 :]
+        for i in range(row.size):
+            value = _level1(np.float32(row[i]) + _sane(noise[i]) * w[i] * scale)
+            result[i] = np.uint16(_level1(value + (c * p[i] + u * o[i]) * scale))
+        for x in range(x0, x0 + 128):
+            if first <= x < last:
+                continue
+            i = x - x0
+            if inside:
+                draw = columns[y, x if x < 4 else x - n + 8]
+            else:
+                draw = rows[y if y < 4 else y - n + 8, x]
+            value = _sane(dark[y, x]) + _sane(reset[y, x]) * draw
+            value = value + _sane(sigma[y, x]) * white[y, i] * scale
+            out[y, x] = np.uint16(_level1(value + (c * common[y, i] + u * own[y, i]) * scale))
+
+
+def noisy_plane(
+    base: np.ndarray,
+    dark: np.ndarray,
+    read_noise: np.ndarray,
+    reset_noise: np.ndarray,
+    c_pink: float,
+    u_pink: float,
+    n_reads: float,
+    common: np.ndarray,
+    streams: Streams,
+    resultant: int,
+) -> np.ndarray:
+    """One resultant of a ramp with new noise of the detector.
+
+    Active pixels are the base plus white noise ``read_noise / sqrt(n_reads)``, rounded and clipped.
+    Reference pixels are the dark plus such noise, plus reset noise that is the same in every
+    resultant. To all pixels 1/f noise ``(c_pink * common + u_pink * own) / sqrt(n_reads)`` is
+    added, `own` being the channel's, both reversed along x in odd channels (counted from 0); then
+    all are rounded and clipped.
+
+    Parameters
+    ----------
+    base : ndarray (N, N) of uint16
+        Active pixels of the noise-free ramp, DN; a float plane goes through `base_plane`.
+    dark : ndarray (N, N) of float32
+        Mean of the reference pixels in this resultant, DN.
+    read_noise : ndarray (N, N) of float32
+        White noise of one read, DN.
+    reset_noise : ndarray (N, N) of float32
+        Reset noise of the reference pixels, DN.
+    c_pink, u_pink : float
+        C_PINK and U_PINK: 1/f noise common to the channels and of each, DN.
+    n_reads : float
+        Reads averaged into this resultant, N_j.
+    common : ndarray (N, 128) of float32
+        See `common_series`.
+    streams : callable
+        The layer's streams.
+    resultant : int
+
+    Returns
+    -------
+    ndarray (N, N) of uint16
+        DN.
+
+    Notes
+    -----
+    Values of references that are not finite count as 0, and so does a whole 1/f term whose
+    amplitude is not finite. Inputs are not changed.
+    """
+    n = base.shape[0]
+    base = base if base.dtype == np.uint16 else base_plane(base)
+    dark, read_noise, reset_noise = (
+        np.asarray(array, np.float32) for array in (dark, read_noise, reset_noise)
+    )
+    c, u, scale = _amplitude(c_pink), _amplitude(u_pink), np.float32(1 / np.sqrt(n_reads))
+    rng = streams(What.RESET, None, 0)
+    rows = rng.standard_normal((2 * BORDER, n), np.float32)
+    columns = rng.standard_normal((n, 2 * BORDER), np.float32)
+    along_x = common, np.ascontiguousarray(common[:, ::-1])  # in even and odd channels
+    own = np.zeros((n, CHANNEL), np.float32)
+    white = np.empty((n, CHANNEL), np.float32)
+    out = np.empty((n, n), np.uint16)
+    for channel in range(n // CHANNEL):
+        if u != 0:
+            own = pink_series(streams(What.PINK_CHANNEL, resultant, channel), n)
+            if channel % 2:
+                own = np.ascontiguousarray(own[:, ::-1])
+        streams(What.WHITE, resultant, channel).standard_normal(dtype=np.float32, out=white)
+        _fill_channel(
+            base, dark, read_noise, reset_noise, rows, columns, white, own, along_x[channel % 2],
+            u, c, scale, channel * CHANNEL, out,
+        )  # fmt: skip
+    return out
+
+
+def noisy_amp33(
+    median: np.ndarray,
+    std: np.ndarray,
+    m_pink: float,
+    ru_pink: float,
+    c_pink: float,
+    n_reads: float,
+    common: np.ndarray,
+    streams: Streams,
+    resultant: int,
+) -> np.ndarray:
+    """One resultant of the reference output with new noise.
+
+    ``median + (std * white + ru_pink * own + m_pink * c_pink * common) / sqrt(n_reads)``, rounded
+    and clipped. The reference output sees the part `m_pink` of the detector's common noise,
+    ``c_pink * common``: its covariance with a channel is then M C^2 and its own variance
+    M^2 C^2 + RU^2, as in `roman_dask_l2.steps.refpix.row_weight`.
+
+    Parameters
+    ----------
+    median, std : ndarray (N, 128) of float
+        Mean and white noise of the reference output, DN.
+    m_pink : float
+        M_PINK, without unit.
+    ru_pink : float
+        RU_PINK, 1/f noise of the reference output's own, DN.
+    c_pink : float
+        C_PINK, DN.
+    n_reads : float
+        Reads averaged into this resultant, N_j.
+    common : ndarray (N, 128) of float32
+        The same as for `noisy_plane`.
+    streams : callable
+        The layer's streams.
+    resultant : int
+
+    Returns
+    -------
+    ndarray (N, 128) of uint16
+        DN.
+
+    Notes
+    -----
+    Values that are not finite count as 0. It is read out as even channels are, not reversed.
+    """
+    median, std = (
+        np.nan_to_num(np.asarray(array, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        for array in (median, std)
+    )
+    shared, ru = _amplitude(m_pink) * _amplitude(c_pink), _amplitude(ru_pink)
+    n = median.shape[0]
+    noise = streams(What.AMP33_WHITE, resultant, 0).standard_normal((n, CHANNEL), np.float32)
+    noise *= std
+    noise += shared * common
+    if ru != 0:
+        noise += ru * pink_series(streams(What.AMP33_PINK, resultant, 0), n)
+    noise *= np.float32(1 / np.sqrt(n_reads))
+    noise += median
+    return np.clip(np.rint(noise), 0, 65535).astype(np.uint16)
+
+
+def _amplitude(value: float) -> np.float32:
+    """A scalar of the read file, 0 if it is not finite."""
+    return np.float32(value if np.isfinite(value) else 0.0)

@@ -1,0 +1,100 @@
+"""Random streams: every draw is named by what it is for, never by who draws it or when.
+
+A stream is the counter-based generator Philox4x64-10 (Salmon et al. 2011, *Parallel random numbers:
+as easy as 1, 2, 3*, SC'11, doi:10.1145/2063384.2063405) with a 128-bit key of its own and its
+counter at 0. The key is the BLAKE2b hash (RFC 7693), 16 bytes long, of the text
+
+    seed LF occurrence LF what LF resultant LF block LF label
+
+with decimal integers and ``-`` for no resultant. Only the label, which is last, could hold a line
+feed, so different tuples are different texts. `VERSION` is BLAKE2b's personalisation: a change of
+the scheme changes every stream. Streams of different keys are statistically independent, and n keys
+collide with probability n^2 / 2^129: 2e-22 for 100 layers of 64 resultants, 10 kinds of draws and
+4096 blocks. A stream has 2^258 words of 64 bits; no caller draws more than 2^24 numbers from one.
+
+The words are the same on every machine. NumPy makes other distributions of them and may change how
+in a new release (NEP 19), so equal bits need equal releases of NumPy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from operator import index
+from typing import TypeAlias
+
+import numpy as np
+
+VERSION = b"roman-dask-l2 v1"
+"""At most 16 bytes."""
+
+
+class What(StrEnum):
+    """Everything that is ever drawn. A member's text is part of the keys: never change it."""
+
+    WHITE = "white"
+    """Read noise of the pixels. Block: readout channel."""
+    RESET = "reset"
+    """Reset noise of the reference pixels, no resultant: all share it. Block: 0."""
+    PINK_COMMON = "pink_common"
+    """1/f noise common to the channels. Block: 0."""
+    PINK_CHANNEL = "pink_channel"
+    """1/f noise of one channel. Block: readout channel."""
+    AMP33_WHITE = "amp33_white"
+    """White noise of the reference output. Block: 0."""
+    AMP33_PINK = "amp33_pink"
+    """1/f noise of the reference output alone. Block: 0."""
+    POISSON = "poisson"
+    """Poisson draws, no resultant. Block: 128 x 128 pixels of the frame, counted row by row."""
+    PEARSON = "pearson"
+    """Pearson draws, no resultant. Block: as of POISSON."""
+
+
+Streams: TypeAlias = Callable[[What, int | None, int], np.random.Generator]
+"""The streams of one layer: ``streams(what, resultant, block)``."""
+
+
+def stream_key(
+    seed: int, label: str, occurrence: int, what: What, resultant: int | None, block: int
+) -> int:
+    """The 128-bit key of a stream; see `stream`."""
+    j = "-" if resultant is None else index(resultant)
+    text = f"{index(seed)}\n{index(occurrence)}\n{What(what)}\n{j}\n{index(block)}\n{label}"
+    digest = hashlib.blake2b(text.encode(), digest_size=16, person=VERSION).digest()
+    return int.from_bytes(digest, "little")
+
+
+def stream(
+    seed: int, label: str, occurrence: int, what: What, resultant: int | None, block: int
+) -> np.random.Generator:
+    """A new generator at the beginning of a stream.
+
+    Parameters
+    ----------
+    seed : int
+        NOISE.SEED.
+    label : str
+        The layer's label.
+    occurrence : int
+        How many equal labels stand before it.
+    what : What
+        What is drawn.
+    resultant : int or None
+        Index of the resultant; None for draws that all share.
+    block : int
+        A fixed part of the detector, which no tile size may change; see `What`.
+
+    Returns
+    -------
+    numpy.random.Generator
+        On a Philox bit generator.
+    """
+    key = stream_key(seed, label, occurrence, what, resultant, block)
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def layer_streams(seed: int, label: str, occurrence: int) -> Streams:
+    """The streams of one layer; small, and can be sent to other processes."""
+    return partial(stream, seed, label, occurrence)

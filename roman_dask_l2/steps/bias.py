@@ -1,0 +1,47 @@
+"""Bias correction: what the dark current and the linearity curve do not explain of a dark."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..dq import PIXEL
+from ..step import Step, Tile
+from .common import finite, flagged
+
+
+def subtract_bias(
+    ramp: np.ndarray, pixeldq: np.ndarray, bias: np.ndarray, *, tile: Tile
+) -> tuple[np.ndarray, np.ndarray]:
+    """Subtract the bias cube from active pixels.
+
+    Parameters
+    ----------
+    ramp : ndarray (R, y, x) of float32
+        Raw signal, DN.
+    pixeldq : ndarray (y, x) of uint32
+    bias : ndarray (R, y, x) of float32
+        Bias correction, DN, zero on reference pixels.
+
+    Returns
+    -------
+    ramp, pixeldq : ndarray
+        UNRELIABLE_BIAS where the correction is not finite (then nothing is subtracted).
+    """
+    bias, bad = finite(bias, 0.0)
+    where: Any = None if bad is None else bad.any(axis=0)
+    out = ramp.copy()
+    act = (slice(None), *tile.active)
+    out[act] -= bias[act]
+    return out, flagged(pixeldq, where, PIXEL["UNRELIABLE_BIAS"], tile.active)
+
+
+step = Step(
+    name="bias",
+    kernel=subtract_bias,
+    reads=("ramp", "pixeldq"),
+    writes=("ramp", "pixeldq"),
+    references={"bias": "biascorr.data"},
+    when=lambda exposure, params, available: available("biascorr.data"),
+)

@@ -1,0 +1,125 @@
+"""Dark current: subtracted from the ramp, or (as romanimpreprocess 1.0 does) from the rate."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..dq import PIXEL
+from ..exposure import Exposure
+from ..step import Params, Step, Tile
+from .common import finite, flagged
+from .ipc import deconvolve, repaired
+
+
+def subtract_dark(
+    ramp: np.ndarray,
+    pixeldq: np.ndarray,
+    dark_slope: np.ndarray,
+    dark_dq: np.ndarray,
+    *,
+    tile: Tile,
+    exposure: Exposure,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Subtract ``tbar_j * dark_slope`` from every resultant j of the active pixels.
+
+    Parameters
+    ----------
+    ramp : ndarray (R, y, x) of float32
+        Linear DN.
+    pixeldq : ndarray (y, x) of uint32
+    dark_slope : ndarray (y, x) of float32
+        Linear DN/s, as measured, that is with inter-pixel capacitance in it.
+    dark_dq : ndarray (y, x) of uint32
+
+    Returns
+    -------
+    ramp, pixeldq : ndarray
+        UNRELIABLE_DARK where the dark current is not finite (then nothing is subtracted).
+    """
+    slope, pixeldq = _slope_and_flags(pixeldq, dark_slope, dark_dq, tile)
+    out = ramp.copy()
+    act = tile.active
+    for j, t in enumerate(exposure.tbar):
+        out[(j, *act)] -= np.float32(t) * slope[act]
+    return out, pixeldq
+
+
+def _slope_and_flags(pixeldq, dark_slope, dark_dq, tile):
+    slope, bad = finite(dark_slope, 0.0)
+    pixeldq = pixeldq.copy()
+    pixeldq[tile.active] |= dark_dq[tile.active]
+    return slope, flagged(pixeldq, bad, PIXEL["UNRELIABLE_DARK"], tile.active)
+
+
+step = Step(
+    name="dark",
+    kernel=subtract_dark,
+    reads=("ramp", "pixeldq"),
+    writes=("ramp", "pixeldq"),
+    references={"dark_slope": "dark.dark_slope", "dark_dq": "dark.dq"},
+    cal_step="dark",
+)
+
+
+class DarkRateParams(Params):
+    """Parameters of `subtract_dark_rate`."""
+
+    order: int = 2
+    """Terms of the IPC inversion of the dark current; 0 leaves it as it is."""
+
+
+def _rate_references(params: DarkRateParams) -> dict[str, str]:
+    references = {"dark_slope": "dark.dark_slope", "dark_dq": "dark.dq"}
+    if params.order:
+        references |= {"gain": "gain.data", "ipc": "ipc4d.data"}
+    return references
+
+
+def subtract_dark_rate(
+    rate: np.ndarray,
+    dq: np.ndarray,
+    dark_slope: np.ndarray,
+    dark_dq: np.ndarray,
+    gain: np.ndarray | None = None,
+    ipc: np.ndarray | None = None,
+    *,
+    tile: Tile,
+    params: DarkRateParams,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Subtract the IPC-deconvolved dark current from the fitted rate of active pixels.
+
+    Parameters
+    ----------
+    rate : ndarray (y, x) of float32
+        DN/s.
+    dq : ndarray (y, x) of uint32
+    dark_slope : ndarray (y, x) of float32
+        DN/s.
+    dark_dq : ndarray (y, x) of uint32
+    gain : ndarray (y, x), optional
+        e/DN.
+    ipc : ndarray (3, 3, y, x), optional
+
+    Returns
+    -------
+    rate, dq : ndarray
+    """
+    slope, dq = _slope_and_flags(dq, dark_slope, dark_dq, tile)
+    if gain is not None and ipc is not None:
+        gain, ipc, _ = repaired(gain, ipc)
+        slope = deconvolve(slope, gain, ipc, tile, params.order)
+    out = rate.copy()
+    out[tile.active] -= slope[tile.active]
+    return out, dq
+
+
+rate_step = Step(
+    name="dark_rate",
+    kernel=subtract_dark_rate,
+    reads=("rate", "dq"),
+    writes=("rate", "dq"),
+    references=_rate_references,
+    reference_halo=lambda params: params.order,
+    params=DarkRateParams,
+    cal_step="dark",
+)

@@ -1,0 +1,57 @@
+"""Dark decay: a signal after reset that dies away exponentially."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..exposure import Exposure
+from ..step import Step, Tile
+
+
+def subtract_decay(
+    ramp: np.ndarray,
+    read_time: np.ndarray,
+    table: Mapping[str, Mapping[str, float]],
+    *,
+    tile: Tile,
+    exposure: Exposure,
+) -> np.ndarray:
+    """Subtract the mean over a resultant's reads of ``amplitude exp(-t / time_constant)``.
+
+    Parameters
+    ----------
+    ramp : ndarray (R, y, x) of float32
+        Raw signal, DN.
+    read_time : ndarray (y, x) of float64
+        Time within a frame at which each pixel is read, s.
+    table : mapping
+        Detector name -> ``amplitude`` (DN) and ``time_constant`` (s).
+
+    Returns
+    -------
+    ndarray (R, y, x) of float32
+        Active pixels corrected; t is the pixel's read time at frame f - 1.5.
+    """
+    amplitude = float(table[exposure.detector]["amplitude"])
+    constant = float(table[exposure.detector]["time_constant"])
+    act = tile.active
+    # exp factorises: one exponential per pixel, one factor per resultant.
+    at_start = amplitude * np.exp(-read_time[act] / constant)
+    out = ramp.copy()
+    for j, reads in enumerate(exposure.read_pattern):
+        start = (np.array(reads) - 1.5) * exposure.frame_time
+        out[(j, *act)] -= (at_start * np.exp(-start / constant).mean()).astype(np.float32)
+    return out
+
+
+step = Step(
+    name="dark_decay",
+    kernel=subtract_decay,
+    reads=("ramp",),
+    writes=("ramp",),
+    references={"read_time": "detector.read_time", "table": "dark_decay.decay_table"},
+    when=lambda exposure, params, available: available("dark_decay.decay_table"),
+    cal_step="dark_decay",
+)

@@ -1,0 +1,96 @@
+"""Initialisation: the ramp in float32, the flags that are known before any correction."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..detector import Window
+from ..dq import GROUP, PIXEL
+from ..exposure import Exposure
+from ..step import Step, Tile
+from .common import finite, flagged
+
+
+def initialise(
+    science: np.ndarray,
+    reference_read: np.ndarray | None = None,
+    resultantdq: np.ndarray | None = None,
+    mask_dq: np.ndarray | None = None,
+    *,
+    tile: Tile,
+    exposure: Exposure,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ramp, resultant flags and pixel flags at the start of the pipeline.
+
+    Parameters
+    ----------
+    science : ndarray (R, y, x), uint16
+        Raw data, DN.
+    reference_read : ndarray (y, x), optional
+        Read that was subtracted on board, DN.
+    resultantdq : ndarray (R, y, x) of uint8, optional
+    mask_dq : ndarray (y, x) of uint32, optional
+
+    Returns
+    -------
+    ramp : ndarray (R, y, x) of float32
+        ``science + reference_read - encoding_offset``, DN. Formed in float32: in uint16 it wraps.
+    groupdq : ndarray (R, y, x) of uint8
+    pixeldq : ndarray (y, x) of uint32
+        The mask file's flags, GW_AFFECTED_DATA and DO_NOT_USE in and around the guide window, and
+        UNRELIABLE_BIAS where the reference read is not finite.
+    """
+    ramp = science.astype(np.float32)
+    lost = None
+    if reference_read is not None:
+        reference_read, lost = finite(reference_read.astype(np.float32), 0.0)
+        ramp += reference_read
+    if exposure.encoding_offset:
+        ramp -= np.float32(exposure.encoding_offset)
+
+    groupdq = (
+        np.zeros(science.shape, np.uint8) if resultantdq is None else resultantdq.astype(np.uint8)
+    )
+    if exposure.exclude_first:
+        groupdq[0] |= GROUP["DO_NOT_USE"]
+
+    shape = science.shape[1:]
+    pixeldq = np.zeros(shape, np.uint32) if mask_dq is None else mask_dq.astype(np.uint32)
+    _flag_guide_window(pixeldq, tile, exposure)
+    return ramp, groupdq, flagged(pixeldq, lost, PIXEL["UNRELIABLE_BIAS"])
+
+
+def _flag_guide_window(pixeldq: np.ndarray, tile: Tile, exposure: Exposure) -> None:
+    """Flag the guide window's columns over all rows, and the window grown by one as unusable."""
+    if exposure.guide_window is None:
+        return
+    xstart, xstop, ystart, ystop = exposure.guide_window
+    side = tile.side
+    if not (0 <= xstart < side and 0 <= ystart < side):
+        return
+    columns = Window(0, side, xstart, min(xstop, side))
+    window = Window(ystart, ystop, xstart, xstop).grown(1, side)
+    affected = np.uint32(PIXEL["GW_AFFECTED_DATA"])
+    pixeldq[_cut(columns, tile.window)] |= affected
+    pixeldq[_cut(window, tile.window)] |= affected | np.uint32(PIXEL["DO_NOT_USE"])
+
+
+def _cut(region: Window, window: Window) -> tuple[slice, slice]:
+    """Slices of an array over `window` that lie in `region` (empty if they do not meet)."""
+    y0, x0 = max(region.y0, window.y0), max(region.x0, window.x0)
+    y1, x1 = max(min(region.y1, window.y1), y0), max(min(region.x1, window.x1), x0)
+    return Window(y0, y1, x0, x1).within(window)
+
+
+step = Step(
+    name="dq_init",
+    kernel=initialise,
+    writes=("ramp", "groupdq", "pixeldq"),
+    references={
+        "science": "l1.data",
+        "reference_read": "l1.reference_read",
+        "resultantdq": "l1.resultantdq",
+        "mask_dq": "mask.dq",
+    },
+    cal_step="dq_init",
+)

@@ -1,0 +1,113 @@
+"""Flat field, with the pixels' solid angles, and the flags of what cannot be divided by."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..dq import PIXEL
+from ..step import Params, Step, Tile
+from .common import finite
+from .ipc import deconvolve, repaired
+from .ramp_fit import half
+
+LOWEST, HIGHEST = 0.1, 10.0
+"""A flat outside this range sets NO_FLAT_FIELD; a gain up to `LOWEST` sets NO_GAIN_VALUE."""
+
+
+class FlatParams(Params):
+    """Parameters of `divide_flat`."""
+
+    order: int = 2
+    """Terms of the IPC inversion of the flat; 0 leaves it as it is."""
+    area_shift: int = 0
+    """Pixels by which the solid angle is looked up too far in x and y (romanimpreprocess: 4)."""
+    half_precision_errors: bool = False
+    """Round err and var_poisson to float16 again, as romanimpreprocess does."""
+
+
+def divide_flat(
+    rate: np.ndarray,
+    var_poisson: np.ndarray,
+    var_rnoise: np.ndarray,
+    dumo: np.ndarray,
+    dq: np.ndarray,
+    flat: np.ndarray,
+    gain: np.ndarray,
+    area: np.ndarray,
+    ipc: np.ndarray | None = None,
+    *,
+    tile: Tile,
+    params: FlatParams,
+) -> tuple[np.ndarray, ...]:
+    """Divide rate and errors by the IPC-deconvolved flat over the relative pixel area.
+
+    Parameters
+    ----------
+    rate, dumo : ndarray (y, x) of float32
+        DN/s.
+    var_poisson, var_rnoise : ndarray (y, x) of float32
+        (DN/s)^2.
+    dq : ndarray (y, x) of uint32
+    flat : ndarray (y, x) of float32
+        Response of each pixel to a uniform surface brightness, relative.
+    gain : ndarray (y, x) of float32 or float64
+        e/DN.
+    area : ndarray (y, x) of float64
+        Solid angle of each pixel over that of a (0.11 arcsec)^2 one.
+    ipc : ndarray (3, 3, y, x) of float32, optional
+
+    Returns
+    -------
+    rate, err, var_poisson, var_rnoise, dumo : ndarray (y, x) of float32
+    dq : ndarray (y, x) of uint32
+        With NO_FLAT_FIELD and NO_GAIN_VALUE on active pixels. A pixel whose rate is not finite
+        is flagged DO_NOT_USE.
+    """
+    act = tile.active
+    dq = dq.copy()
+    field, no_flat = finite(flat[act], 1.0)
+    bad = (field < LOWEST) | (field > HIGHEST)
+    if no_flat is not None:
+        bad |= no_flat
+    dq[act] |= np.where(bad, np.uint32(PIXEL["NO_FLAT_FIELD"]), np.uint32(0))
+    no_gain = ~(gain[act] > LOWEST) | ~np.isfinite(gain[act])
+    dq[act] |= np.where(no_gain, np.uint32(PIXEL["NO_GAIN_VALUE"]), np.uint32(0))
+
+    f = np.ones(rate.shape, np.float32)
+    f[act] = np.clip(field, LOWEST, HIGHEST)
+    if ipc is not None:
+        g, kernel, _ = repaired(gain, ipc)
+        g = np.clip(g, g.dtype.type(LOWEST), None)
+        f = deconvolve(f, g, kernel, tile, params.order)
+    f = (f / area).astype(np.float32)
+
+    out_rate, out_dumo = rate / f, dumo / f
+    poisson, read = np.sqrt(var_poisson) / f, np.sqrt(var_rnoise) / f
+    err, var_poisson, var_rnoise = np.hypot(read, poisson), poisson**2, read**2
+    if params.half_precision_errors:
+        err, var_poisson = half(err), half(var_poisson)
+    bad = ~np.isfinite(out_rate)
+    if bad.any():
+        dq[bad] |= np.uint32(PIXEL["DO_NOT_USE"])
+    return out_rate, err, var_poisson, var_rnoise, out_dumo, dq
+
+
+def _references(params: FlatParams) -> dict[str, str]:
+    references = {
+        "flat": "flat.data",
+        "gain": "gain.data",
+        "area": f"wcs.area+{params.area_shift}" if params.area_shift else "wcs.area",
+    }
+    return references | ({"ipc": "ipc4d.data"} if params.order else {})
+
+
+step = Step(
+    name="flat",
+    kernel=divide_flat,
+    reads=("rate", "var_poisson", "var_rnoise", "dumo", "dq"),
+    writes=("rate", "err", "var_poisson", "var_rnoise", "dumo", "dq"),
+    references=_references,
+    reference_halo=lambda params: params.order,
+    params=FlatParams,
+    cal_step="flat_field",
+)

@@ -1,0 +1,153 @@
+"""Classical linearity: a Legendre series per pixel turns raw DN into linear DN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..dq import GROUP, PIXEL
+from ..exposure import Exposure
+from ..jit import kernel
+from ..step import Step
+from .common import finite
+
+_NO_LIN = np.uint32(PIXEL["NO_LIN_CORR"])
+_SKIP = np.uint32(PIXEL["NO_LIN_CORR"] | PIXEL["REFERENCE_PIXEL"])
+_SATURATED = np.uint8(GROUP["SATURATED"])
+
+
+@kernel
+def _outside(coef, z):
+    """The series beyond |z| = 1, where each P_L goes on along its tangent."""
+    one = np.float32(1)
+    sign = one if z > 0 else -one
+    total, parity = coef[0], one
+    for L in range(1, len(coef)):
+        parity *= sign
+        total += coef[L] * (parity * (one + np.float32(L * (L + 1) / 2) * (abs(z) - one)))
+    return total
+
+
+@kernel
+def _linearise(ramp, groupdq, coef, smin, smax, sref, dq, first_is_reset, out, out_dq):
+    """Fill `out` (R, y, x) and `out_dq` (y, x); see `linearise`.
+
+    Row by row, so that the recurrence runs over pixels and is vectorised; the few pixels that are
+    flagged or out of range are done again after it.
+    """
+    one, two = np.float32(1), np.float32(2)
+    n_coef = coef.shape[0]
+    n_res, ny, nx = ramp.shape
+    z = np.empty(nx, np.float32)
+    below, here = np.empty(nx, np.float32), np.empty(nx, np.float32)
+    for y in range(ny):
+        flags = dq[y].copy()
+        low, high = smin[y], smax[y]
+        for j in range(n_res):
+            s, total = ramp[j, y], out[j, y]
+            for x in range(nx):
+                z[x] = -one + two * (s[x] - low[x]) / (high[x] - low[x])
+            if j == 0 and first_is_reset:
+                for x in range(nx):
+                    z[x] = min(max(z[x], -one), one)
+            c = coef[0, y]
+            for x in range(nx):
+                total[x] = c[x]
+                below[x] = one
+                here[x] = z[x]
+            for L in range(1, n_coef):
+                c = coef[L, y]
+                up, down = np.float32((2 * L + 1) / (L + 1)), np.float32(L / (L + 1))
+                for x in range(nx):
+                    total[x] += c[x] * here[x]
+                    after = up * z[x] * here[x] - down * below[x]
+                    below[x] = here[x]
+                    here[x] = after
+            for x in range(nx):
+                skip = flags[x] & _SKIP
+                over = abs(z[x]) > one
+                if over and not groupdq[j, y, x] & _SATURATED:
+                    flags[x] |= _NO_LIN
+                if skip:
+                    total[x] = s[x] - sref[y, x]
+                elif over:
+                    total[x] = _outside(coef[:, y, x], z[x])
+        for x in range(nx):
+            out_dq[y, x] |= flags[x]
+
+
+def linearise(
+    ramp: np.ndarray,
+    groupdq: np.ndarray,
+    pixeldq: np.ndarray,
+    coef: np.ndarray,
+    Smin: np.ndarray,
+    Smax: np.ndarray,
+    Sref: np.ndarray,
+    linearity_dq: np.ndarray,
+    *,
+    exposure: Exposure,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Apply ``sum_L coef_L P_L(z)`` with ``z = -1 + 2 (S - Smin)/(Smax - Smin)``.
+
+    Parameters
+    ----------
+    ramp : ndarray (R, y, x) of float32
+        Raw signal S, DN.
+    groupdq : ndarray (R, y, x) of uint8
+    pixeldq : ndarray (y, x) of uint32
+    coef : ndarray (order + 1, y, x) of float32
+        Legendre coefficients, linear DN.
+    Smin, Smax, Sref : ndarray (y, x) of float32
+        Range of the fit, and the signal of an empty well, DN.
+    linearity_dq : ndarray (y, x) of uint32
+
+    Returns
+    -------
+    ramp : ndarray (R, y, x) of float32
+        Linear DN. ``S - Sref`` where the linearity flags, or an earlier resultant of this
+        exposure, say NO_LIN_CORR or REFERENCE_PIXEL.
+    pixeldq : ndarray (y, x) of uint32
+        With the linearity flags, and NO_LIN_CORR where an unsaturated resultant left the range
+        of the fit (or a reference value is not finite).
+
+    Notes
+    -----
+    Outside the range each polynomial is continued along its tangent,
+    ``sign(z)^L (1 + L (L + 1) / 2 (|z| - 1))``, because ``P_L'(1) = L (L + 1) / 2``. A first
+    resultant that is frame 0 alone is taken during reset: its z is clipped and never flagged.
+    """
+    dq = linearity_dq
+    coef, bad = finite(coef, 0.0)
+    bads: list[Any] = [] if bad is None else [bad.any(axis=0)]
+    Sref, bad = finite(Sref, 0.0)
+    bads += [] if bad is None else [bad]
+    span_bad = ~(np.isfinite(Smin) & np.isfinite(Smax) & (Smax > Smin))
+    if span_bad.any():
+        bads.append(span_bad)
+        Smin = np.where(span_bad, np.float32(0), Smin)
+        Smax = np.where(span_bad, np.float32(65535), Smax)
+    for place in bads:
+        dq = dq | np.where(place, _NO_LIN, np.uint32(0))
+    out = np.empty_like(ramp)
+    out_dq = pixeldq.copy()
+    first_is_reset = exposure.read_pattern[0] == (0,)
+    _linearise(ramp, groupdq, coef, Smin, Smax, Sref, dq, first_is_reset, out, out_dq)
+    return out, out_dq
+
+
+step = Step(
+    name="linearity",
+    kernel=linearise,
+    reads=("ramp", "groupdq", "pixeldq"),
+    writes=("ramp", "pixeldq"),
+    references={
+        "coef": "linearitylegendre.data",
+        "Smin": "linearitylegendre.Smin",
+        "Smax": "linearitylegendre.Smax",
+        "Sref": "linearitylegendre.Sref",
+        "linearity_dq": "linearitylegendre.dq",
+    },
+    cal_step="linearity",
+)

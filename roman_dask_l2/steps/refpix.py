@@ -1,0 +1,206 @@
+"""Reference-pixel correction: row offsets from the reference output, channel lines from the border.
+
+Only the border rows and the reference output (amp33) are needed to find the coefficients, so the
+step is reduce-then-tile: strips first, then every tile subtracts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..detector import BORDER, CHANNEL, Window
+from ..exposure import Exposure
+from ..jit import kernel
+from ..step import Params, Reduction, Step, Tile
+from .common import finite
+
+
+class RefpixParams(Params):
+    """Parameters of `subtract_reference`."""
+
+    through_dark: bool = False
+    """Subtract the dark cube before the correction and add it back after. The result is the same
+    up to the rounding of float32, at the price of reading the cube; romanimpreprocess does it."""
+    first_planes: bool = False
+    """Where the dark cube has a plane more than the exposure, take its first planes, not the last
+    ones, as romanimpreprocess does."""
+
+
+def strips(exposure: Exposure, params: RefpixParams) -> list[Window]:
+    """The first and the last border rows, all columns."""
+    n = exposure.side
+    return [Window(0, BORDER, 0, n), Window(n - BORDER, n, 0, n)]
+
+
+def above_dark(ramp: np.ndarray, dark: np.ndarray) -> np.ndarray:
+    """Border rows above the mean dark, float32 (R, 4, N), DN."""
+    return ramp - finite(dark, 0.0)[0]
+
+
+def row_weight(common: float, own: float, own_pink: float, std: np.ndarray) -> float:
+    """Share of a row's offset in the reference output that the detector's channels have as well.
+
+    The Wiener weight ``M C^2 / (M^2 C^2 + RU^2 + s^2 / (128 ln 4096))``: covariance of the two
+    over the variance of a row's reference-output median.
+
+    Parameters
+    ----------
+    common : float
+        C_PINK, 1/f noise common to all channels, DN.
+    own : float
+        M_PINK, response of the reference output to it.
+    own_pink : float
+        RU_PINK, 1/f noise of the reference output's own, DN.
+    std : ndarray
+        White noise of the reference output, DN; the median of its finite values counts.
+    """
+    spread = np.median(std[np.isfinite(std)])  # squared in its own precision: the last bit counts
+    white = float(spread * spread) / (CHANNEL * np.log(4096))
+    variance = own**2 * common**2 + own_pink**2 + white
+    return own * common**2 / variance if variance > 0 else 0.0  # no noise, nothing to remove
+
+
+def coefficients(
+    partials: Sequence[np.ndarray],
+    amp33: np.ndarray,
+    reference_amp33: np.ndarray | None,
+    median: np.ndarray | None,
+    std: np.ndarray | None,
+    common: Any,
+    own: Any,
+    own_pink: Any,
+    *,
+    exposure: Exposure,
+) -> Mapping[str, np.ndarray]:
+    """Row offsets and channel lines of every resultant.
+
+    Parameters
+    ----------
+    partials : two ndarrays (R, 4, N) of float32
+        Bottom and top border rows above the dark, DN.
+    amp33 : ndarray (R, N, 128) of uint16
+        Reference output, DN; `reference_amp33` (N, 128) was subtracted from it on board.
+    median, std : ndarray (N, 128), optional
+        Mean and white noise of the reference output, DN. Without them rows are not corrected.
+    common, own, own_pink : float
+        C_PINK, M_PINK, RU_PINK; see `row_weight`.
+
+    Returns
+    -------
+    mapping
+        ``rows`` float64 (R, N), DN to subtract from a row; ``slope`` and ``low`` float64 (R,
+        channels), the line ``slope * y + low - 1.5 slope`` to subtract from a channel.
+    """
+    bottom, top = partials
+    n, n_res = exposure.side, exposure.n_resultants
+    rows = np.zeros((n_res, n))
+    if median is not None and std is not None:
+        weight = row_weight(float(common), float(own), float(own_pink), std)
+        median = finite(np.asarray(median, np.float32), 0.0)[0]
+        for j in range(n_res):
+            block = amp33[j].astype(np.float32)
+            if reference_amp33 is not None:
+                block += reference_amp33.astype(np.float32)
+            block -= np.float32(exposure.encoding_offset)
+            block -= median
+            block -= np.median(block)
+            medians = np.median(block, axis=1)
+            rows[j] = weight * (medians - np.median(medians)).astype(np.float64)
+    lo = _channel_medians(bottom, rows[:, :BORDER])
+    hi = _channel_medians(top, rows[:, n - BORDER :])
+    slope = (hi.astype(np.float64) - lo) / (n - BORDER)
+    return {"rows": rows, "slope": slope, "low": lo.astype(np.float64)}
+
+
+def _channel_medians(strip: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Median of each channel of a border strip (R, 4, N) after the row correction."""
+    corrected = (strip - rows[:, :, np.newaxis]).astype(np.float32)
+    n_res, n_rows, n = corrected.shape
+    channels = corrected.reshape(n_res, n_rows, n // CHANNEL, CHANNEL)
+    return np.median(channels.transpose(0, 2, 1, 3).reshape(n_res, n // CHANNEL, -1), axis=-1)
+
+
+@kernel
+def _subtract(ramp, dark, rows, slope, low, y0, x0, out):
+    """Subtract row offsets and channel lines, rounding to float32 after each."""
+    through_dark = dark.shape[0] > 0
+    for j in range(ramp.shape[0]):
+        for y in range(ramp.shape[1]):
+            row = rows[j, y0 + y]
+            for x in range(ramp.shape[2]):
+                c = (x0 + x) // 128
+                s = ramp[j, y, x]
+                if through_dark:
+                    s = s - dark[j, y, x]
+                s = np.float32(s - row)
+                # In this order: the last bit of the line decides roundings, if very few of them.
+                s = np.float32(s - (slope[j, c] * (y0 + y) + low[j, c] - 1.5 * slope[j, c]))
+                if through_dark:
+                    s = s + dark[j, y, x]
+                out[j, y, x] = s
+
+
+def subtract_reference(
+    ramp: np.ndarray,
+    dark: np.ndarray | None = None,
+    *,
+    tile: Tile,
+    measured: Mapping[str, np.ndarray],
+) -> np.ndarray:
+    """Subtract the row offsets and channel lines that `coefficients` found.
+
+    Parameters
+    ----------
+    ramp : ndarray (R, y, x) of float32
+        Raw signal, DN.
+    dark : ndarray (R, y, x) of float32, optional
+        Mean dark; only where the rounding of ``S - dark + dark`` is to be reproduced.
+
+    Returns
+    -------
+    ndarray (R, y, x) of float32
+    """
+    dark = np.empty((0, 0, 0), np.float32) if dark is None else finite(dark, 0.0)[0]
+    out = np.empty_like(ramp)
+    m = measured
+    window = tile.window
+    _subtract(ramp, dark, m["rows"], m["slope"], m["low"], window.y0, window.x0, out)
+    return out
+
+
+def _references(params: RefpixParams) -> dict[str, str]:
+    return _dark(params) if params.through_dark else {}
+
+
+def _dark(params: RefpixParams) -> dict[str, str]:
+    return {"dark": "dark.data@first" if params.first_planes else "dark.data"}
+
+
+step = Step(
+    name="refpix",
+    kernel=subtract_reference,
+    reads=("ramp",),
+    writes=("ramp",),
+    references=_references,
+    params=RefpixParams,
+    reduction=Reduction(
+        windows=strips,
+        partial=above_dark,
+        combine=coefficients,
+        reads=("ramp",),
+        references=_dark,
+        whole={
+            "amp33": "l1.amp33",
+            "reference_amp33": "l1.reference_amp33",
+            "median": "read.amp33.med",
+            "std": "read.amp33.std",
+            "common": "read.anc.C_PINK",
+            "own": "read.amp33.M_PINK",
+            "own_pink": "read.amp33.RU_PINK",
+        },
+    ),
+    cal_step="refpix",
+)

@@ -1,0 +1,153 @@
+"""Saturation and A/D-floor flags, by stcal's algorithm."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from ..dq import GROUP, PIXEL
+from ..exposure import Exposure
+from ..step import Params, Step
+
+# stcal reports its counts per call, that is per tile here: noise.
+logging.getLogger("stcal").setLevel(logging.WARNING)
+
+ATOD_LIMIT = 65535
+"""Largest value of the analogue-to-digital converter, DN."""
+
+
+class SaturationParams(Params):
+    """Parameters of `flag_saturation`."""
+
+    backup: int = 1
+    """Resultants by which the onset of saturation is moved back (0: as stcal finds it)."""
+    grow: int = 1
+    """Pixels around a saturated one that are flagged as well."""
+
+
+def halo(params: SaturationParams) -> int:
+    """stcal grows twice along one path (SATURATED, then the DO_NOT_USE of its backward pass)."""
+    return 2 * params.grow
+
+
+def flag_saturation(
+    ramp: np.ndarray,
+    groupdq: np.ndarray,
+    pixeldq: np.ndarray,
+    threshold: np.ndarray,
+    threshold_dq: np.ndarray,
+    *,
+    exposure: Exposure,
+    params: SaturationParams,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flag resultants that saturate or lie at the converter's floor.
+
+    Parameters
+    ----------
+    ramp : ndarray (R, y, x) of float32
+        Raw signal, DN.
+    groupdq : ndarray (R, y, x) of uint8
+    pixeldq : ndarray (y, x) of uint32
+    threshold : ndarray (y, x) of float32
+        Saturation threshold, DN; NaN where there is none.
+    threshold_dq : ndarray (y, x) of uint32
+
+    Returns
+    -------
+    groupdq, pixeldq : ndarray
+        With SATURATED, AD_FLOOR, DO_NOT_USE and NO_SAT_CHECK as
+        ``stcal.saturation.saturation.flag_saturated_pixels`` sets them on resultants 1..R-1.
+    """
+    no_check = np.isnan(threshold) | ((threshold_dq & PIXEL["NO_SAT_CHECK"]) != 0)
+    limit = np.where(no_check, np.float32(ATOD_LIMIT + 1), threshold)
+    out = groupdq.copy()
+    pixeldq = pixeldq | threshold_dq
+    pixeldq[no_check] |= np.uint32(PIXEL["NO_SAT_CHECK"])
+    saturated = np.uint8(GROUP["SATURATED"])
+    later = ramp[1:]
+    trigger = (later >= limit) | (later <= 0) | ((groupdq[1:] & saturated) != 0)
+    _call_stcal_near(trigger.any(axis=0), ramp, out, threshold, threshold_dq, exposure, params)
+    for _ in range(params.backup):
+        for i in range(1, len(out) - 1):
+            if exposure.n_reads[i] > 1:
+                out[i] |= out[i + 1] & saturated
+    return out, pixeldq
+
+
+def _call_stcal_near(trigger, ramp, groupdq, threshold, threshold_dq, exposure, params) -> None:
+    """Run stcal where it has something to say, updating `groupdq` in place.
+
+    stcal takes a second per full frame, but its flags lie within `halo` pixels of one that reaches
+    its threshold or zero (`trigger`), and depend on nothing more than `halo` pixels from there. So
+    square patches around the triggers, stacked into one tall image, tell all: what the stacking
+    spoils at a patch's rim is not taken back.
+    """
+    ys, xs = np.nonzero(trigger)
+    reach = halo(params)
+    size = 4 * reach + 1
+    if len(ys) * size**2 > trigger.size // 2:
+        _call_stcal(ramp, groupdq, threshold, threshold_dq, exposure, params)
+        return
+    if len(ys) == 0:
+        return
+    around = np.arange(-2 * reach, 2 * reach + 1)
+    y, x = ys[:, None] + around, xs[:, None] + around
+    ny, nx = trigger.shape
+    outside = ((y < 0) | (y >= ny))[:, :, None] | ((x < 0) | (x >= nx))[:, None, :]
+    cut = (np.clip(y, 0, ny - 1)[:, :, None], np.clip(x, 0, nx - 1)[:, None, :])
+
+    def stacked(array: np.ndarray, beyond: float) -> np.ndarray:
+        patches = array[(..., *cut)]
+        patches[..., outside] = beyond
+        return patches.reshape(*array.shape[:-2], -1, size)
+
+    patch_dq = stacked(groupdq, 0)
+    # Beyond the window there is nothing that could saturate or reach zero.
+    _call_stcal(
+        stacked(ramp, 1.0),
+        patch_dq,
+        stacked(threshold, ATOD_LIMIT),
+        stacked(threshold_dq, 0),
+        exposure,
+        params,
+    )
+    inner = slice(reach, size - reach)
+    result = patch_dq.reshape(len(groupdq), len(ys), size, size)[:, :, inner, inner]
+    y, x = (np.broadcast_to(c, outside.shape)[:, inner, inner] for c in cut)
+    valid = ~outside[:, inner, inner]
+    for plane, values in zip(groupdq, result, strict=True):
+        plane[y[valid], x[valid]] = values[valid]
+
+
+def _call_stcal(ramp, groupdq, threshold, threshold_dq, exposure, params) -> None:
+    """Run stcal on resultants 1..R-1, updating `groupdq` in place."""
+    from stcal.saturation.saturation import flag_saturated_pixels
+
+    flags = {name: GROUP[name] for name in ("DO_NOT_USE", "SATURATED", "AD_FLOOR")}
+    flags["NO_SAT_CHECK"] = PIXEL["NO_SAT_CHECK"]
+    updated, _, _ = flag_saturated_pixels(
+        ramp[np.newaxis, 1:].copy(),  # stcal may write into what it is given
+        groupdq[np.newaxis, 1:].astype(np.uint32),
+        np.zeros(threshold.shape, np.uint32),
+        threshold.copy(),
+        threshold_dq.copy(),
+        ATOD_LIMIT,
+        flags,
+        n_pix_grow_sat=params.grow,
+        read_pattern=[list(reads) for reads in exposure.read_pattern[1:]],
+    )
+    groupdq[1:] = updated[0]
+
+
+step = Step(
+    name="saturation",
+    kernel=flag_saturation,
+    reads=("ramp", "groupdq", "pixeldq"),
+    writes=("groupdq", "pixeldq"),
+    references={"threshold": "saturation.data", "threshold_dq": "saturation.dq"},
+    halo=halo,
+    params=SaturationParams,
+    settings={"backup": "SATURATION_BACKUP"},
+    cal_step="saturation",
+)

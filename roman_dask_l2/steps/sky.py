@@ -1,0 +1,217 @@
+"""Sky: the mode of the background, and a smooth model subtracted from the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.polynomial import legendre
+
+from ..detector import BORDER, Window
+from ..exposure import Exposure
+from ..jit import kernel
+from ..step import NoParams, Params, Reduction, Step, Tile
+
+CELLS = 8
+"""The sky model is fitted to the medians of CELLS x CELLS cells."""
+BINNING = 4
+"""The mode is that of the rate averaged over BINNING x BINNING pixels."""
+
+
+class SkyParams(Params):
+    """Parameters of `subtract_sky`."""
+
+    order: int | None = None
+    """Order of the polynomial; None subtracts nothing."""
+
+
+def cell_edges(side: int) -> list[tuple[int, int]]:
+    """Cells along one axis of the active array of a detector of `side`, remainder split evenly
+    at the edges. In active coordinates."""
+    active = side - 2 * BORDER
+    size = active // CELLS
+    first = (active - CELLS * size) // 2
+    return [(first + i * size, first + (i + 1) * size) for i in range(CELLS)]
+
+
+def cells(exposure: Exposure, params: SkyParams) -> list[Window]:
+    """Windows of the cells, full-frame coordinates, row by row."""
+    if params.order is None:
+        return []
+    edges = [(a + BORDER, b + BORDER) for a, b in cell_edges(exposure.side)]
+    return [Window(*ys, *xs) for ys in edges for xs in edges]
+
+
+def median(rate: np.ndarray) -> float:
+    """Median of a cell, DN/s. No mask enters the sky fit, as in romanimpreprocess; stars and
+    flagged pixels are a small part of a cell and cannot move its median far."""
+    return float(np.median(rate))
+
+
+def fit_sky(
+    partials: Sequence[float], *, exposure: Exposure, params: SkyParams
+) -> Mapping[str, np.ndarray]:
+    """Least-squares fit of ``sum_{i+j<=n} c_ij P_i(u) P_j(v)`` to the cell medians.
+
+    u runs along x and v along y, in [-1, 1) as ``2 index / size - 1`` at the cell centres.
+
+    Returns
+    -------
+    mapping
+        ``coefs`` float64, in the order 00, 01, .., 0n, 10, .. of (i, j), DN/s; empty without sky.
+    """
+    if params.order is None:
+        return {"coefs": np.zeros(0)}
+    medians = np.asarray(partials, float)
+    size = exposure.side - 2 * BORDER
+    centre = np.array([(a + b - 1) / 2 for a, b in cell_edges(exposure.side)])
+    u = 2 * centre / size - 1
+    v, u = (a.ravel() for a in np.meshgrid(u, u, indexing="ij"))
+    design = np.stack([_legendre(i, u) * _legendre(j, v) for i, j in terms(params.order)], axis=-1)
+    good = np.isfinite(medians)
+    if good.sum() < design.shape[1]:
+        return {"coefs": np.zeros(design.shape[1])}
+    coefs = np.linalg.lstsq(design[good], medians[good], rcond=None)[0]
+    return {"coefs": coefs}
+
+
+def terms(order: int) -> list[tuple[int, int]]:
+    """(i, j) of the model's terms in the order of its coefficients."""
+    return [(i, j) for i in range(order + 1) for j in range(order + 1 - i)]
+
+
+def _legendre(i: int, x: np.ndarray) -> np.ndarray:
+    return legendre.legval(x, np.eye(i + 1)[i])
+
+
+def sky_model(coefs: np.ndarray, order: int, window: Window, side: int) -> np.ndarray:
+    """The model on a window of the full frame, float64 (y, x), DN/s."""
+    size = side - 2 * BORDER
+    u = 2 * (np.arange(window.x0, window.x1) - BORDER) / size - 1
+    v = 2 * (np.arange(window.y0, window.y1) - BORDER) / size - 1
+    grid = np.zeros((order + 1, order + 1))
+    for c, (i, j) in zip(coefs, terms(order), strict=True):
+        grid[i, j] = c
+    # One row per power of v, so that a pixel's value does not depend on the window's size.
+    rows = sum(
+        legendre.legval(u, grid[:, j])[np.newaxis, :] * _legendre(j, v)[:, np.newaxis]
+        for j in range(order + 1)
+    )
+    return np.asarray(rows)
+
+
+def subtract_sky(
+    rate: np.ndarray, *, tile: Tile, params: SkyParams, measured: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Subtract the fitted sky from the rate.
+
+    Parameters
+    ----------
+    rate : ndarray (y, x) of float32
+        DN/s.
+
+    Returns
+    -------
+    ndarray (y, x) of float32
+        DN/s; the rate itself where no sky order is given.
+    """
+    if params.order is None:
+        return rate.copy()
+    model = sky_model(measured["coefs"], params.order, tile.window, tile.side)
+    return rate - model.astype(np.float32)
+
+
+step = Step(
+    name="sky",
+    kernel=subtract_sky,
+    reads=("rate",),
+    writes=("data",),
+    params=SkyParams,
+    settings={"order": "SKYORDER"},
+    reduction=Reduction(
+        windows=cells, partial=median, combine=fit_sky, reads=("rate",), thin=False
+    ),
+)
+
+
+def whole_frame(exposure: Exposure, params: NoParams) -> list[Window]:
+    """One window: the active array."""
+    return [Window(BORDER, exposure.side - BORDER, BORDER, exposure.side - BORDER)]
+
+
+def background_mode(rate: np.ndarray, mask: np.ndarray) -> float:
+    """Mode of the smoothed histogram of the rate averaged over 4 x 4 unmasked pixels.
+
+    Start at the median, with sigma = (75th - 25th percentile)/1.34898. Three times: evaluate the
+    histogram, smoothed by a Gaussian of 0.5 sigma, at the inner 19 of 21 points over centre +-
+    sigma, and move the centre to the vertex of the parabola through its highest point and that
+    point's neighbours.
+
+    Parameters
+    ----------
+    rate : ndarray (y, x) of float32
+        Active array, DN/s.
+    mask : ndarray (y, x) of bool
+        True = not used.
+
+    Returns
+    -------
+    float
+        DN/s; NaN if no block of 4 x 4 pixels is free of masked ones.
+    """
+    ny, nx = (n // BINNING for n in rate.shape)
+    blocks = (slice(0, ny * BINNING), slice(0, nx * BINNING))
+    shape = (ny, BINNING, nx, BINNING)
+    clear = ~mask[blocks].reshape(shape).any(axis=(1, 3))
+    values = rate[blocks].reshape(shape).mean(axis=(1, 3), dtype=np.float64)[clear]
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return float("nan")
+    lower, centre, upper = np.percentile(values, [25, 50, 75])
+    sigma = (upper - lower) / 1.34898
+    if not sigma > 0:
+        return float(centre)
+    for _ in range(3):
+        points = np.linspace(centre - sigma, centre + sigma, 21)
+        height = _smoothed_histogram(values, points[1:-1], 0.5 * sigma)
+        top = int(np.clip(np.argmax(height), 1, len(height) - 2))
+        left, mid, right = height[top - 1 : top + 2]
+        bend = left - 2 * mid + right
+        shift = 0.5 * (left - right) / bend if bend < 0 else 0.0
+        centre = points[1 + top] + shift * (points[1] - points[0])
+    return float(centre)
+
+
+@kernel
+def _smoothed_histogram(values, points, width):
+    """Sum over `values` of a Gaussian of `width` at each of `points`."""
+    out = np.zeros(len(points))
+    for v in values:
+        for p in range(len(points)):
+            t = (v - points[p]) / width
+            if abs(t) < 8:
+                out[p] += np.exp(-0.5 * t * t)
+    return out
+
+
+def _only(partials: Sequence[float]) -> Mapping[str, Any]:
+    return {"medsky": partials[0]}
+
+
+def nothing() -> tuple[()]:
+    """`medsky` measures and changes nothing."""
+    return ()
+
+
+medsky = Step(
+    name="medsky",
+    kernel=nothing,
+    reduction=Reduction(
+        windows=whole_frame,
+        partial=background_mode,
+        combine=_only,
+        reads=("rate", "mask"),
+        thin=False,
+    ),
+)

@@ -1,0 +1,155 @@
+"""The transient in the first resultant of detector WFI18: fitted by rows and removed, or masked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..detector import BORDER, Window
+from ..dq import GROUP
+from ..exposure import Exposure
+from ..step import Params, Reduction, Step, Tile
+
+MASKED_ROWS = 1000
+"""Rows of resultant 0 that are flagged where the transient cannot be removed."""
+BAND = 128
+"""Rows that are looked at together (any number gives the same result)."""
+
+
+class TransientParams(Params):
+    """Parameters of `remove_transient`."""
+
+    correct: bool = False
+    """Fit the transient and subtract it."""
+    mask_rows: bool = False
+    """Flag the first 1000 rows instead."""
+
+
+def bands(exposure: Exposure, params: TransientParams) -> list[Window]:
+    """Bands of full active rows; none where nothing is to be fitted."""
+    n = exposure.side
+    if params.mask_rows or not params.correct or exposure.n_resultants < 5:
+        return []
+    return [Window(y, min(y + BAND, n - BORDER), 0, n) for y in range(BORDER, n - BORDER, BAND)]
+
+
+def row_residuals(ramp: np.ndarray, *, tile: Tile, exposure: Exposure) -> np.ndarray:
+    """Clipped row means of resultant 0 minus its extrapolation from resultants 1 and 2.
+
+    Only pixels with little signal (``S_4 - S_3`` at most the row's median) count.
+
+    Returns
+    -------
+    ndarray (rows,) of float64, DN
+    """
+    from astropy.stats import sigma_clipped_stats
+
+    t = exposure.tbar
+    s = ramp[(slice(None), *tile.active)].astype(np.float64)
+    expected = s[1] - (s[2] - s[1]) * (t[1] - t[0]) / (t[2] - t[1])
+    step = s[4] - s[3]
+    bright = step > np.median(step, axis=1, keepdims=True)
+    mean, _, _ = sigma_clipped_stats(s[0] - expected, mask=bright, sigma=3.0, axis=1)
+    return np.asarray(mean)
+
+
+def transient(t: np.ndarray, a: float, b: float, ta: float, tb: float) -> np.ndarray:
+    """``a exp(-t/ta) + b exp(-t/tb)``, DN at time t (s)."""
+    return a * np.exp(-t / ta) + b * np.exp(-t / tb)
+
+
+def fit_transient(
+    partials: Sequence[np.ndarray], read_time: np.ndarray, *, exposure: Exposure
+) -> Mapping[str, Any]:
+    """Fit `transient` to the row means at the rows' mean read times.
+
+    Parameters
+    ----------
+    partials : sequence of ndarray
+        Row means of consecutive bands of active rows, DN.
+    read_time : ndarray (N, N) of float64
+        s.
+
+    Returns
+    -------
+    mapping
+        ``fit``: the four parameters, or None where there is nothing to fit or the fit failed.
+    """
+    from scipy.optimize import OptimizeWarning, curve_fit
+
+    if not partials:
+        return {"fit": None}
+    rows = np.concatenate(partials)
+    t = read_time[BORDER : exposure.side - BORDER].mean(axis=1)
+    good = np.isfinite(rows)
+    early, late = (t[min(i, len(t) - 1)] for i in (300, 1000))
+    if early == late:
+        early = t[len(t) // 3]
+    start = (1.1 * rows[0], -0.1 * rows[0], early, late)
+    try:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", OptimizeWarning)
+            fit, _ = curve_fit(transient, t[good], rows[good], p0=start)
+    except (RuntimeError, OptimizeWarning, ValueError, FloatingPointError):
+        return {"fit": None}
+    return {"fit": tuple(fit) if np.isfinite(fit).all() and (fit[2:] > 0).all() else None}
+
+
+def remove_transient(
+    ramp: np.ndarray,
+    groupdq: np.ndarray,
+    read_time: np.ndarray,
+    *,
+    tile: Tile,
+    measured: Mapping[str, Any],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Subtract the fitted transient from resultant 0, or flag its first 1000 rows.
+
+    Parameters
+    ----------
+    ramp : ndarray (R, y, x) of float32
+        Raw signal, DN.
+    groupdq : ndarray (R, y, x) of uint8
+    read_time : ndarray (y, x) of float64
+        s.
+
+    Returns
+    -------
+    ramp, groupdq : ndarray
+        DO_NOT_USE and WFI18_TRANSIENT on resultant 0 where the rows are masked.
+    """
+    if measured["fit"] is None:
+        groupdq = groupdq.copy()
+        rows = max(min(tile.window.y1, MASKED_ROWS) - tile.window.y0, 0)
+        groupdq[0, :rows] |= np.uint8(GROUP["DO_NOT_USE"] | GROUP["WFI18_TRANSIENT"])
+        return ramp, groupdq
+    out = ramp.copy()
+    act = tile.active
+    out[(0, *act)] -= transient(read_time[act], *measured["fit"]).astype(np.float32)
+    return out, groupdq
+
+
+step = Step(
+    name="wfi18_transient",
+    kernel=remove_transient,
+    reads=("ramp", "groupdq"),
+    writes=("ramp", "groupdq"),
+    references={"read_time": "detector.read_time"},
+    params=TransientParams,
+    settings={"correct": "correct_wfi18_transient", "mask_rows": "wfi18_mask_rows"},
+    reduction=Reduction(
+        windows=bands,
+        partial=row_residuals,
+        combine=fit_transient,
+        reads=("ramp",),
+        whole={"read_time": "detector.read_time"},
+    ),
+    when=lambda exposure, params, available: (
+        exposure.detector == "WFI18" and (params.correct or params.mask_rows)
+    ),
+    cal_step="wfi18_transient",
+)

@@ -1,0 +1,132 @@
+"""The L2 file: a valid ImageModel, with everything that its readers expect."""
+
+from __future__ import annotations
+
+import warnings
+
+import asdf
+import numpy as np
+import pytest
+import roman_datamodels as rdm
+from astropy.io import fits
+
+from roman_dask_l2 import calibrate, l1_to_l2
+from roman_dask_l2.dq import PIXEL
+from roman_dask_l2.io.l2 import CAL_STEPS, half
+from roman_dask_l2.simulate import simulate
+
+SIDE, ACTIVE = 256, 248
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("l2")
+    simulation = simulate(
+        folder, side=SIDE, seed=9, config={"FITSOUT": True, "SLICEOUT": True, "SKYORDER": 1}
+    )
+    return simulation, calibrate(simulation.config)
+
+
+@pytest.fixture(scope="module")
+def tree(made):
+    with asdf.open(made[1].out, memmap=False, lazy_load=False) as file:
+        return file.tree
+
+
+def test_is_a_valid_image_model(made):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with rdm.open(made[1].out) as model:
+            assert isinstance(model, rdm.datamodels.ImageModel)
+            model.validate()
+            assert model.meta.filename == made[1].out.name
+            assert model.meta.model_type == "ImageModel"
+            assert set(model.meta.cal_step) <= set(CAL_STEPS)
+            for step in ("dq_init", "saturation", "refpix", "linearity", "dark", "ramp_fit"):
+                assert model.meta.cal_step[step] == "COMPLETE"
+            assert model.meta.cal_step.dark_decay == "INCOMPLETE"
+            assert model.meta.photometry.conversion_megajanskys > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "shape"),
+    [
+        ("data", "float32", (ACTIVE, ACTIVE)),
+        ("data_withsky", "float32", (ACTIVE, ACTIVE)),
+        ("dq", "uint32", (ACTIVE, ACTIVE)),
+        ("err", "float16", (ACTIVE, ACTIVE)),
+        ("var_poisson", "float16", (ACTIVE, ACTIVE)),
+        ("chisq", "float16", (ACTIVE, ACTIVE)),
+        ("dumo", "float16", (ACTIVE, ACTIVE)),
+        ("amp33", "uint16", (8, SIDE, 128)),
+        ("border_ref_pix_left", "float32", (8, SIDE, 4)),
+        ("border_ref_pix_top", "float32", (8, 4, SIDE)),
+        ("dq_border_ref_pix_right", "uint32", (SIDE, 4)),
+        ("dq_border_ref_pix_bottom", "uint32", (4, SIDE)),
+    ],
+)
+def test_arrays(tree, name, dtype, shape):
+    array = np.asarray(tree["roman"][name])
+    assert array.dtype == dtype
+    assert array.shape == shape
+    assert np.isfinite(array).all()
+
+
+def test_border_is_the_raw_one(made, tree):
+    with asdf.open(made[0].l1, memmap=False, lazy_load=False) as file:
+        raw = np.asarray(file["roman"]["data"]).astype("f4")
+    roman = tree["roman"]
+    assert np.array_equal(roman["border_ref_pix_left"], raw[:, :, :4])
+    assert np.array_equal(roman["border_ref_pix_right"], raw[:, :, -4:])
+    assert np.array_equal(roman["border_ref_pix_bottom"], raw[:, :4])
+    assert np.array_equal(roman["border_ref_pix_top"], raw[:, -4:])
+    assert (roman["dq_border_ref_pix_left"] & PIXEL["REFERENCE_PIXEL"] != 0).all()
+
+
+def test_what_pyimcom_reads(tree):
+    ra, dec = tree["roman"]["meta"]["wcs"](ACTIVE / 2, ACTIVE / 2)
+    assert np.isfinite([ra, dec]).all()
+    assert tree["mask"].dtype == bool
+    assert tree["mask"].shape == (ACTIVE, ACTIVE)
+    assert 0 < tree["mask"].mean() < 0.5
+
+
+def test_processinfo(tree):
+    info = tree["processinfo"]
+    for key in ("medsky", "medgain", "log", "config", "exclude_first", "ramp_opt_pars"):
+        assert key in info
+    assert info["skyorder"] == 1
+    assert len(info["skycoefs"]) == 3
+    assert len(info["weights"]) == info["meta"]["ngrp"] == 8
+    assert abs(np.sum(info["weights"])) < 1e-6
+    assert info["endslice"].dtype == np.int8
+    assert info["endslice"].max() >= 4
+
+
+def test_provenance(made, tree):
+    found = tree["processinfo"]["provenance"]
+    assert found["recipe"]["name"] == "l1_to_l2"
+    assert "numba" in found["versions"]
+    for key, path in {**made[0].caldir, "IN": made[0].l1, "FITSWCS": made[0].fitswcs}.items():
+        assert found["files"][key]["size"] == path.stat().st_size
+        assert len(found["files"][key]["content"]) == 64
+
+
+def test_fits(made, tree):
+    with fits.open(made[1].fits) as hdus:
+        assert np.array_equal(hdus[0].data, tree["roman"]["data"])
+        assert np.array_equal(hdus[1].data, tree["roman"]["dq"])
+        expected = np.where(tree["mask"], np.float32(-1000), tree["roman"]["data"])
+        assert np.array_equal(hdus[2].data, expected)
+
+
+def test_is_what_the_lazy_arrays_hold(made, tree):
+    arrays = l1_to_l2(made[0].config, tile=(96, 130))
+    assert np.array_equal(arrays["data"].compute(), tree["roman"]["data"])
+    assert np.array_equal(arrays["mask"].compute(), tree["mask"])
+    corner = arrays["dq"][:10, :10].compute()
+    assert np.array_equal(corner, tree["roman"]["dq"][:10, :10])
+
+
+def test_half_does_not_overflow():
+    assert np.isfinite(half(np.array([1e9, -1e9], "f4"))).all()

@@ -1,0 +1,194 @@
+"""The layer language."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roman_dask_l2.errors import InputError
+from roman_dask_l2.noise.label import GRAMMAR, Layer, Poisson, ReadNoise, parse, parse_all
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+GOOD = {
+    "R": Layer("R", ReadNoise()),
+    "Ra": Layer("Ra", ReadNoise(own_ramp=True)),
+    "Rz4S2C1": Layer("Rz4S2C1", ReadNoise(clip=4.0), sky_order=2),
+    "Raz4.5": Layer("Raz4.5", ReadNoise(True, 4.5)),
+    "Rz4.5a": Layer("Rz4.5a", ReadNoise(True, 4.5)),
+    "Rz.5": Layer("Rz.5", ReadNoise(clip=0.5)),
+    "Rz3.": Layer("Rz3.", ReadNoise(clip=3.0)),
+    "RS0Cmickey_mouse": Layer("RS0Cmickey_mouse", ReadNoise(), sky_order=0),
+    "RS": Layer("RS", ReadNoise(), sky_order=0),
+    "RS2": Layer("RS2", ReadNoise(), sky_order=2),
+    "RS02": Layer("RS02", ReadNoise(), sky_order=2),
+    "S3R": Layer("S3R", ReadNoise(), sky_order=3),
+    "P": Layer("P", poisson=Poisson()),
+    "Pr": Layer("Pr", poisson=Poisson()),
+    "Pb": Layer("Pb", poisson=Poisson(0)),
+    "Pbr": Layer("Pbr", poisson=Poisson(0)),
+    "Prb": Layer("Prb", poisson=Poisson(0)),
+    "Prb2": Layer("Prb2", poisson=Poisson(2)),
+    "Pb2r": Layer("Pb2r", poisson=Poisson(2)),
+    "RP": Layer("RP", ReadNoise(), poisson=Poisson()),
+    "RPbrS2C7": Layer("RPbrS2C7", ReadNoise(), poisson=Poisson(0), sky_order=2),
+    "O": Layer("O", pearson=True),
+    "OS1": Layer("OS1", pearson=True, sky_order=1),
+    "OC1C_2": Layer("OC1C_2", pearson=True),
+    "RO": Layer("RO", ReadNoise(), pearson=True),
+}
+
+BAD = {  # label: (what is said, index of the caret)
+    "": ("expected a command", 0),
+    "RxS2": ("unknown argument 'x' of R", 1),
+    "Rb": ("unknown argument 'b' of R", 1),
+    "R4": ("unknown argument '4' of R", 1),
+    "Raa": ("second argument 'a' of R", 2),
+    "Rz4z5": ("second argument 'z' of R", 3),
+    "Rz": ("expected a number after 'z', found ''", 2),
+    "RzS2": ("expected a number after 'z', found ''", 2),
+    "Rz4.5.6": ("expected a number after 'z', found '4.5.6'", 2),
+    "Raz.": ("expected a number after 'z', found '.'", 3),
+    "Rz-4": ("expected a number after 'z', found ''", 2),
+    "Rz4e1": ("unknown argument 'e' of R", 3),
+    "Rz" + "9" * 400: ("number after 'z' is too large", 2),
+    "OR a": ("unknown argument ' ' of R", 2),
+    "OR\n": ("unknown argument '\\n' of R", 2),
+    "R\u0661": ("unknown argument '\u0661' of R", 1),
+    "Pz4": ("unknown argument 'z' of P", 1),
+    "P2": ("unknown argument '2' of P", 1),
+    "Pb2r3": ("unknown argument '3' of P", 4),
+    "Prr": ("second argument 'r' of P", 2),
+    "Pb1.5": ("expected a whole number after 'b', found '1.5'", 2),
+    "Pb10": ("order after 'b' is larger than 9", 2),
+    "PR": ("command 'P' before 'R'", 0),
+    "OPrS2R": ("command 'P' before 'R'", 1),
+    "O1": ("unknown argument '1' of O", 1),
+    "RS1.5": ("expected a whole number after 'S', found '1.5'", 2),
+    "RS.": ("expected a whole number after 'S', found '.'", 2),
+    "RS-1": ("unknown argument '-' of S", 2),
+    "RS2x": ("unknown argument 'x' of S", 3),
+    "RS" + "9" * 9000: ("order after 'S' is larger than 9", 2),
+    "RCa.b": ("unknown argument '.' of C", 3),
+    "RR": ("second command 'R'", 1),
+    "OSPS": ("second command 'S'", 3),
+    "X": ("unknown command 'X', expected one of R, O, P, S, C,", 0),
+    "RQ1": ("unknown command 'Q', expected one of R, O, P, S, C,", 1),
+    "r": ("unknown command 'r', expected one of R, O, P, S, C,", 0),
+    " R": ("unknown command ' ', expected one of R, O, P, S, C,", 0),
+}
+
+
+@pytest.mark.parametrize("label", GOOD)
+def test_good_labels(label):
+    layer = parse(label)
+    assert layer == GOOD[label]
+    assert pickle.loads(pickle.dumps(layer)) == layer
+    assert hash(layer) == hash(GOOD[label])
+
+
+@pytest.mark.parametrize("label", BAD, ids=lambda label: repr(label[:10]))
+def test_bad_labels(label):
+    said, index = BAD[label]
+    with pytest.raises(InputError) as error:
+        parse(label)
+    head, shown, caret = str(error.value).split("\n")
+    assert head == f"NOISE.LAYER {label!r}: {said} at position {index + 1}"
+    assert shown == "  " + label.replace("\n", "?")
+    assert caret == "  " + " " * index + "^"
+
+
+def test_the_message_in_full():
+    with pytest.raises(InputError) as error:
+        parse("RxS2")
+    assert str(error.value) == (
+        "NOISE.LAYER 'RxS2': unknown argument 'x' of R at position 2\n  RxS2\n   ^"
+    )
+
+
+@pytest.mark.parametrize("label", [None, 4, ["R"]])
+def test_not_text(label):
+    with pytest.raises(InputError, match="expected text"):
+        parse(label)
+    with pytest.raises(InputError, match="expected text"):
+        parse_all(["R", label])
+
+
+def test_pearson_and_poisson_together_are_warned_of(caplog):
+    with caplog.at_level(logging.WARNING):
+        layer = parse("OPr")
+    assert layer.pearson
+    assert layer.poisson == Poisson()
+    assert "'OPr'" in caplog.text
+    assert "O and P" in caplog.text
+
+
+@pytest.mark.parametrize("label", ["S2", "C1"])
+def test_a_layer_without_noise_is_warned_of(label, caplog):
+    with caplog.at_level(logging.WARNING):
+        parse(label)
+    assert "no noise" in caplog.text
+
+
+def test_ordinary_labels_warn_of_nothing(caplog):
+    with caplog.at_level(logging.WARNING):
+        parse_all(["Rz4S2C1", "O", "Prb2", "RPbrS2C7", "RO"])
+    assert not caplog.records
+
+
+def test_occurrences():
+    labels = ["R", "O", "R", "RC1", "O", "R"]
+    assert [n for _, n in parse_all(labels)] == [0, 0, 1, 0, 1, 2]
+    assert [layer.label for layer, _ in parse_all(labels)] == labels
+
+
+def test_all_bad_labels_are_reported():
+    with pytest.raises(InputError) as error:
+        parse_all(["R", "Rx", "PR", "O"])
+    assert len(error.value.problems) == 2
+
+
+def _commands():
+    number = st.one_of(st.integers(0, 99).map(str), st.sampled_from(["1.5", ".25", "4."]))
+    read = st.permutations(["a", "z"]).flatmap(
+        lambda names: st.tuples(
+            *(st.sampled_from([n, ""]) if n == "a" else number.map("z{}".format) for n in names)
+        ).map(lambda parts: "R" + "".join(parts))
+    )
+    poisson = st.sampled_from(["P", "Pr", "Pb", "Pb3", "Pbr", "Prb", "Prb9", "Pb0r"])
+    sky = st.sampled_from(["S", "S0", "S9"])
+    comment = st.text("abz019_", max_size=5).map("C{}".format)
+    return st.tuples(read | st.just(""), poisson | st.just(""), sky | st.just(""), comment)
+
+
+@given(_commands())
+def test_whatever_the_grammar_makes_is_read(commands):
+    layer = parse("".join(commands))
+    assert (layer.read is not None) == bool(commands[0])
+    assert (layer.poisson is not None) == bool(commands[1])
+    assert (layer.sky_order is not None) == bool(commands[2])
+
+
+@given(st.one_of(st.text(max_size=8), st.text("ROPSCXabrz019._ ", max_size=8)))
+def test_any_other_text_is_refused_with_its_place(label):
+    try:
+        assert parse(label).label == label
+    except InputError as error:
+        head, shown, caret = str(error).rsplit("\n", 2)
+        assert head.startswith(f"NOISE.LAYER {label!r}: ")
+        position = int(re.findall(r"at position (\d+)$", head)[0])
+        assert caret.index("^") == position + 1
+        assert position <= len(label) + 1
+
+
+def test_the_manual_shows_the_grammar():
+    text = (DOCS / "noise.md").read_text()
+    assert "```{literalinclude} ../roman_dask_l2/noise/label.py" in text
+    assert GRAMMAR.startswith("layer    = command")
+    assert GRAMMAR.rstrip().endswith('digit    = "0".."9"')

@@ -1,0 +1,200 @@
+"""Sky: cells, fit, model and the mode of the background."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.polynomial import legendre
+
+from roman_dask_l2.steps.sky import (
+    SkyParams,
+    background_mode,
+    cell_edges,
+    cells,
+    fit_sky,
+    median,
+    medsky,
+    step,
+    terms,
+    whole_frame,
+)
+
+ORDERS = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0)]
+
+
+def surface(coefs, order, side=256):
+    """sum c_ij P_i(u) P_j(v), u along x, by numpy's leggrid2d; on the full frame."""
+    n = side - 8
+    w = 2 * (np.arange(side) - 4) / n - 1
+    grid = np.zeros((order + 1, order + 1))
+    pairs = ((i, j) for i in range(order + 1) for j in range(order + 1 - i))
+    for c, (i, j) in zip(coefs, pairs, strict=True):
+        grid[i, j] = c
+    return legendre.leggrid2d(w, w, grid).T
+
+
+def fitted(rate, exposure, order):
+    params = SkyParams(order=order)
+    partials = [median(rate[w.slices]) for w in cells(exposure, params)]
+    return params, fit_sky(partials, exposure=exposure, params=params)
+
+
+@pytest.mark.parametrize("side", [256, 384, 640, 4096])
+def test_cells(side):
+    """Eight by eight cells of equal size; what is left over is split between both edges."""
+    edges = np.array(cell_edges(side))
+    active = side - 8
+    assert len(edges) == 8
+    assert (edges[:, 1] - edges[:, 0] == active // 8).all()
+    assert (edges[1:, 0] == edges[:-1, 1]).all()
+    assert edges[0, 0] == active % 8 // 2
+    assert active - edges[-1, 1] - edges[0, 0] in (0, 1)
+
+
+def test_cells_are_windows_of_the_full_frame(exposure):
+    windows = cells(exposure, SkyParams(order=1))
+    assert len(windows) == 64
+    assert windows[0] == (4, 35, 4, 35)
+    assert windows[1] == (4, 35, 35, 66)
+    assert windows[-1] == (221, 252, 221, 252)
+    assert cells(exposure, SkyParams()) == []
+
+
+def test_order_of_the_coefficients():
+    assert terms(2) == ORDERS
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3, 5])
+def test_recovers_a_polynomial(order, exposure, run_step, window):
+    """Up to a plane the median of a cell is its centre's value; beyond, its curvature biases it,
+    which is why the medians are given here."""
+    rng = np.random.default_rng(order)
+    coefs = rng.normal(0, 1, (order + 1) * (order + 2) // 2)
+    coefs[0] = 5
+    params = SkyParams(order=order)
+    centres = [(w.y0 + w.y1 - 1) / 2 - 4 for w in cells(exposure, params)]
+    v = 2 * np.array(centres) / 248 - 1
+    u = v.reshape(8, 8).T.ravel()
+    grid = np.zeros((order + 1, order + 1))
+    for c, (i, j) in zip(coefs, terms(order), strict=True):
+        grid[i, j] = c
+    found = fit_sky(list(legendre.legval2d(u, v, grid)), exposure=exposure, params=params)
+    np.testing.assert_allclose(found["coefs"], coefs, rtol=1e-10, atol=1e-12)
+    rate = surface(coefs, order).astype(np.float32)
+    data = run_step(step, exposure, window, {"rate": rate}, params, found)["data"]
+    assert data.dtype == np.float32
+    np.testing.assert_allclose(data, 0, atol=4e-6)
+
+
+def test_plane_through_medians(exposure, run_step, window):
+    coefs = [2.0, 0.3, -0.7]
+    rate = surface(coefs, 1)
+    rate += np.random.default_rng(1).laplace(0, 1e-4, rate.shape)
+    rate[::13, ::17] += 1000  # stars
+    rate = rate.astype(np.float32)
+    params, found = fitted(rate, exposure, 1)
+    np.testing.assert_allclose(found["coefs"], coefs, atol=2e-3)
+    data = run_step(step, exposure, window, {"rate": rate}, params, found)["data"]
+    expected = rate - surface(found["coefs"], 1)
+    np.testing.assert_allclose(data, expected[window.slices], rtol=1e-6, atol=1e-6)
+
+
+def test_along_x_and_along_y(exposure):
+    """c_10 belongs to x, c_01 to y."""
+    y, x = np.mgrid[:256, :256] / 124.0
+    assert abs(fitted(x, exposure, 1)[1]["coefs"] - [128 / 124, 0, 1]).max() < 1e-6
+    assert abs(fitted(y, exposure, 1)[1]["coefs"] - [128 / 124, 1, 0]).max() < 1e-6
+
+
+def test_cells_without_a_median_are_left_out(exposure):
+    rate = surface([2.0, 0.3, -0.7], 1)
+    rate[40:90, 30:200] = np.nan
+    np.testing.assert_allclose(fitted(rate, exposure, 1)[1]["coefs"], [2.0, 0.3, -0.7], atol=1e-9)
+    rate[:] = np.nan
+    assert fitted(rate, exposure, 1)[1]["coefs"].tolist() == [0, 0, 0]
+
+
+def test_no_order_no_sky(exposure, run_step, window):
+    rate = np.random.default_rng(2).normal(1, 1, (256, 256)).astype(np.float32)
+    params, found = fitted(rate, exposure, None)
+    assert found["coefs"].size == 0
+    data = run_step(step, exposure, window, {"rate": rate}, params, found)["data"]
+    np.testing.assert_array_equal(data, rate[window.slices], strict=True)
+
+
+# -- mode ----------------------------------------------------------------------------------------
+
+
+def mode(rate, mask):
+    """algorithms.md in whole-array NumPy."""
+    ny, nx = rate.shape[0] // 4, rate.shape[1] // 4
+    blocks = [
+        rate[4 * i : 4 * i + 4, 4 * j : 4 * j + 4].astype(float).mean()
+        for i, j in np.ndindex(ny, nx)
+        if not mask[4 * i : 4 * i + 4, 4 * j : 4 * j + 4].any()
+    ]
+    blocks = np.array(blocks)
+    centre = np.median(blocks)
+    sigma = np.subtract(*np.quantile(blocks, [0.75, 0.25])) / 1.34898
+    for _ in range(3):
+        x = np.linspace(centre - sigma, centre + sigma, 21)[1:-1]
+        h = np.exp(-0.5 * ((blocks[:, None] - x) / (0.5 * sigma)) ** 2).sum(axis=0)
+        i = np.clip(h.argmax(), 1, 17)
+        a, b, _ = np.polyfit(x[i - 1 : i + 2] - x[i], h[i - 1 : i + 2], 2)
+        centre = x[i] - b / (2 * a)
+    return centre
+
+
+@pytest.mark.parametrize("shape", [(248, 248), (121, 90)])
+def test_mode_of_a_skewed_background(shape):
+    rng = np.random.default_rng(41)
+    rate = rng.normal(0.5, 0.2, shape) + rng.exponential(0.05, shape)
+    rate[rng.random(shape) < 0.003] += 50
+    mask = rng.random(shape) < 0.02
+    rate = rate.astype(np.float32)
+    assert background_mode(rate, mask) == pytest.approx(mode(rate, mask), abs=1e-8)
+
+
+def test_mode_of_a_gaussian_background():
+    """Stars and masked pixels do not pull it; the median of the same image is off."""
+    rng = np.random.default_rng(43)
+    rate = rng.normal(0.5, 0.2, (512, 512)).astype(np.float32)
+    mask = np.zeros(rate.shape, bool)
+    for y, x in rng.integers(0, 500, (400, 2)):
+        rate[y : y + 6, x : x + 6] += rng.exponential(1)
+    mask[100:130, 100:200] = True
+    rate[mask] = 1e6
+    found = background_mode(rate, mask)
+    # 0.2 / 4 after binning, 16384 blocks, smoothing and contamination
+    assert found == pytest.approx(0.5, abs=0.005)
+    assert abs(np.median(rate) - 0.5) > 2 * abs(found - 0.5)
+
+
+@given(st.floats(-100, 100), st.floats(0.01, 100))
+def test_mode_follows_shift_and_scale(shift, scale):
+    rate = np.random.default_rng(47).gamma(4, 1, (64, 64))
+    mask = np.zeros(rate.shape, bool)
+    expected = shift + scale * background_mode(rate, mask)
+    assert background_mode(shift + scale * rate, mask) == pytest.approx(expected, abs=1e-6 * scale)
+
+
+def test_mode_of_little_or_nothing():
+    rate = np.full((64, 64), 3.0, np.float32)
+    mask = np.zeros(rate.shape, bool)
+    assert background_mode(rate, mask) == 3
+    assert np.isnan(background_mode(rate, ~mask))
+    rate[:8] = np.nan
+    assert background_mode(rate, mask) == 3
+    rate[:] = np.nan
+    assert np.isnan(background_mode(rate, mask))
+
+
+def test_mode_sees_the_active_array(exposure):
+    (window,) = whole_frame(exposure, medsky.params())
+    assert window == (4, 252, 4, 252)
+    (window,) = whole_frame(dataclasses.replace(exposure, side=640), medsky.params())
+    assert window == (4, 636, 4, 636)

@@ -1,0 +1,145 @@
+"""The transient of WFI18: found by rows, subtracted by pixels, or masked."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from roman_dask_l2.detector import Window
+from roman_dask_l2.dq import GROUP
+from roman_dask_l2.exposure import Exposure
+from roman_dask_l2.pixel_times import pixel_times
+from roman_dask_l2.step import Tile
+from roman_dask_l2.steps.wfi18_transient import (
+    TransientParams,
+    bands,
+    fit_transient,
+    row_residuals,
+    step,
+    transient,
+)
+
+MASKED = GROUP["DO_NOT_USE"] | GROUP["WFI18_TRANSIENT"]
+CORRECT = TransientParams(correct=True)
+
+
+@pytest.fixture(scope="module")
+def exposure():
+    pattern = tuple((i,) for i in range(6))
+    return Exposure(256, pattern, 0.3, detector="WFI18")
+
+
+@pytest.fixture(scope="module")
+def times():
+    return pixel_times(18, 256, 0.3, Window(0, 256, 0, 256))
+
+
+@pytest.fixture(scope="module")
+def made(exposure, times):
+    """Straight ramps, noise, bright rows of stars, and the transient in resultant 0."""
+    rng = np.random.default_rng(13)
+    rate = rng.uniform(0, 3, (256, 256))
+    rate[:, rng.integers(4, 252, 20)] += 500
+    ramp = 6000 + rate * exposure.tbar[:, None, None] + rng.normal(0, 0.02, (6, 256, 256))
+    ramp[0] += 60 * np.exp(-times / 0.03) - 8 * np.exp(-times / 0.15)
+    ramp[0, 60, rng.integers(4, 252, 9)] += 1000  # outliers, to be clipped
+    return ramp.astype(np.float32)
+
+
+@pytest.fixture
+def ramp(made):
+    return made.copy()
+
+
+def partials(ramp, exposure, params=CORRECT):
+    return [
+        row_residuals(ramp[(..., *w.slices)], tile=Tile(w, 256), exposure=exposure)
+        for w in bands(exposure, params)
+    ]
+
+
+def test_bands_are_the_active_rows(exposure):
+    covered = np.zeros((256, 256), int)
+    for w in bands(exposure, CORRECT):
+        covered[w.slices] += 1
+    assert (covered[4:252] == 1).all()
+    assert not covered[:4].any()
+    assert not covered[252:].any()
+
+
+def test_row_residuals(ramp, exposure):
+    """Against a row-by-row clipped mean."""
+    t, s = exposure.tbar, ramp[:, 4:252, 4:252].astype(float)
+    expected = []
+    for y in range(248):
+        row = s[:, y]
+        first = row[1] + (row[2] - row[1]) / (t[2] - t[1]) * (t[0] - t[1])
+        values = (row[0] - first)[row[4] - row[3] <= np.median(row[4] - row[3])]
+        for _ in range(5):
+            off = np.abs(values - np.median(values))
+            values = values[off <= 3 * values.std()]
+        expected.append(values.mean())
+    result = np.concatenate(partials(ramp, exposure))
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-9)
+
+
+def test_the_transient_is_removed(ramp, exposure, times, run_step, window):
+    found = fit_transient(partials(ramp, exposure), times, exposure=exposure)
+    model = transient(times, *found["fit"])
+    truth = 60 * np.exp(-times / 0.03) - 8 * np.exp(-times / 0.15)
+    np.testing.assert_allclose(model, truth, rtol=0, atol=0.05)
+    inputs = {"ramp": ramp, "groupdq": np.zeros(ramp.shape, np.uint8), "read_time": times}
+    result = run_step(step, exposure, window, inputs, CORRECT, found)
+    expected = ramp.copy()
+    expected[0, 4:252, 4:252] -= model[4:252, 4:252].astype(np.float32)
+    np.testing.assert_array_equal(result["ramp"], expected[(..., *window.slices)], strict=True)
+    assert not result["groupdq"].any()
+
+
+@pytest.mark.parametrize("why", ["asked for", "few resultants", "no fit"])
+def test_rows_are_masked(why, ramp, exposure, times, run_step, window):
+    params = CORRECT
+    if why == "asked for":
+        params = TransientParams(correct=True, mask_rows=True)
+        assert bands(exposure, params) == []
+    elif why == "few resultants":
+        exposure = dataclasses.replace(exposure, read_pattern=exposure.read_pattern[:4])
+        ramp = ramp[:4]
+        assert bands(exposure, params) == []
+    else:
+        ramp[:] = 6000  # no transient at all
+    found = fit_transient(partials(ramp, exposure, params), times, exposure=exposure)
+    assert found["fit"] is None
+    flags = np.full(ramp.shape, 8, np.uint8)
+    inputs = {"ramp": ramp, "groupdq": flags, "read_time": times}
+    result = run_step(step, exposure, window, inputs, params, found)
+    np.testing.assert_array_equal(result["ramp"], ramp[(..., *window.slices)])
+    assert (result["groupdq"][0] == 8 | MASKED).all()
+    assert (result["groupdq"][1:] == 8).all()
+
+
+def test_only_the_first_thousand_rows():
+    for y0, y1, masked in ((900, 1000, 100), (990, 1013, 10), (1000, 1152, 0)):
+        window = Window(y0, y1, 5, 9)
+        flags = np.zeros((3, *window.shape), np.uint8)
+        ramp, result = step.kernel(
+            np.zeros(flags.shape, np.float32),
+            flags,
+            np.zeros(window.shape),
+            tile=Tile(window, 1152),
+            measured={"fit": None},
+        )
+        assert (result[0, :masked] == MASKED).all()
+        assert not result[0, masked:].any()
+        assert not result[1:].any()
+        assert not flags.any()
+
+
+def test_only_on_wfi18_and_if_asked(exposure):
+    other = dataclasses.replace(exposure, detector="WFI08")
+    for params in (CORRECT, TransientParams(mask_rows=True)):
+        assert step.when(exposure, params, bool)
+        assert not step.when(other, params, bool)
+    assert not step.when(exposure, TransientParams(), bool)
