@@ -241,18 +241,19 @@ def test_areas_are_exact(tmp_path, dec, order):
             ours = wcs.pixel_area((x + offset)[None, :], (x + offset)[:, None], half)
             np.testing.assert_allclose(ours, area, rtol=5e-9 / half)
         ours = wcs.area_spline(SIDE, offset).window(0, SIDE, 0, SIDE)[np.ix_(x, x)]
-        np.testing.assert_allclose(ours, area / OMEGA_IDEAL, rtol=4e-9)
+        np.testing.assert_allclose(ours, area / OMEGA_IDEAL, rtol=1e-10)
 
 
 def test_spline_of_a_strong_distortion(tmp_path):
-    """The spline follows the differences where the areas change by 10 %, edges included."""
+    """The spline follows the differences where the areas change by 10 %, edges included (they see
+    the mean over two pixels, the spline the middle)."""
     header = make_header(-30.0, order=5, amplitude=60.0)
     wcs = load(tmp_path / "h.txt", header)
     x = np.r_[0:20, 20:4068:61, 4068:4088]
     area = wcs.pixel_area(x[None, :], x[:, None]) / OMEGA_IDEAL
     assert area.max() / area.min() > 1.08
     spline = wcs.area_spline(SIDE).window(0, SIDE, 0, SIDE)[np.ix_(x, x)]
-    np.testing.assert_allclose(spline, area, rtol=5e-9)
+    np.testing.assert_allclose(spline, area, rtol=2e-8)
 
 
 def test_same_bits_through_any_window(tmp_path):

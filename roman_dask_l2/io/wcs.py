@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -73,6 +74,53 @@ class AreaSpline:
 
 
 @dataclass(frozen=True, eq=False)
+class TanArea:
+    """Solid angle of a pixel of a TAN or TAN-SIP header, in closed form.
+
+    Only sums, products and square roots: the same bits on every processor, which sine, cosine and
+    matrix products of the libraries are not.
+
+    Attributes
+    ----------
+    origin : tuple of float
+        Pixel (x, y) of the tangent point.
+    cd : ndarray (2, 2)
+        Pixel offset to projection plane, deg.
+    sip : ndarray (2, n, n) or None
+        Coefficients of ``u^p v^q`` that give the undistorted offsets, the pixel itself included.
+    """
+
+    origin: tuple[float, float]
+    cd: NDArray[np.float64]
+    sip: NDArray[np.float64] | None = None
+
+    def __call__(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Solid angle at pixel positions (x, y), sr.
+
+        A plane element at the distance r from the tangent point (in units of the sphere's radius)
+        covers ``(1 + r^2)^(-3/2)`` of itself on the sphere: R = cot(theta) in Calabretta & Greisen
+        2002 (A&A 395, 1077), section 5.1.3.
+        """
+        from numpy.polynomial import polynomial as poly
+
+        x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
+        u, v = x - self.origin[0], y - self.origin[1]
+        stretch: Any = 1.0
+        if self.sip is not None:
+            ((fu, fv), (gu, gv)) = (
+                [poly.polyval2d(u, v, poly.polyder(c, axis=axis)) for axis in (0, 1)]
+                for c in self.sip
+            )
+            stretch = fu * gv - fv * gu
+            u, v = (poly.polyval2d(u, v, c) for c in self.sip)
+        degree = math.pi / 180
+        (a, b), (c, d) = self.cd * degree
+        xi, eta = a * u + b * v, c * u + d * v
+        secant2 = 1 + xi * xi + eta * eta
+        return np.asarray(np.abs((a * d - b * c) * stretch) / (secant2 * np.sqrt(secant2)))
+
+
+@dataclass(frozen=True, eq=False)
 class Wcs:
     """World coordinates of the active pixels.
 
@@ -83,10 +131,13 @@ class Wcs:
         bounding box is not used here: pixels next to the array have coordinates too.
     north : bool
         Whether the exposure lies on the northern hemisphere.
+    exact : TanArea or None
+        Solid angles in closed form, where the WCS came from a FITS header.
     """
 
     model: Any
     north: bool
+    exact: TanArea | None = None
 
     def gwcs(self, active_side: int) -> Any:
         """A copy of the gwcs for an array of `active_side` pixels, fit for ``meta.wcs``.
@@ -164,12 +215,16 @@ class Wcs:
 
         last = active_side - 1
         grid = np.linspace(offset, last + offset, max(-(-last // step), 3) + 1)
-        # Rounding of the sky coordinates would make the spline noisy, so take wider differences,
-        # whose noise is less, and extrapolate (they are quadratic in `half`) to one pixel.
-        near, far = (
-            self.pixel_area(grid[None, :], grid[:, None], half) / OMEGA_IDEAL for half in (2.0, 4.0)
-        )
-        area = near - (far - near) * (2**2 - 1**2) / (4**2 - 2**2)
+        if self.exact is not None:
+            area = self.exact(grid[None, :], grid[:, None]) / OMEGA_IDEAL
+        else:
+            # Rounding of the sky coordinates would make the spline noisy, so take wider
+            # differences, whose noise is less, and extrapolate (they are quadratic in `half`).
+            near, far = (
+                self.pixel_area(grid[None, :], grid[:, None], half) / OMEGA_IDEAL
+                for half in (2.0, 4.0)
+            )
+            area = near - (far - near) * (2**2 - 1**2) / (4**2 - 2**2)
         if not (np.isfinite(area).all() and (area > 0).all()):
             raise InputError(
                 f"WCS: pixels without a finite, positive solid angle, expected a smooth WCS over "
@@ -272,27 +327,35 @@ def _fits_to_wcs(header: Mapping[str, Any], path: Path, origin: int) -> Wcs:
         raise InputError(f"{path}: CRVAL2 = {crval2}, expected a declination from -90 to 90")
     lonpole = number("LONPOLE", 0.0 if crval2 >= 90 else 180.0)
 
-    transform = m.Shift(origin - number("CRPIX1")) & m.Shift(origin - number("CRPIX2"))
+    tangent = (number("CRPIX1") - origin, number("CRPIX2") - origin)
+    cd = _matrix(header, number, path)
+    coefficients = None
+    transform = m.Shift(-tangent[0]) & m.Shift(-tangent[1])
     if sip:
         polynomials = []
+        coefficients = np.zeros((2, 10, 10))
         for name, linear in (("A", "c1_0"), ("B", "c0_1")):
             order = int(number(f"{name}_ORDER"))
             powers = [(p, q) for p in range(order + 1) for q in range(order + 1 - p)]
             terms = {f"c{p}_{q}": number(f"{name}_{p}_{q}", 0.0) for p, q in powers}
             terms[linear] = terms.get(linear, 0.0) + 1  # the pixel itself, plus its distortion
+            for term, value in terms.items():
+                p, q = (int(i) for i in term[1:].split("_"))
+                coefficients[len(polynomials), p, q] = value
             polynomials.append(m.Polynomial2D(max(order, 1), **terms))
         distortion = m.Mapping((0, 1, 0, 1)) | polynomials[0] & polynomials[1]
         distortion.name = _SIP
         transform = transform | distortion
     transform = (
         transform
-        | m.AffineTransformation2D(_matrix(header, number, path))
+        | m.AffineTransformation2D(cd)
         | m.Pix2Sky_TAN()
         | m.RotateNative2Celestial(crval1, crval2, lonpole)
     )
     detector = cf.Frame2D(name="detector", axes_order=(0, 1), unit=(u.pix, u.pix))
     world = cf.CelestialFrame(name="world", reference_frame=ICRS(), unit=(u.deg, u.deg))
-    return Wcs(gwcs.WCS([(detector, transform), (world, None)]), crval2 >= 0)
+    model = gwcs.WCS([(detector, transform), (world, None)])
+    return Wcs(model, crval2 >= 0, TanArea(tangent, cd, coefficients))
 
 
 def _check_fits(header: Mapping[str, Any], path: Path) -> bool:

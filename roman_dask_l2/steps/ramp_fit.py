@@ -11,6 +11,7 @@ import numpy as np
 from ..dq import GROUP, PIXEL
 from ..exposure import Exposure
 from ..jit import kernel
+from ..linalg import cholesky, dot, inverse
 from ..step import Params, Step, Tile
 from .common import finite, flagged
 
@@ -98,9 +99,9 @@ def optimal_weights(exposure: Exposure, u: float) -> np.ndarray:
     """
     start = exposure.start
     t = exposure.tbar[start:]
-    w = np.linalg.inv(scaled_covariance(exposure, u))
-    w1, wt = w.sum(axis=1), w @ t
-    f0, f1, f2 = w1.sum(), wt.sum(), t @ wt
+    w = inverse(scaled_covariance(exposure, u))
+    w1, wt = w.sum(axis=1), dot(w, t)
+    f0, f1, f2 = w1.sum(), wt.sum(), dot(t, wt)
     k = np.zeros(exposure.n_resultants, np.float32)
     k[start:] = (f0 * wt - f1 * w1) / (f0 * f2 - f1**2)
     return k
@@ -227,11 +228,11 @@ def _quality_tables(exposure: Exposure, params: RampFitParams):
         uniform[n, start : start + used] = dev / (dev**2).sum()
         if used < 3:
             continue
-        w = np.linalg.inv(c[:used, :used])
+        w = inverse(c[:used, :used])
         project = np.eye(used) - np.outer(t, fit.k[start : start + used])
-        project -= np.outer(np.ones(used), w.sum(axis=0) @ project / w.sum())
-        factor = np.linalg.cholesky(w).T / np.sqrt(used - 2)
-        whiten[n, :used, start : start + used] = factor @ project
+        project -= np.outer(np.ones(used), dot(w.sum(axis=0), project) / w.sum())
+        factor = cholesky(w).T / np.sqrt(used - 2)
+        whiten[n, :used, start : start + used] = dot(factor, project)
     return whiten, uniform
 
 

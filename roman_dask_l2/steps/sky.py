@@ -11,6 +11,7 @@ from numpy.polynomial import legendre
 from ..detector import BORDER, Window
 from ..exposure import Exposure
 from ..jit import kernel
+from ..linalg import least_squares
 from ..step import NoParams, Params, Reduction, Step, Tile
 
 CELLS = 8
@@ -72,8 +73,7 @@ def fit_sky(
     good = np.isfinite(medians)
     if good.sum() < design.shape[1]:
         return {"coefs": np.zeros(design.shape[1])}
-    coefs = np.linalg.lstsq(design[good], medians[good], rcond=None)[0]
-    return {"coefs": coefs}
+    return {"coefs": least_squares(design[good], medians[good])}
 
 
 def terms(order: int) -> list[tuple[int, int]]:

@@ -250,10 +250,11 @@ def chain_table(config: Path, compatible: Path) -> str:
         for old in config.parent.glob(f"ours_chain_{i}*"):
             old.unlink()
     last = images(run_ours(config, "l1_to_l2"))
-    same = all(np.array_equal(last[n], before[n], equal_nan=True) for n in last)
-    if not same:
+    differ = [n for n in last if not np.array_equal(last[n], before[n], equal_nan=True)]
+    if differ:
         raise SystemExit(
-            f"the chain ends at {recipe['steps']}, which is not the default {default['steps']}"
+            f"the chain ends at {recipe['steps']}, which is not the default {default['steps']}: "
+            f"{', '.join(differ)} differ"
         )
     head = ["what changes", "rates that differ", "median", "99.9 %", "errors that differ"]
     return table([*head, "dq that differ (flags)"], lines)
