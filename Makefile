@@ -7,7 +7,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test parity lint docs clean
+.PHONY: help demo test parity bench bench-scaling bench-kernels lint docs clean
 .NOTPARALLEL:
 
 help:
@@ -27,6 +27,10 @@ test: $(VENV)/.test
 parity: $(VENV)/.test
 	$(BIN)/python tests/parity/run.py $(ARGS)
 
+bench-kernels: $(VENV)/.bench
+	$(BIN)/python -m pytest -q -m kernels tests/benchmarks --benchmark-columns=min,median,rounds \
+	    --benchmark-sort=name $(ARGS)
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,7 +46,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(VENV)/.NAME is the stamp of an installation with the extra NAME.
-$(VENV)/.plots $(VENV)/.test $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: pyproject.toml setup.py | $(BIN)/python
+$(VENV)/.plots $(VENV)/.test $(VENV)/.bench $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: pyproject.toml setup.py | $(BIN)/python
 	@echo "installing roman-dask-l2[$*] into $(VENV); the first time this takes a minute or two"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$*]'
 	@touch $@

@@ -1,6 +1,7 @@
 """The command line: ``roman-dask-l2 config.yaml`` and its sub-commands.
 
-Exit status 0 done, 2 bad input, 1 anything else. Nothing heavy is imported before it is needed.
+Exit status 0 done, 2 bad input, 3 the Dask cluster failed, 4 some exposures of a batch failed, 1
+anything else. Nothing heavy is imported before it is needed.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import ClusterError, InputError
 
 log = logging.getLogger("roman_dask_l2")
 
 PROGRAM = "roman-dask-l2"
-COMMANDS = ("run", "demo", "validate", "simulate")
+COMMANDS = ("run", "demo", "validate", "simulate", "batch", "status")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             _say_error(problem)
         return 2
+    except ClusterError as error:
+        _trace(args)
+        if error.details:
+            sys.stderr.write(error.details + "\n")
+        _say_error(str(error))
+        return 3
     except KeyboardInterrupt:
         _say_error("interrupted; no unfinished file is left behind")
         return 1
@@ -106,17 +113,43 @@ def _parser() -> argparse.ArgumentParser:
         "--scheduler",
         default="local",
         metavar="NAME",
-        help="local (threads of this process; default) or synchronous",
+        help="local (threads of this process; default), synchronous, local-cluster (processes on "
+        "this machine), slurm (SLURM jobs), or the address tcp://host:port of a Dask scheduler",
     )
     running.add_argument(
-        "--threads", type=int, metavar="N", help="worker threads (default: all processors)"
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads, of each worker if there are some (default: all processors)",
     )
     running.add_argument(
         "--tile", metavar="SIZE", help="pixels, 512 or rows x columns 128x4096 (the default)"
     )
+    cluster = argparse.ArgumentParser(add_help=False)
+    options = cluster.add_argument_group("Dask clusters")
+    options.add_argument(
+        "--workers", type=int, metavar="N", help="worker processes to start, or to expect"
+    )
+    options.add_argument("--memory", metavar="SIZE", help="memory of each worker, such as 8GB")
+    options.add_argument("--interface", metavar="NAME", help="network interface, such as ib0")
+    options.add_argument(
+        "--scheduler-file", type=Path, metavar="FILE", help="what a running dask scheduler wrote"
+    )
+    options.add_argument(
+        "--slurm-config", type=Path, metavar="FILE", help="settings of --scheduler slurm (YAML)"
+    )
+    options.add_argument(
+        "--wait",
+        type=float,
+        metavar="SECONDS",
+        help="give up after so long without any worker (default: 300)",
+    )
+    options.add_argument(
+        "--performance-report", type=Path, metavar="FILE", help="Dask's own report (HTML)"
+    )
 
     run = commands.add_parser(
-        "run", parents=[common, running], help="calibrate the exposure of a configuration"
+        "run", parents=[common, running, cluster], help="calibrate the exposure of a configuration"
     )
     run.add_argument("config", type=Path, help="YAML configuration file")
     run.add_argument(
@@ -168,7 +201,49 @@ def _parser() -> argparse.ArgumentParser:
         help="all (default), plain, or names with commas between them",
     )
     simulate.set_defaults(action=_simulate)
+    _add_batch(commands, common, [running, cluster])
     return parser
+
+
+def _add_batch(commands: Any, common: Any, running: list[Any]) -> None:
+    """The sub-commands for campaigns of many exposures."""
+    batch = commands.add_parser(
+        "batch",
+        parents=[common, *running],
+        help="calibrate all exposures of a campaign, but for those that are finished",
+    )
+    batch.add_argument("campaign", type=Path, help="YAML campaign file")
+    batch.add_argument(
+        "--dry-run", action="store_true", help="say what would be run, skipped and why; do nothing"
+    )
+    batch.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE,...",
+        help="only exposures that fit; values may be globs; may be given several times",
+    )
+    batch.add_argument(
+        "--share",
+        metavar="I/N",
+        help="only the I-th of N shares of the campaign, I from 1 to N (for job arrays)",
+    )
+    batch.add_argument("--limit", type=int, metavar="N", help="run N exposures at most")
+    batch.add_argument(
+        "--failed-only", action="store_true", help="only exposures whose last attempt failed"
+    )
+    batch.add_argument("--redo", action="store_true", help="also what is finished")
+    batch.add_argument(
+        "--in-flight",
+        type=int,
+        metavar="N",
+        help="exposures at a time on a Dask cluster (default: one for each worker, as memory "
+        "allows)",
+    )
+    batch.set_defaults(action=_batch)
+    status = commands.add_parser("status", parents=[common], help="how far a campaign is")
+    status.add_argument("campaign", type=Path, help="YAML campaign file")
+    status.set_defaults(action=_status)
 
 
 class _Version(argparse.Action):
@@ -192,7 +267,6 @@ def _run(args: argparse.Namespace) -> int:
         graph = str(named.absolute()) if named.is_file() else args.graph
         config = config.replace(GRAPH=graph)
     how = {
-        "scheduler": args.scheduler,
         "threads": args.threads,
         "tile": args.tile,
         "per_step": args.per_step,
@@ -201,15 +275,40 @@ def _run(args: argparse.Namespace) -> int:
     with_noise = config.NOISE is not None and not args.no_noise
     if args.noise_only and not with_noise:
         raise InputError(f"{args.config}: --noise-only, but there is no NOISE block")
-    if with_noise:
-        prepare(config, noise=True)  # a wrong NOISE block is told before the calibration
-    if not args.noise_only:
-        calibrate(config.replace(SLICEOUT=True) if with_noise else config, **how)
-    if with_noise:
-        from .noise.layers import generate_noise
+    if with_noise or _wants_cluster(args):
+        # A wrong NOISE block is told before the calibration, all that is wrong before jobs wait.
+        prepare(config, noise=with_noise)
+    with _running(args) as how["scheduler"]:
+        if not args.noise_only:
+            calibrate(config.replace(SLICEOUT=True) if with_noise else config, **how)
+        if with_noise:
+            from .noise.layers import generate_noise
 
-        generate_noise(config, keep_temp=args.keep_temp, **how)
+            generate_noise(config, keep_temp=args.keep_temp, **how)
     return 0
+
+
+def _wants_cluster(args: argparse.Namespace) -> bool:
+    return args.scheduler not in ("local", "synchronous") or args.scheduler_file is not None
+
+
+@contextlib.contextmanager
+def _running(args: argparse.Namespace) -> Iterator[Any]:
+    """The scheduler that the options ask for, for all that is computed in the block."""
+    from .schedulers import running
+
+    with running(
+        args.scheduler,
+        args.threads,
+        workers=args.workers,
+        memory=args.memory,
+        interface=args.interface,
+        scheduler_file=args.scheduler_file,
+        slurm_config=args.slurm_config,
+        wait=args.wait,
+        performance_report=args.performance_report,
+    ) as client:
+        yield args.scheduler if client is None else client
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -235,6 +334,48 @@ def _validate(args: argparse.Namespace) -> int:
     if problems:
         raise InputError(problems)
     sys.stdout.write(f"{args.config}: nothing wrong\n")
+    return 0
+
+
+def _batch(args: argparse.Namespace) -> int:
+    from .batch.run import Options, Outcome, after_interruption, execute, make_plan
+
+    if not args.debug:  # of single exposures only what is wrong
+        log.setLevel(logging.WARNING)
+        logging.getLogger("roman_dask_l2.batch").setLevel(
+            logging.WARNING if args.quiet else logging.INFO
+        )
+    options = Options(
+        only=tuple(args.only),
+        share=args.share,
+        failed_only=args.failed_only,
+        redo=args.redo,
+        limit=args.limit,
+        in_flight=args.in_flight,
+        scheduler="local" if _wants_cluster(args) else args.scheduler,
+        threads=args.threads,
+        tile=args.tile,
+    )
+    plan = make_plan(args.campaign, options)
+    if args.dry_run:
+        sys.stdout.write("\n".join(plan.lines()) + "\n")
+        return 0
+    outcome = Outcome(plan)
+    try:
+        with _running(args) as scheduler:
+            execute(outcome, None if isinstance(scheduler, str) else scheduler)
+    except BaseException:
+        after_interruption(outcome)
+        raise
+    finally:
+        sys.stdout.write("\n".join(outcome.lines()) + "\n")
+    return outcome.status
+
+
+def _status(args: argparse.Namespace) -> int:
+    from .batch.status import status_lines
+
+    sys.stdout.write("\n".join(status_lines(args.campaign)) + "\n")
     return 0
 
 

@@ -52,6 +52,12 @@ class Window(NamedTuple):
             slice(self.x0 - outer.x0, self.x1 - outer.x0),
         )
 
+    def meet(self, other: Window) -> Window | None:
+        """The part that both windows cover, None if there is none."""
+        y0, x0 = max(self.y0, other.y0), max(self.x0, other.x0)
+        y1, x1 = min(self.y1, other.y1), min(self.x1, other.x1)
+        return Window(y0, y1, x0, x1) if y0 < y1 and x0 < x1 else None
+
     def active(self, side: int) -> Window:
         """The part of the window that lies on active (non-reference) pixels; may be empty."""
         y0, x0 = max(self.y0, BORDER), max(self.x0, BORDER)

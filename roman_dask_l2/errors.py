@@ -1,4 +1,4 @@
-"""The one exception that means "your input is wrong"."""
+"""Exceptions that mean something to the command line."""
 
 from __future__ import annotations
 
@@ -22,3 +22,31 @@ class InputError(ValueError):
 
     def __reduce__(self):  # survives the trip between processes
         return (type(self), (self.problems,))
+
+
+class ClusterError(RuntimeError):
+    """The Dask cluster cannot do the work: it has no workers, its scheduler is gone.
+
+    The command line prints `details`, then the message as one line, and exits with status 3.
+
+    Parameters
+    ----------
+    message : str
+    details : str
+        What helps to find the cause, such as the job script.
+    """
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+    def __reduce__(self):
+        return (type(self), (str(self), self.details))
+
+
+class NoWorkers(ClusterError):
+    """No worker has come within the limit, or all are gone and none came back."""
+
+
+class WorkersDied(RuntimeError):
+    """One task has ended too many workers, most often for want of memory."""

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import dask.array as da
 import numpy as np
@@ -27,6 +27,19 @@ from .step import VARIABLES, Tile, accepted
 
 SECONDS = "seconds"
 """Key of a finished tile under which the time spent in each step stands."""
+STORING = "store"
+"""What the time is called that a tile spends on putting its results where they belong."""
+
+
+class Sink(Protocol):
+    """Where tasks put a variable tile by tile, and find it again: a place in a file or a store that
+    every worker can reach. Putting the same tile twice must do no harm."""
+
+    def put(self, values: np.ndarray, window: Window) -> None:
+        """Store `values`, an array on `window` of the full frame."""
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        """What was stored on a window of the full frame."""
 
 
 @dataclass(frozen=True)
@@ -198,23 +211,37 @@ def _run_tile(
     window: np.ndarray,
     *arrays: np.ndarray,
     segment: Segment,
+    entering: Sequence[str],
+    stored: Mapping[str, Sink],
+    sinks: Mapping[str, Sink],
     inputs: Inputs,
     measured: Mapping[str, Any],
+    ready: Any,
 ) -> np.ndarray:
-    """One tile of a segment: a 1 x 1 object array that holds a dict of finished arrays."""
+    """One tile of a segment: a 1 x 1 object array that holds a dict of finished arrays.
+
+    `arrays` are the variables `entering` through Dask, others were `stored` (and `ready` says that
+    they all are). Variables of `sinks` are put there, and are not among the finished arrays.
+    """
     if window.size == 0:  # Dask asks for the type
         return np.empty((0, 0), object)
     core: Window = window[0, 0]
     side = inputs.exposure.side
     outer = core.grown(segment.halo, side)
     seconds: dict[str, float] = {}
-    variables = dict(zip(segment.enter, arrays, strict=True))
+    variables = dict(zip(entering, arrays, strict=True))
+    variables |= {name: sink.read(outer) for name, sink in stored.items()}
     have = run_steps(segment.steps, variables, Tile(outer, side), inputs, measured, seconds)
     cut = core.within(outer)
+    began = time.perf_counter()
+    for name, sink in sinks.items():
+        sink.put(np.asarray(have[name][(..., *cut)], VARIABLES[name].dtype), core)
+    seconds[STORING] = time.perf_counter() - began
     # Copies, so that a small trimmed result does not keep the whole tile with its halo alive.
     done: dict[str, Any] = {
         name: np.array(have[name][(..., *cut)], dtype=VARIABLES[name].dtype)
         for name in segment.leave
+        if name not in sinks
     }
     done[SECONDS] = seconds
     return _boxed(done)
@@ -236,9 +263,14 @@ def _pick(box: np.ndarray, name: str) -> np.ndarray:
     return box[0, 0][name] if box.size else np.empty((0, 0))
 
 
-def _pick_seconds(box: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """Time that a tile spent in each step, (1, 1, steps)."""
-    return np.array([[[box[0, 0][SECONDS][name] for name in names]]])
+def _pick_seconds(box: np.ndarray) -> dict[str, float]:
+    """Time that a tile spent in each step."""
+    seconds: dict[str, float] = box[0, 0][SECONDS]
+    return seconds
+
+
+def _total_seconds(tiles: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: sum(seconds[name] for seconds in tiles) for name in tiles[0]}
 
 
 def _reduce_strip(
@@ -312,13 +344,14 @@ class Lazy:
         Variables on the full frame, one chunk per tile.
     measured : dict of str to Delayed
         Step name -> what its reduction finds.
-    seconds : list of (tuple of str, dask.array.Array)
-        Per segment, the steps' names and the time (s) that each tile spent in each, (y, x, step).
+    seconds : list of Delayed
+        For each segment, step -> time that its tiles spent in it, s. Once these are there, all
+        tiles are finished and what goes to a sink has been put there.
     """
 
     arrays: dict[str, da.Array]
     measured: dict[str, Delayed]
-    seconds: list[tuple[tuple[str, ...], da.Array]]
+    seconds: list[Delayed]
 
 
 def build(
@@ -328,6 +361,7 @@ def build(
     results: Iterable[str],
     per_step: bool = False,
     after: Sequence[Delayed] = (),
+    sinks: Mapping[str, Sink] | None = None,
 ) -> Lazy:
     """Build the Dask graph of a recipe on one exposure. Reads no pixels.
 
@@ -338,43 +372,75 @@ def build(
     inputs : Inputs
     grid : Grid
     results : iterable of str
-        Variables that the caller wants.
+        Variables that the caller wants as lazy arrays.
     per_step : bool
         One Dask layer per step instead of one task per tile.
     after : sequence of Delayed
         What must be done before the first tile is read, such as writing what it reads.
+    sinks : mapping of str to Sink, optional
+        Variables that are put somewhere by the task that makes them, and read there by later
+        segments: no frame stays in memory or travels between workers.
     """
-    results = list(results)
-    segments = make_segments(steps, results, per_step)
+    sinks = dict(sinks or {})
+    results = [name for name in results if name not in sinks]
+    segments = make_segments(steps, [*results, *sinks], per_step)
     windows = _windows(grid)
     shared = delayed(_after)(inputs, list(after), dask_key_name=f"inputs-{uuid.uuid4().hex}")
-    arrays: dict[str, da.Array] = {}
-    measured: dict[str, Delayed] = {}
-    seconds: list[tuple[tuple[str, ...], da.Array]] = []
+    # Where several segments write a variable, only its last version goes to the sink.
+    last = {name: i for i, s in enumerate(segments) for b in s.steps for name in b.step.writes}
+    flow = _Flow(inputs, shared, {}, {}, {}, [])
     done: list[BoundStep] = []
-    for segment in segments:
-        for i, bound in enumerate(segment.steps):
+    for i, segment in enumerate(segments):
+        for j, bound in enumerate(segment.steps):
             if bound.step.reduction is not None:
-                before = [*done, *segment.steps[:i]]
-                measured[bound.name] = _reduction(bound, before, arrays, inputs, shared, measured)
+                flow.measured[bound.name] = _reduction(bound, [*done, *segment.steps[:j]], flow)
         done += segment.steps
         if not segment.leave:
             continue
-        tiles = _tiles(segment, windows, arrays, grid, shared, measured)
+        putting = {n: sinks[n] for n in segment.leave if n in sinks and last[n] == i}
+        tiles = _tiles(segment, windows, grid, flow, putting)
         for name in segment.leave:
-            arrays[name] = _variable(tiles, name, grid, inputs.exposure.n_resultants)
-        names = tuple(b.name for b in segment.steps)
-        spent = da.map_blocks(
-            _pick_seconds,
-            tiles,
-            names,
-            name=f"seconds-{uuid.uuid4().hex}",
-            chunks=(*tiles.chunks, (len(names),)),
-            new_axis=[2],
-            meta=np.empty((0, 0, 0)),
-        )
-        seconds.append((names, spent))
-    return Lazy({name: arrays[name] for name in results}, measured, seconds)
+            if name not in putting:
+                flow.arrays[name] = _variable(tiles, name, grid, inputs.exposure.n_resultants)
+        flow.stored.update(putting)
+        flow.seconds.append(_seconds(tiles, segment.label))
+    return Lazy({name: flow.arrays[name] for name in results}, flow.measured, flow.seconds)
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """What there is so far while a graph is built.
+
+    Attributes
+    ----------
+    inputs : Inputs
+    shared : Delayed
+        The inputs as tasks get them.
+    arrays : dict of str to dask.array.Array
+        Variables that pass through Dask.
+    stored : dict of str to Sink
+        Variables that wait in a sink, once all of `seconds` are there.
+    measured : dict of str to Delayed
+    seconds : list of Delayed
+    """
+
+    inputs: Inputs
+    shared: Delayed
+    arrays: dict[str, da.Array]
+    stored: dict[str, Sink]
+    measured: dict[str, Delayed]
+    seconds: list[Delayed]
+
+
+def _seconds(tiles: da.Array, label: str) -> Delayed:
+    """Time spent in each step of a segment, when all its tiles are finished."""
+    name, end = _unique(f"{label}-seconds"), _unique(f"{label}-finished")
+    tasks: dict[Any, Any] = {
+        f"{name}-{iy}-{ix}": (_pick_seconds, (tiles.name, iy, ix))
+        for iy, ix in np.ndindex(*tiles.numblocks)
+    }
+    tasks[end] = (_total_seconds, list(tasks))
+    return _last_task(end, tasks, [tiles])
 
 
 _OBJECTS = np.empty((0, 0), object)
@@ -393,32 +459,37 @@ def _windows(grid: Grid) -> da.Array:
 def _tiles(
     segment: Segment,
     windows: da.Array,
-    arrays: Mapping[str, da.Array],
     grid: Grid,
-    shared: Delayed,
-    measured: Mapping[str, Delayed],
+    flow: _Flow,
+    putting: Mapping[str, Sink],
 ) -> da.Array:
     """Dask array of finished tiles (dicts) of one segment."""
-    entering: list[Any] = []
-    for name in segment.enter:
-        array = arrays[name]
+    stored = {name: flow.stored[name] for name in segment.enter if name in flow.stored}
+    entering = [name for name in segment.enter if name not in stored]
+    arrays: list[Any] = []
+    for name in entering:
+        array = flow.arrays[name]
         lead = array.ndim - 2
         if segment.halo:
             depth = (*(0,) * lead, segment.halo, segment.halo)
             array = da.overlap.overlap(
                 array, depth=dict(enumerate(depth)), boundary="none", allow_rechunk=False
             )
-        entering += [array, "ryx"[-array.ndim :]]
+        arrays += [array, "ryx"[-array.ndim :]]
     names = {b.name for b in segment.steps}
     return da.blockwise(
         _run_tile,
         "yx",
         windows,
         "yx",
-        *entering,
+        *arrays,
         segment=segment,
-        inputs=shared,
-        measured={k: v for k, v in measured.items() if k in names},
+        entering=entering,
+        stored=stored,
+        sinks=dict(putting),
+        inputs=flow.shared,
+        measured={k: v for k, v in flow.measured.items() if k in names},
+        ready=list(flow.seconds) if stored else None,
         name=f"{segment.label}-{uuid.uuid4().hex}",
         concatenate=True,
         align_arrays=False,
@@ -443,21 +514,15 @@ def _variable(tiles: da.Array, name: str, grid: Grid, n_resultants: int) -> da.A
     )
 
 
-def _reduction(
-    bound: BoundStep,
-    before: Sequence[BoundStep],
-    arrays: Mapping[str, da.Array],
-    inputs: Inputs,
-    shared: Delayed,
-    measured: Mapping[str, Delayed],
-) -> Delayed:
+def _reduction(bound: BoundStep, before: Sequence[BoundStep], flow: _Flow) -> Delayed:
     """What a step measures on the frame, as a delayed mapping."""
     reduction = bound.step.reduction
     assert reduction is not None
-    thin = feeding(before, reduction.reads)
-    known = {b.name: measured[b.name] for b in thin if b.name in measured}
-    windows = reduction.windows(inputs.exposure, bound.params)
+    shared = flow.shared
+    windows = reduction.windows(flow.inputs.exposure, bound.params)
     if reduction.thin:
+        thin = feeding(before, reduction.reads)
+        known = {b.name: flow.measured[b.name] for b in thin if b.name in flow.measured}
         partials = [
             delayed(_reduce_strip, pure=False)(
                 window, bound, thin, shared, known, dask_key_name=_unique(f"{bound.name}-measure")
@@ -467,17 +532,21 @@ def _reduction(
         return delayed(_combine, pure=False)(
             partials, bound, shared, dask_key_name=_unique(f"{bound.name}-combine")
         )
-    sources = [arrays[name] for name in reduction.reads]
+    stored = {name: flow.stored[name] for name in reduction.reads if name in flow.stored}
+    names = [name for name in reduction.reads if name not in stored]
+    sources = [flow.arrays[name] for name in names]
+    ready = flow.seconds if stored else []
     label, end = _unique(f"{bound.name}-measure"), _unique(f"{bound.name}-combine")
     tasks: dict[Any, Any] = {}
     for i, window in enumerate(windows):
         pieces = [_overlapping(array, window) for array in sources]
-        places = [[place for _, place in found] for found in pieces]
+        places = {name: [p for _, p in found] for name, found in zip(names, pieces, strict=True)}
         keys = [key for found in pieces for key, _ in found]
-        fixed = _Fixed(window, bound, places)
-        tasks[f"{label}-{i}"] = (_reduce_finished, fixed, shared.key, keys)
+        fixed = _Fixed(window, bound, places, stored)
+        waits = [d.key for d in ready]
+        tasks[f"{label}-{i}"] = (_reduce_finished, fixed, shared.key, keys, waits)
     tasks[end] = (_combine_fixed, _Fixed(bound), shared.key, list(tasks))
-    return _last_task(end, tasks, [shared, *sources])
+    return _last_task(end, tasks, [shared, *sources, *ready])
 
 
 class _Fixed:
@@ -504,25 +573,23 @@ def _overlapping(array: da.Array, window: Window) -> list[tuple[Any, Window]]:
     found = []
     for iy, ix in np.ndindex(*array.numblocks[-2:]):
         place = Window(*(int(v) for v in (*edges[0][iy : iy + 2], *edges[1][ix : ix + 2])))
-        meets_y = place.y0 < window.y1 and window.y0 < place.y1
-        if meets_y and place.x0 < window.x1 and window.x0 < place.x1:
+        if place.meet(window) is not None:
             lead = (0,) * (array.ndim - 2)
             found.append(((array.name, *lead, iy, ix), place))
     return found
 
 
-def _reduce_finished(fixed: _Fixed, inputs: Inputs, blocks: list[np.ndarray]) -> Any:
+def _reduce_finished(fixed: _Fixed, inputs: Inputs, blocks: list[np.ndarray], ready: Any) -> Any:
     """A reduction's partial on a window of finished tiles."""
-    window, bound, places = fixed.values
-    reads, rest = {}, iter(blocks)
-    for name, found in zip(bound.step.reduction.reads, places, strict=True):
+    window, bound, places, stored = fixed.values
+    reads = {name: sink.read(window) for name, sink in stored.items()}
+    rest = iter(blocks)
+    for name, found in places.items():
         pieces = [(place, next(rest)) for place in found]
         first = pieces[0][1]
         whole = np.empty((*first.shape[:-2], *window.shape), first.dtype)
         for place, block in pieces:
-            y0, x0 = max(place.y0, window.y0), max(place.x0, window.x0)
-            y1, x1 = min(place.y1, window.y1), min(place.x1, window.x1)
-            both = Window(y0, y1, x0, x1)
+            both = place.meet(window)
             whole[(..., *both.within(window))] = block[(..., *both.within(place))]
         reads[name] = whole
     return _partial(window, bound, inputs, **reads)
@@ -547,54 +614,6 @@ def strip(
     return delayed(_strip, pure=False)(
         window, before, name, inputs, known, dask_key_name=f"border-{uuid.uuid4().hex}"
     )
-
-
-class Sink:
-    """Where `store` puts blocks: a NumPy array of this process, or a store that writes chunks."""
-
-    def __init__(self, target: Any) -> None:
-        self._target = target
-
-    def put(self, block: np.ndarray, place: tuple[slice, ...]) -> None:
-        self._target[place] = block
-
-
-def store(array: da.Array, target: Any) -> Delayed:
-    """Put every block of a lazy array into its place in `target`, as soon as it is there (lazy).
-
-    Unlike ``dask.array.store`` this leaves the graph as it is. That one optimises, which renames
-    what it fuses, so that tasks shared with the rest of the computation would run twice.
-
-    Parameters
-    ----------
-    array : dask.array.Array
-    target : ndarray or object with ``__setitem__``
-        Of the array's shape.
-
-    Returns
-    -------
-    Delayed
-        None, once everything is stored.
-    """
-    sink = Sink(target)
-    edges = [np.cumsum([0, *sizes]) for sizes in array.chunks]
-    label, end = _unique("store"), _unique("stored")
-    tasks: dict[Any, Any] = {}
-    for index in np.ndindex(array.numblocks):
-        place = tuple(slice(int(e[i]), int(e[i + 1])) for e, i in zip(edges, index, strict=True))
-        key = f"{label}-{'-'.join(map(str, index))}"
-        tasks[key] = (_put, _Fixed(sink, place), (array.name, *index))
-    tasks[end] = (_nothing, list(tasks))
-    return _last_task(end, tasks, [array])
-
-
-def _put(fixed: _Fixed, block: np.ndarray) -> None:
-    sink, place = fixed.values
-    sink.put(block, place)
-
-
-def _nothing(done: Any) -> None:
-    """Nothing but the fact that `done` is there."""
 
 
 def applicable(steps: Sequence[BoundStep], inputs: Inputs) -> list[BoundStep]:

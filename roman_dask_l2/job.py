@@ -229,12 +229,12 @@ def temp_needed(exposure: Exposure, layers: Sequence[tuple[Layer, int]]) -> int:
     """Bytes that the TEMP store of noise layers takes at most."""
     n, r = exposure.side, exposure.n_resultants
     frame = n * n
-    cube = frame * (2 * r + 4) + 2 * r * n * CHANNEL
+    cube = frame * (2 * r + 8) + 2 * r * n * CHANNEL  # and its rate with and without sky
     reads = sum(layer.read is not None for layer, _ in layers)
     lights = sum(bool(layer.poisson or layer.pearson) for layer, _ in layers)
-    base = 4 * frame if any(a.read and not a.read.own_ramp for a, _ in layers) else 0
+    base = 8 * frame if any(a.read and not a.read.own_ramp for a, _ in layers) else 0
     flying = min(reads, IN_FLIGHT) * cube + min(lights, IN_FLIGHT) * 4 * frame
-    return base + flying + len(layers) * (n - 2 * BORDER) ** 2 * 4
+    return base + flying
 
 
 def check_disk(config: Config, exposure: Exposure) -> None:

@@ -26,8 +26,9 @@ from .detector import BORDER, Grid, Window
 from .errors import InputError
 from .exposure import Exposure
 from .io.atomic import replacing
-from .io.fits import fits_name, write_fits
-from .io.l2 import IMAGE_ARRAYS, L2Image, half, write_l2
+from .io.blocks import Block, half
+from .io.fits import FitsCopy, fits_name
+from .io.l2 import IMAGE_ARRAYS, L2File, edges, image_model
 from .io.references import Inputs
 from .job import Job, outputs, prepare
 from .photometry import photometry
@@ -93,13 +94,16 @@ def parse_tile(text: str | int | tuple[int, int] | None, side: int) -> tuple[int
     return min(sizes[0], side), min(sizes[1], side)
 
 
-def _build(job: Job, tile: Any, per_step: bool) -> tuple[graph.Lazy, dict[str, da.Array]]:
-    """The lazy pipeline, and its results cut to the active pixels as the L2 file names them."""
+def _l2_names(job: Job) -> dict[str, str]:
+    """Further arrays of the L2 file that the recipe asks for, and the type they are stored with."""
+    kinds = {name: step_variables[name].dtype for name in job.recipe.outputs}
+    return {name: "float16" if kind == "float32" else kind for name, kind in kinds.items()}
+
+
+def _lazy(job: Job, tile: Any, per_step: bool) -> dict[str, da.Array]:
+    """The results as the L2 file names them, cut to the active pixels."""
     grid = Grid(job.exposure.side, parse_tile(tile, job.exposure.side))
-    wanted = IMAGE_ARRAYS | {"mask": "bool", "endslice": "int8"}
-    for name in job.recipe.outputs:
-        kind = step_variables[name].dtype
-        wanted.setdefault(name, "float16" if kind == "float32" else kind)
+    wanted = IMAGE_ARRAYS | {"mask": "bool", "endslice": "int8"} | _l2_names(job)
     made = {w for b in job.steps for w in b.step.writes}
     names = {VARIABLES.get(name, name) for name in wanted} & made
     lazy = graph.build(job.steps, job.inputs, grid, sorted(names), per_step)
@@ -112,7 +116,7 @@ def _build(job: Job, tile: Any, per_step: bool) -> tuple[graph.Lazy, dict[str, d
             arrays[name] = (
                 active.map_blocks(half, dtype="float16") if dtype == "float16" else active
             )
-    return lazy, arrays
+    return arrays
 
 
 def l1_to_l2(
@@ -148,7 +152,7 @@ def l1_to_l2(
     >>> arrays = l1_to_l2("config.yaml")  # doctest: +SKIP
     >>> arrays["data"][2000:2100, 2000:2100].compute()  # doctest: +SKIP
     """
-    return _build(prepare(config), tile, per_step)[1]
+    return _lazy(prepare(config), tile, per_step)
 
 
 def calibrate(
@@ -188,29 +192,24 @@ def calibrate(
     job = prepare(config)
     config = job.config
     clock.stage("open")
-    with running(scheduler, threads), progress(job.config.IN.name, show_progress):
-        arrays, extras = _compute(job, tile, per_step)
-    clock.stage("compute")
-    _log_steps(extras["seconds"])
-    image = _image(job, arrays, extras)
-    clock.stage("assemble")
-    with replacing(*outputs(config)) as parts, ThreadPoolExecutor(2) as pool:
-        # Checksums and disk leave the interpreter alone: both files at the same time.
-        writing = [pool.submit(write_l2, parts[0], image, config.OUT.name)]
-        if config.FITSOUT:
-            writing.append(
-                pool.submit(write_fits, parts[1], arrays["data"], arrays["dq"], image.mask)
-            )
-        for task in writing:
-            task.result()
+    with replacing(*outputs(config)) as parts:
+        file = _l2_file(job, parts[0])
+        copy = FitsCopy.create(parts[1], file.blocks["data"].window) if config.FITSOUT else None
+        with ThreadPoolExecutor(1) as pool:
+            # asdf and what it brings along take their time to be imported: meanwhile, tiles.
+            model = pool.submit(_model, job)
+            with running(scheduler, threads), progress(job.config.IN.name, show_progress):
+                found = _compute(job, file, copy, tile, per_step)
+            clock.stage("compute")
+            _log_steps(found["seconds"])
+            file.finish(model.result(), _processinfo(job, found))
     clock.stage("write")
-    masked = float(image.mask.mean())
-    log.info("wrote %s (%.2f%% of the pixels masked)", config.OUT, 100 * masked)
+    log.info("wrote %s (%.2f%% of the pixels masked)", config.OUT, 100 * found["masked"])
     return Result(
         config.OUT,
         fits_name(config.OUT) if config.FITSOUT else None,
-        image.processinfo["medsky"],
-        masked,
+        _medsky(found["measured"]),
+        found["masked"],
         clock.seconds,
     )
 
@@ -229,49 +228,60 @@ class _Clock:
         log.info("%-10s %7.2f s", name, self.seconds[name])
 
 
-def _compute(job: Job, tile: Any, per_step: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Run the graph: every tile goes into its place in the results as it is finished."""
-    lazy, arrays = _build(job, tile, per_step)
-    edges = _edges(job.exposure.side)
+def _l2_file(job: Job, path: Path) -> L2File:
+    made = {w for b in job.steps for w in b.step.writes}
+    exposure = job.exposure
+    return L2File(
+        path, exposure.side, exposure.n_resultants, made, _l2_names(job), job.config.SLICEOUT
+    )
+
+
+def _compute(
+    job: Job, file: L2File, copy: FitsCopy | None, tile: Any, per_step: bool
+) -> dict[str, Any]:
+    """Run the graph: every tile goes into its place in the files as it is finished."""
+    grid = Grid(job.exposure.side, parse_tile(tile, job.exposure.side))
+    lazy = graph.build(job.steps, job.inputs, grid, (), per_step, sinks=file.sinks())
     first = next(b.name for b in job.steps if "ramp" in b.step.writes)
-    buffers = {name: np.empty(a.shape, a.dtype) for name, a in arrays.items()}
-    extras: dict[str, Any] = {
-        "stored": [graph.store(array, buffers[name]) for name, array in arrays.items()],
+    blocks = file.blocks
+    found: dict[str, Any] = {
+        "seconds": lazy.seconds,
         "measured": lazy.measured,
         # The mission's L2 files carry the reference pixels as they were read, uncorrected.
-        "border": {
-            edge: graph.strip(job.steps, first, "ramp", window, job.inputs, lazy.measured)
-            for edge, window in edges.items()
-        },
-        "border_dq": {
-            edge: lazy.arrays["dq"][window.slices].rechunk(-1).to_delayed(False).item()
-            for edge, window in edges.items()
-        },
+        "border": [
+            delayed(_put)(
+                graph.strip(job.steps, first, "ramp", window, job.inputs, lazy.measured),
+                blocks[f"border_ref_pix_{edge}"],
+            )
+            for edge, window in edges(job.exposure.side).items()
+        ],
+        "amp33": delayed(_put_whole)(job.inputs.sources["l1.amp33"], blocks["amp33"]),
         "medgain": delayed(_median_gain)(job.inputs),
-        "amp33": delayed(job.inputs.sources["l1.amp33"].read)(),
     }
-    # As delayed values, because arrays and delayed values in one call get mixed up (dask 2026.8).
-    extras["seconds"] = [
-        (names, delayed(_total)(array.to_delayed(optimize_graph=False).ravel().tolist()))
-        for names, array in lazy.seconds
+    windows = [grid.window(iy, ix) for iy, ix in np.ndindex(*grid.shape)]
+    masked = [
+        delayed(_copy)(w, blocks, copy, lazy.seconds, dask_key_name=f"copy-{w.y0}-{w.x0}")
+        for w in windows
     ]
-    (extras,) = dask.compute(extras)
-    return buffers, extras
+    (found,) = dask.compute(found | {"masked": masked})
+    found["masked"] = sum(found["masked"]) / np.prod(blocks["mask"].shape)
+    return found
 
 
-def _total(parts: list[np.ndarray]) -> np.ndarray:
-    """Seconds in each step, summed over tiles."""
-    return np.sum([p.sum(axis=(0, 1)) for p in parts], axis=0)
+def _put(values: np.ndarray, block: Block) -> None:
+    block.put(values, block.window)
 
 
-def _edges(side: int) -> dict[str, Window]:
-    """The reference border, edge by edge."""
-    return {
-        "left": Window(0, side, 0, BORDER),
-        "right": Window(0, side, side - BORDER, side),
-        "top": Window(side - BORDER, side, 0, side),
-        "bottom": Window(0, BORDER, 0, side),
-    }
+def _put_whole(source: Any, block: Block) -> None:
+    block.put(source.read(), block.window)
+
+
+def _copy(window: Window, blocks: Mapping[str, Block], copy: FitsCopy | None, ready: Any) -> int:
+    """Count the masked pixels of a tile; with FITSOUT, copy it."""
+    mask = blocks["mask"].read(window)
+    if copy is not None:
+        copy.put(blocks["data"].read(window), blocks["dq"].read(window), mask, window)
+    return int(mask.sum())
 
 
 def _median_gain(inputs: Inputs) -> float:
@@ -284,43 +294,40 @@ def _median_gain(inputs: Inputs) -> float:
     return float(np.median(gain))
 
 
-def _log_steps(seconds: list[tuple[tuple[str, ...], np.ndarray]]) -> None:
-    for names, spent in seconds:
-        for name, value in zip(names, spent, strict=True):
+def _log_steps(seconds: list[dict[str, float]]) -> None:
+    for segment in seconds:
+        for name, value in segment.items():
             log.info("  %-16s %7.2f s of thread time", name, value)
 
 
-def _image(job: Job, arrays: dict[str, np.ndarray], extras: Mapping[str, Any]) -> L2Image:
-    n_active = job.exposure.side - 2 * BORDER
+def _model(job: Job) -> Any:
+    """The L2 file's ``ImageModel``, without its arrays."""
     complete = {b.step.cal_step for b in job.steps if b.step.cal_step} | {"assign_wcs"}
-    return L2Image(
-        arrays={name: a for name, a in arrays.items() if name not in ("mask", "endslice")},
-        mask=arrays["mask"],
-        border=extras["border"],
-        border_dq=extras["border_dq"],
-        amp33=extras["amp33"],
-        l1=job.config.IN,
-        wcs=job.wcs.gwcs(n_active),
-        photometry=photometry(job.exposure.optical_element),
-        complete=complete,
-        processinfo=_processinfo(job, arrays, extras),
+    return image_model(
+        job.config.IN,
+        job.config.OUT.name,
+        job.wcs.gwcs(job.exposure.side - 2 * BORDER),
+        photometry(job.exposure.optical_element),
+        complete,
     )
 
 
-def _processinfo(
-    job: Job, arrays: Mapping[str, np.ndarray], extras: Mapping[str, Any]
-) -> dict[str, Any]:
+def _medsky(measured: Mapping[str, Any]) -> float:
+    return float(measured.get("medsky", {}).get("medsky", math.nan))
+
+
+def _processinfo(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
     """What was done to make the file, beside the mission's own metadata."""
     from .provenance import provenance
 
     exposure, config = job.exposure, job.config
     fit, sky = job.params("ramp_fit"), job.params("sky")
     order = getattr(sky, "order", None)
-    measured = extras["measured"]
+    measured = found["measured"]
     weights = _weights(exposure, fit)
-    info = {
-        "medsky": float(measured.get("medsky", {}).get("medsky", math.nan)),
-        "medgain": extras["medgain"],
+    return {
+        "medsky": _medsky(measured),
+        "medgain": found["medgain"],
         "skyorder": -1 if order is None else order,
         "skycoefs": measured.get("sky", {}).get("coefs", np.zeros(0)),
         "ramp_opt_pars": _pick(fit, slope="slope", gain="gain", sigma_read="sigma_read"),
@@ -347,9 +354,6 @@ def _processinfo(
         "log": _story(job, measured),
         "provenance": provenance(job),
     }
-    if config.SLICEOUT:
-        info["endslice"] = arrays["endslice"]
-    return info
 
 
 def _pick(params: Any, **names: str) -> dict[str, float]:

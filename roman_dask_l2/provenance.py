@@ -1,14 +1,23 @@
-"""Which versions, recipe and files made an output."""
+"""Which versions, recipe, settings and files made an output, and a fingerprint of them all."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
+    from .config import Config
     from .job import Job
+    from .recipe import Recipe
+
+Product: TypeAlias = Literal["l2", "noise"]
 
 PACKAGES = (
     "roman-dask-l2",
@@ -22,9 +31,15 @@ PACKAGES = (
     "roman_datamodels",
 )
 
+NUMERIC = ("roman-dask-l2", "numpy", "scipy", "numba", "stcal", "gwcs")
+"""Those of them on which the numbers of a product depend; the fingerprint covers these."""
+COSMETIC = {"IN", "OUT", "FITSWCS", "GWCS", "CALDIR", "GRAPH", "FITSOUT", "NOISE", "SLICEOUT"}
+COSMETIC |= {"NOISE_PRECISION"}
+"""Keys of the configuration that are no settings of every product: files, and what only one has."""
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can change a number."""
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -34,8 +49,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def provenance(job: Job) -> dict[str, Any]:
-    """Versions, recipe with all options, and a mark of every input file's content.
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can change a number."""
+    return dict(_versions())
+
+
+def provenance(job: Job, product: Product = "l2") -> dict[str, Any]:
+    """Versions, recipe with all options, settings, a mark of every input file's content, and the
+    fingerprint of all that.
 
     The mark is a SHA-256 of the file's tree and block headers, which hold an MD5 of every block:
     it changes with any pixel, and costs no reading of them.
@@ -53,20 +74,64 @@ def provenance(job: Job) -> dict[str, Any]:
         path = getattr(job.config, key)
         if path is not None:
             files[key] = whole_file(path)
-    return {
+    return describe(job.config, job.recipe, files, product)
+
+
+def describe(
+    config: Config, recipe: Recipe, files: Mapping[str, Mapping[str, Any]], product: Product
+) -> dict[str, Any]:
+    """`provenance` from its parts; needs no opened exposure."""
+    made = {
         "versions": versions(),
         "recipe": {
-            "name": job.recipe.name,
-            "steps": [{b.name: _plain(b.params.model_dump(mode="json"))} for b in job.steps],
+            "name": recipe.name,
+            "steps": [{b.name: _plain(b.params.model_dump(mode="json"))} for b in recipe.steps],
+            "outputs": list(recipe.outputs),
+            "code": _foreign_code(recipe),
         },
+        "settings": settings(config, product),
         "files": files,
     }
+    return {**made, "fingerprint": _fingerprint(made)}
+
+
+def settings(config: Config, product: Product) -> dict[str, Any]:
+    """The keys of a configuration that can change a number of a product, with defaults."""
+    kept = config.model_dump(mode="json", exclude=COSMETIC)
+    if product == "l2":
+        return kept | {"SLICEOUT": config.SLICEOUT}
+    noise = config.NOISE
+    assert noise is not None
+    own = {"LAYER": list(noise.LAYER), "SEED": noise.SEED}
+    return kept | {"NOISE": own, "NOISE_PRECISION": config.NOISE_PRECISION}
+
+
+def _foreign_code(recipe: Recipe) -> dict[str, str]:
+    """SHA-256 of the source of steps that are not part of this package, by the step's name."""
+    found = {}
+    for bound in recipe.steps:
+        module = sys.modules[bound.step.kernel.__module__]
+        file = getattr(module, "__file__", None)
+        if file and module.__name__.partition(".")[0] != __package__:
+            found[bound.name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return found
+
+
+def _fingerprint(made: Mapping[str, Any]) -> str:
+    """BLAKE2b of what can change a number: where files lie and what they are called cannot."""
+    recipe = {key: value for key, value in made["recipe"].items() if key != "name"}
+    covered = {
+        "versions": {name: made["versions"][name] for name in NUMERIC},
+        "recipe": recipe,
+        "settings": made["settings"],
+        "files": {key: file["content"] for key, file in made["files"].items()},
+    }
+    text = json.dumps(covered, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
 
 
 def whole_file(path: Path) -> dict[str, Any]:
     """The same for a small file that is not a pipeline ASDF file."""
-    import hashlib
-
     data = path.read_bytes()
     return {
         "name": path.name,

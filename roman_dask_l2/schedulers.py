@@ -1,17 +1,69 @@
-"""How a graph runs: names of schedulers -> Dask settings."""
+"""How a graph runs: in threads of this process, or on a Dask cluster that is started or joined."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterator
+import re
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import dask
 
-from .errors import InputError
+from .errors import ClusterError, InputError, NoWorkers, WorkersDied
+from .progress import HEARTBEAT
 
-SCHEDULERS = ("local", "synchronous")
-"""``local``: threads of this process; ``synchronous``: one task after the other."""
+if TYPE_CHECKING:
+    from distributed import Client
+
+log = logging.getLogger(__name__)
+
+SCHEDULERS = ("local", "synchronous", "local-cluster", "slurm")
+"""``local``: threads of this process; ``synchronous``: one task after the other;
+``local-cluster``: processes on this machine; ``slurm``: SLURM jobs. Beside these, the address of a
+running Dask scheduler."""
+
+WAIT = 300.0
+"""Seconds without any worker after which a run is given up."""
+
+POLL = 1.0
+"""Seconds between looks at the cluster."""
+
+SETTLE = 30.0
+"""Seconds that a failed run waits for tasks that are still at work."""
+
+ENVIRONMENT = {
+    # Give freed memory back: workers are judged by what the system sees.
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    # One thread per task: Dask has the others.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+}
+"""What a worker's process must be born with: libraries look only once."""
+
+CONFIGURATION: dict[str, Any] = {
+    # A thread gets its next tile when it is free, so that few are in memory at a time.
+    "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.nanny.pre-spawn-environ": ENVIRONMENT,
+}
+
+_USED = {
+    "local": {"threads"},
+    "synchronous": {"threads"},  # as it was: nothing to choose, but no mistake either
+    "local-cluster": {"threads", "workers", "memory", "interface", "wait", "performance_report"},
+    "slurm": {
+        "threads", "workers", "memory", "interface", "slurm_config", "wait", "performance_report",
+    },
+    "address": {"workers", "wait", "performance_report", "scheduler_file"},
+}  # fmt: skip
+"""Options that mean something to a scheduler."""
 
 
 def cpu_count() -> int:
@@ -20,28 +72,455 @@ def cpu_count() -> int:
 
 
 @contextlib.contextmanager
-def running(scheduler: str = "local", threads: int | None = None) -> Iterator[None]:
+def running(
+    scheduler: str | Client = "local",
+    threads: int | None = None,
+    *,
+    workers: int | None = None,
+    memory: str | None = None,
+    interface: str | None = None,
+    scheduler_file: str | Path | None = None,
+    slurm_config: str | Path | None = None,
+    wait: float | None = None,
+    performance_report: str | Path | None = None,
+) -> Iterator[Client | None]:
     """Run Dask computations inside the block as asked.
 
     Parameters
     ----------
-    scheduler : str
-        One of `SCHEDULERS`.
+    scheduler : str or distributed.Client
+        One of `SCHEDULERS`, or the address of a running scheduler, ``tcp://host:port``. A client,
+        such as this function yields, is used as it is and left open: so one cluster serves many
+        calls, also from several threads.
     threads : int, optional
-        Worker threads of ``local``; default: the processors of this process.
+        Threads of this process (default: its processors) or of each worker.
+    workers : int, optional
+        Worker processes to start (``slurm``: default 1; ``local-cluster``: default by number of
+        processors), or that are expected on a running cluster.
+    memory : str, optional
+        Memory of each worker, e.g. ``8GB``.
+    interface : str, optional
+        Network interface of scheduler and workers, e.g. ``ib0``.
+    scheduler_file : str or Path, optional
+        The file that ``dask scheduler --scheduler-file`` writes, instead of an address.
+    slurm_config : str or Path, optional
+        Settings of ``slurm``, see deploy/slurm.yaml.
+    wait : float, optional
+        Seconds without any worker, at the start or later, after which the run is given up;
+        default `WAIT`.
+    performance_report : str or Path, optional
+        HTML file in which Dask tells what ran where and when, written if all goes well.
+
+    Yields
+    ------
+    distributed.Client or None
+        None without a cluster.
 
     Raises
     ------
     InputError
-        Unknown scheduler, or less than one thread.
+        Unknown scheduler, or options that cannot be used (with it).
+    ClusterError
+        No workers, no scheduler, or other versions of packages there than here.
+    WorkersDied
+        If one task ends worker after worker.
     """
-    if scheduler not in SCHEDULERS:
-        raise InputError(f"--scheduler {scheduler}: expected one of {', '.join(SCHEDULERS)}")
-    if threads is not None and threads < 1:
-        raise InputError(f"--threads {threads}: expected at least 1")
-    if scheduler == "synchronous":
-        with dask.config.set(scheduler="synchronous"):
-            yield
+    if not isinstance(scheduler, str):
+        with scheduler.as_current(), _explained(scheduler):
+            yield scheduler
         return
-    with dask.config.set(scheduler="threads", num_workers=threads or cpu_count()):
+    options = {
+        "threads": threads,
+        "workers": workers,
+        "memory": memory,
+        "interface": interface,
+        "scheduler_file": scheduler_file,
+        "slurm_config": slurm_config,
+        "wait": wait,
+        "performance_report": performance_report,
+    }
+    kind = _kind(scheduler, options)
+    _check(scheduler, kind, options)
+    if kind == "synchronous":
+        with dask.config.set(scheduler="synchronous"):
+            yield None
+    elif kind == "local":
+        with dask.config.set(scheduler="threads", num_workers=threads or cpu_count()):
+            yield None
+    else:
+        given = {name: value for name, value in options.items() if value is not None}
+        with _cluster(kind, scheduler, **given) as client:
+            yield client
+
+
+# -- what was asked for --------------------------------------------------------------------------
+
+
+def _kind(scheduler: str, options: Mapping[str, Any]) -> str:
+    """The key in `_USED`."""
+    if options["scheduler_file"] is not None:
+        if scheduler != "local":
+            raise InputError(f"--scheduler {scheduler} and --scheduler-file: expected one of them")
+        return "address"
+    if re.match(r"\w+://", scheduler):
+        if not re.fullmatch(r"(tcp|tls)://(\[.+\]|[^:/]+):\d+", scheduler):
+            raise InputError(f"--scheduler {scheduler}: expected an address tcp://host:port")
+        return "address"
+    if scheduler not in SCHEDULERS:
+        expected = ", ".join(SCHEDULERS)
+        raise InputError(
+            f"--scheduler {scheduler}: expected one of {expected} or an address tcp://host:port"
+        )
+    return scheduler
+
+
+def _check(scheduler: str, kind: str, options: Mapping[str, Any]) -> None:
+    """Options must be usable, and with this scheduler."""
+    name = "a running cluster" if kind == "address" else f"--scheduler {scheduler}"
+    problems = [
+        f"{_option(key)} means nothing to {name}"
+        for key, value in options.items()
+        if value is not None and key not in _USED[kind]
+    ]
+    for key in ("threads", "workers"):
+        if options[key] is not None and options[key] < 1:
+            problems.append(f"--{key} {options[key]}: expected at least 1")
+    if options["wait"] is not None and not options["wait"] > 0:
+        problems.append(f"--wait {options['wait']}: expected seconds, more than 0")
+    if options["memory"] is not None:
+        from dask.utils import parse_bytes
+
+        try:
+            parse_bytes(options["memory"])
+        except (ValueError, TypeError, AttributeError):
+            problems.append(f"--memory {options['memory']}: expected an amount such as 8GB")
+    if problems:
+        raise InputError(problems)
+    report = options["performance_report"]
+    if report is not None:
+        from .io.atomic import require_writable
+
+        require_writable(Path(report).absolute().parent, f"--performance-report {report}")
+
+
+def _option(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
+# -- clusters ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _cluster(
+    kind: str,
+    scheduler: str,
+    threads: int | None = None,
+    workers: int | None = None,
+    memory: str | None = None,
+    interface: str | None = None,
+    scheduler_file: str | Path | None = None,
+    slurm_config: str | Path | None = None,
+    wait: float = WAIT,
+    performance_report: str | Path | None = None,
+) -> Iterator[Client]:
+    """A client of a cluster that is started for the block, or that runs already."""
+    from distributed import Client
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set(CONFIGURATION))
+        describe: Callable[[], str] = str
+        care: Callable[[], None] = _nothing
+        target: Any
+        if kind == "local-cluster":
+            target = stack.enter_context(_local_cluster(workers, threads, memory, interface))
+            wanted = len(target.workers)
+        elif kind == "slurm":
+            jobs = _slurm(slurm_config, threads, memory, interface)
+            target = stack.enter_context(jobs.cluster)
+            describe, care = jobs.describe, jobs.replace
+        else:
+            target = _address(scheduler, scheduler_file, wait)
+            wanted = workers or 1
+        try:
+            client = Client(target, name="roman-dask-l2", timeout=min(wait, 30))
+        except (OSError, TimeoutError) as error:
+            raise ClusterError(f"{target}: no Dask scheduler answers there") from error
+        stack.enter_context(client)
+        log.info("dashboard: %s", client.dashboard_link)
+        if kind == "slurm":
+            wanted = jobs.submit(workers or 1)
+        with _explained(client):
+            _wait_for_workers(client, wanted, wait, describe)
+            _compare_versions(client)
+        stack.enter_context(_watched(client, wanted, wait, describe, care))
+        with _report(performance_report), _explained(client):
+            yield client
+
+
+def _nothing() -> None:
+    """No care is needed."""
+
+
+def _local_cluster(
+    workers: int | None, threads: int | None, memory: str | None, interface: str | None
+) -> Any:
+    from distributed import LocalCluster
+
+    # The nannies take the variables from here too, and what stands here wins.
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
+    try:
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=threads,
+            memory_limit=memory or "auto",
+            interface=interface,
+            processes=True,
+            dashboard_address="127.0.0.1:8787",
+        )
+    except OSError as error:
+        raise InputError(f"--scheduler local-cluster: {error}") from error
+    except (RuntimeError, ValueError) as error:
+        cause = error.__cause__ or error
+        raise ClusterError(f"the workers do not start: {cause}") from error
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _slurm(
+    file: str | Path | None, threads: int | None, memory: str | None, interface: str | None
+) -> Any:
+    try:
+        import dask_jobqueue  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "--scheduler slurm needs dask-jobqueue; pip install 'roman-dask-l2[slurm]'"
+        ) from error
+    from .slurm import Jobs, load_settings
+
+    path = None if file is None else Path(file)
+    return Jobs(load_settings(path, threads, memory, interface, ENVIRONMENT))
+
+
+def _address(scheduler: str, file: str | Path | None, wait: float) -> str:
+    """Address of a running scheduler; its file may still be on its way."""
+    if file is None:
+        return scheduler
+    import json
+
+    path, began, said = Path(file), time.monotonic(), False
+    while True:
+        try:
+            return json.loads(path.read_text())["address"]
+        except FileNotFoundError as error:
+            if time.monotonic() - began > wait:
+                raise ClusterError(f"{path}: no scheduler wrote it within {_span(wait)}") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"--scheduler-file {path}: expected a file that dask scheduler has written"
+            ) from error
+        if not said:
+            log.info("waiting for %s (limit %s)", path, _span(wait))
+            said = True
+        time.sleep(min(POLL, wait / 10))
+
+
+def _wait_for_workers(
+    client: Client, wanted: int, limit: float, describe: Callable[[], str]
+) -> None:
+    """Wait for the first worker; the others may join during the run."""
+    began = spoken = time.monotonic()
+    said = None
+    while True:
+        ready = len(client.nthreads())
+        now = time.monotonic()
+        if ready:
+            more = "" if ready >= wanted else "; beginning, the others may join"
+            log.info("%d of %d workers ready%s", ready, wanted, more)
+            return
+        if now - began > limit:
+            raise NoWorkers(
+                f"none of {wanted} workers was ready within {_span(limit)} (--wait)", describe()
+            )
+        if said is None or now - spoken > HEARTBEAT:
+            log.info("0 of %d workers ready, waiting (limit %s)", wanted, _span(limit))
+            said, spoken = ready, now
+        time.sleep(min(POLL, limit / 10))
+
+
+def _compare_versions(client: Client) -> None:
+    """Workers must have what we have: other versions may give other bits."""
+    from .provenance import versions
+
+    here = versions()
+    try:
+        there = client.run(versions)
+    except ImportError as error:
+        raise ClusterError(f"the workers have another environment than this: {error}") from error
+    for address, found in there.items():
+        for name, version in here.items():
+            if found.get(name) != version:
+                raise ClusterError(
+                    f"worker {address} has {name} {found.get(name)}, here it is {version}: "
+                    "results could differ"
+                )
+
+
+@contextlib.contextmanager
+def _report(file: str | Path | None) -> Iterator[None]:
+    if file is None:
         yield
+        return
+    from distributed import performance_report
+
+    from .io.atomic import replacing
+
+    with replacing(Path(file)) as (part,):
+        report = performance_report(filename=os.fspath(part))
+        report.__enter__()
+        yield
+        report.__exit__(None, None, None)
+    log.info("wrote %s", file)
+
+
+# -- what happens on the way ---------------------------------------------------------------------
+
+
+class _Watch(threading.Thread):
+    """Looks at the cluster now and then, and ends the run if nobody is left to do it."""
+
+    def __init__(
+        self,
+        client: Client,
+        wanted: int,
+        limit: float,
+        describe: Callable[[], str],
+        care: Callable[[], None],
+    ) -> None:
+        super().__init__(name="watch", daemon=True)
+        self.problem: ClusterError | None = None
+        self._client, self._wanted, self._limit = client, wanted, limit
+        self._describe, self._care = describe, care
+        self._over = threading.Event()
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join(timeout=10)
+
+    def run(self) -> None:
+        last, seen, spoken = self._wanted, time.monotonic(), time.monotonic()
+        while not self._over.wait(min(POLL, self._limit / 10)):
+            try:
+                ready = len(self._client.nthreads())
+                now = time.monotonic()
+                if now - spoken > HEARTBEAT:
+                    spoken = now
+                    if left := self._client.run_on_scheduler(_left):
+                        log.info("%d tasks to do, %d workers", left, ready)
+            except Exception:  # no scheduler: the client sees that by itself
+                continue
+            if ready != last:
+                log.info("%d of %d workers ready", ready, self._wanted)
+                last = ready
+            if ready:
+                seen = now
+            elif now - seen > self._limit:
+                self._give_up()
+            try:
+                self._care()
+            except Exception:
+                log.exception("lost workers cannot be replaced")
+
+    def _give_up(self) -> None:
+        """End whatever waits for results."""
+        from distributed import Future
+
+        if self.problem is None:
+            self.problem = NoWorkers(
+                f"all workers are gone, none came back within {_span(self._limit)} (--wait)",
+                self._describe(),
+            )
+        waiting = [Future(key, self._client) for key in list(self._client.futures)]
+        self._client.cancel(waiting, force=True)
+
+
+def _left(dask_scheduler: Any) -> int:
+    """Tasks that are to be done; runs on the scheduler."""
+    todo = ("waiting", "no-worker", "queued", "processing")
+    groups = dask_scheduler.task_groups.values()
+    return sum(group.states[state] for group in groups for state in todo)
+
+
+_watches: weakref.WeakKeyDictionary[Any, _Watch] = weakref.WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def _watched(client: Client, *how: Any) -> Iterator[None]:
+    watch = _Watch(client, *how)
+    _watches[client] = watch
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.stop()
+
+
+@contextlib.contextmanager
+def _explained(client: Client) -> Iterator[None]:
+    """Say in plain words what went wrong with a cluster; leave no task at work behind."""
+    from distributed import CancelledError, KilledWorker
+    from distributed.comm import CommClosedError
+
+    try:
+        yield
+    except (ClusterError, WorkersDied):  # said already, in a block inside this one
+        raise
+    except KilledWorker as error:
+        _settle(client)
+        raise WorkersDied(
+            f"task {_name(error.task)} was tried {error.allowed_failures + 1} times and its worker "
+            f"died each time, the last at {error.last_worker.address}; the usual cause is too "
+            "little memory (--memory, fewer --threads)"
+        ) from error
+    except (CancelledError, CommClosedError) as error:
+        watch = _watches.get(client)
+        if watch is not None and watch.problem is not None:
+            raise watch.problem from error
+        reason = str(error).splitlines()[-1]
+        raise ClusterError(f"the Dask scheduler is gone or gave up the run: {reason}") from error
+    except BaseException:
+        _settle(client)
+        raise
+
+
+def _name(key: Any) -> str:
+    """A task's key for people: step and tile, without the random part."""
+    name, *index = key if isinstance(key, tuple) else (key,)
+    plain = re.sub(r"-[0-9a-f]{32}", "", str(name))
+    return f"{plain} ({', '.join(map(str, index))})" if index else plain
+
+
+def _settle(client: Client) -> None:
+    """Wait for tasks that were at work when the run failed: they cannot be stopped, and would
+    write into files that are about to be removed."""
+    end = time.monotonic() + SETTLE
+    with contextlib.suppress(Exception):
+        time.sleep(0.1)  # until the workers know that nobody wants the others
+        busy: dict[str, set[Any]] = client.run(_at_work, on_error="ignore")
+        while any(busy.values()) and time.monotonic() < end:
+            time.sleep(0.1)
+            now = client.run(_at_work, on_error="ignore")
+            busy = {worker: keys & now.get(worker, set()) for worker, keys in busy.items()}
+
+
+def _at_work(dask_worker: Any) -> set[Any]:
+    """Keys of the tasks that are computed at this moment; runs on the workers."""
+    return {task.key for task in dask_worker.state.executing}
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 60:g} min" if seconds >= 60 and seconds % 30 == 0 else f"{seconds:g} s"

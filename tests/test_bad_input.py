@@ -281,13 +281,12 @@ def test_debug_shows_the_traceback(case):
 
 
 def test_failure_while_writing_leaves_nothing(case, capsys, monkeypatch):
-    def full(path, *args):
-        path.write_bytes(b"half a file")
+    def full(block, *args):
         raise OSError(28, "No space left on device")
 
     old = case.folder / "l2.asdf"
     old.write_bytes(b"what was there before")
-    monkeypatch.setattr("roman_dask_l2.pipeline.write_l2", full)
+    monkeypatch.setattr("roman_dask_l2.io.blocks.Block.put", full)
     assert main([str(case.config), "--quiet"]) == 1
     assert "No space left" in capsys.readouterr().err
     assert old.read_bytes() == b"what was there before"

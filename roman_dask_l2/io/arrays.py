@@ -10,7 +10,7 @@ import mmap
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +80,12 @@ class _Cache:
                     self._entries.popitem(last=False)
             return value
 
+    def keep(self, wanted: Callable[[Any], bool]) -> None:
+        """Drop all other keys."""
+        with self._lock:
+            for key in [key for key in self._entries if not wanted(key)]:
+                del self._entries[key]
+
 
 _NARROW = 16
 """A window this many times narrower than the array counts as a strip."""
@@ -88,6 +94,15 @@ _ROWS_BYTES = 1 << 19
 
 _files = _Cache(64)
 _decoded = _Cache(16)
+
+
+def keep_open(paths: Collection[str]) -> None:
+    """Close all other files of this process and drop their decoded arrays.
+
+    Between exposures: what the next one shares with this one stays, so that memory does not grow.
+    """
+    for cache in (_files, _decoded):
+        cache.keep(lambda key: key[0] in paths)
 
 
 @dataclass(frozen=True)
@@ -159,7 +174,10 @@ class FileArray:
                 rows = self.read(Window(y, min(y + step, w.y1), 0, nx), planes)
                 out[..., y - w.y0 : y - w.y0 + rows.shape[-2], :] = rows[..., w.x0 : w.x1]
             return out
-        # Part of every row: the kernel's page cache is the better reader.
+        # Part of every row: the kernel's page cache is the better reader. Reading a map beyond the
+        # end of a file that was cut off meanwhile would kill the process, not raise an error.
+        if os.fstat(handle.fd).st_size != self.mark[0]:
+            raise InputError(f"{self.path}: was changed while it was in use")
         whole = np.ndarray(self.shape, stored, handle.map, self.offset)
         cut = (planes, ..., *w.slices) if lead else w.slices
         return np.array(whole[cut], dtype=native)

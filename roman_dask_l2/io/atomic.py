@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -36,6 +38,17 @@ def require_writable(folder: Path, what: str) -> None:
         raise InputError(f"{what}: the directory {folder} is not writable ({reason})") from error
 
 
+_PART = re.compile(
+    r"\.(?P<stem>.+)\.(?P<host>[^/]*)-(?P<pid>\d+)-[0-9a-f]{8}\.part(?P<suffix>\.\w+)"
+)
+
+
+def parse_part(name: str) -> tuple[str, str, int] | None:
+    """Final name, host and process of a temporary name that `replacing` made; None of others."""
+    found = _PART.fullmatch(name)
+    return found and (found["stem"] + found["suffix"], found["host"], int(found["pid"]))
+
+
 @contextlib.contextmanager
 def replacing(*finals: Path) -> Iterator[Sequence[Path]]:
     """Names to write to, beside the final ones; renamed together when the block ends well.
@@ -43,7 +56,8 @@ def replacing(*finals: Path) -> Iterator[Sequence[Path]]:
     Parameters
     ----------
     *finals : Path
-        Names that the files get once they are complete. What stood there is replaced.
+        Names that the files get once they are complete. What stood there is replaced. The first
+        one is renamed last: when it is there, all are.
 
     Yields
     ------
@@ -51,14 +65,14 @@ def replacing(*finals: Path) -> Iterator[Sequence[Path]]:
         Temporary names in the same directories (so that renaming is one atomic step). They keep
         the suffix, which writers look at, and are removed if anything goes wrong.
     """
-    token = uuid.uuid4().hex[:8]
-    parts = [p.with_name(f".{p.stem}.{os.getpid()}-{token}.part{p.suffix}") for p in finals]
+    maker = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    parts = [p.with_name(f".{p.stem}.{maker}.part{p.suffix}") for p in finals]
     try:
         yield parts
         for part in parts:
             with open(part, "rb") as file:
                 os.fsync(file.fileno())
-        for part, final in zip(parts, finals, strict=True):
+        for part, final in reversed([*zip(parts, finals, strict=True)]):
             os.replace(part, final)
     finally:
         for part in parts:

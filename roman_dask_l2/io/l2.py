@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-log = logging.getLogger(__name__)
+from ..detector import BORDER, CHANNEL, Window
+from .blocks import Block, Together
+from .inplace import InPlaceFile
 
 CAL_STEPS = (
     "assign_wcs",
@@ -48,75 +47,155 @@ IMAGE_ARRAYS: dict[str, str] = {
 EDGES = ("left", "right", "top", "bottom")
 """Sides of the reference border; left = first 4 columns, bottom = first 4 rows."""
 
-
-@dataclass
-class L2Image:
-    """A calibrated exposure, ready to be written.
-
-    Attributes
-    ----------
-    arrays : mapping
-        `IMAGE_ARRAYS` (and var_rnoise where asked), active pixels.
-    mask : ndarray (y, x) of bool
-        Combined mask, True = bad.
-    border, border_dq : mapping
-        Edge -> reference pixels, (R, N, 4) or (R, 4, N) of float32, and their flags.
-    amp33 : ndarray (R, N, 128) of uint16
-    l1 : Path
-    wcs : gwcs.WCS
-    photometry : mapping
-    complete : set of str
-        Keys of ``meta.cal_step`` that ran.
-    processinfo : dict
-    """
-
-    arrays: Mapping[str, np.ndarray]
-    mask: np.ndarray
-    border: Mapping[str, np.ndarray]
-    border_dq: Mapping[str, np.ndarray]
-    amp33: np.ndarray
-    l1: Path
-    wcs: Any
-    photometry: Mapping[str, Any]
-    complete: set[str]
-    processinfo: dict[str, Any] = field(default_factory=dict)
+_PLACES = {"data_withsky": "rate"}
+"""Arrays of the file whose variable has another name in the pipeline."""
 
 
-def half(array: np.ndarray) -> np.ndarray:
-    """To float16, clipped to its range: an overflow must not become infinity."""
-    largest = np.finfo(np.float16).max
-    return np.clip(array, -largest, largest).astype(np.float16)
+def edges(side: int) -> dict[str, Window]:
+    """The reference border, edge by edge."""
+    return {
+        "left": Window(0, side, 0, BORDER),
+        "right": Window(0, side, side - BORDER, side),
+        "top": Window(side - BORDER, side, 0, side),
+        "bottom": Window(0, BORDER, 0, side),
+    }
 
 
-def write_l2(path: Path, image: L2Image, name: str) -> None:
-    """Write an L2 file.
+class L2File:
+    """An L2 file in the making: its images have their place, tasks fill them in.
 
     Parameters
     ----------
     path : Path
-        Where to write (the caller renames it).
-    image : L2Image
+        A temporary name (the caller renames it).
+    side : int
+        Detector side N.
+    n_resultants : int
+    made : iterable of str
+        Variables that the recipe makes.
+    outputs : mapping of str to str
+        Further arrays of ``roman``, name -> dtype.
+    with_endslice : bool
+        Keep `endslice` in ``processinfo``.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        side: int,
+        n_resultants: int,
+        made: Iterable[str],
+        outputs: Mapping[str, str],
+        with_endslice: bool,
+    ) -> None:
+        self._file = InPlaceFile(path)
+        active = Window(BORDER, side - BORDER, BORDER, side - BORDER)
+        made = set(made)
+        wanted = {**IMAGE_ARRAYS, **outputs}
+        self._images = [name for name in wanted if _PLACES.get(name, name) in made]
+        self.blocks: dict[str, Block] = {
+            name: self._file.add(name, wanted[name], active) for name in self._images
+        }
+        self._borders: list[str] = []
+        for edge, window in edges(side).items():
+            for name, dtype, planes in (
+                (f"border_ref_pix_{edge}", "float32", n_resultants),
+                (f"dq_border_ref_pix_{edge}", "uint32", None),
+            ):
+                self.blocks[name] = self._file.add(name, dtype, window, planes)
+                self._borders.append(name)
+        amp33 = Window(0, side, 0, CHANNEL)
+        self.blocks["amp33"] = self._file.add("amp33", "uint16", amp33, n_resultants)
+        self.blocks["mask"] = self._file.add("mask", "bool", active)
+        if with_endslice:
+            self.blocks["endslice"] = self._file.add("endslice", "int8", active)
+        self.zeros = self._file.add("dq2", "uint32", active)
+        """Never written: a hole in the file."""
+        self._file.create()
+
+    def sinks(self) -> dict[str, Block | Together]:
+        """Variable of the pipeline -> where it belongs."""
+        found: dict[str, Block | Together] = {
+            _PLACES.get(name, name): self.blocks[name]
+            for name in (*self._images, "mask", "endslice")
+            if name in self.blocks
+        }
+        flags = [self.blocks[f"dq_border_ref_pix_{edge}"] for edge in EDGES]
+        found["dq"] = Together((self.blocks["dq"], *flags))
+        return found
+
+    def finish(self, model: Any, processinfo: dict[str, Any]) -> None:
+        """Write the tree.
+
+        Parameters
+        ----------
+        model : roman_datamodels.datamodels.ImageModel
+            From `image_model`.
+        processinfo : dict
+        """
+        roman, node = model._instance, self._file.node
+        if "dq2" in roman:  # required from roman_datamodels 1.2 on; no reference file has one yet
+            roman["dq2"] = node("dq2")
+        for name in (*self._images, *self._borders, "amp33"):
+            roman[name] = node(name)
+        info = dict(processinfo)
+        if "endslice" in self.blocks:
+            info["endslice"] = node("endslice")
+        with _quiet():
+            self._file.finish({"roman": roman, "mask": node("mask"), "processinfo": info})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """gwcs and astropy announce the retirement of things that the models themselves still use."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+@contextmanager
+def quick_yaml() -> Iterator[None]:
+    """PyYAML's compiled parser for those who ask for its slow one by name.
+
+    asdf and roman_datamodels read hundreds of kilobytes of manifests when they are first used,
+    which takes 1.6 s with the parser in Python and a tenth of that with libyaml's.
+    """
+    import yaml
+
+    slow = yaml.SafeLoader
+    try:
+        if yaml.__with_libyaml__:
+            yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[assignment,misc]
+        yield
+    finally:
+        yaml.SafeLoader = slow  # type: ignore[misc]
+
+
+def image_model(
+    l1: Path, name: str, wcs: Any, photometry: Mapping[str, Any], complete: Iterable[str]
+) -> Any:
+    """An ``ImageModel`` with the L1 file's metadata and what this program knows, without arrays.
+
+    Parameters
+    ----------
+    l1 : Path
     name : str
         Final file name, which goes into the metadata.
+    wcs : gwcs.WCS
+    photometry : mapping
+    complete : iterable of str
+        Keys of ``meta.cal_step`` that ran.
     """
-    import asdf
+    with quick_yaml():
+        import asdf
+        import roman_datamodels.datamodels as models
 
-    model = image_model(image, name)
-    tree = {"roman": model._instance, "mask": image.mask, "processinfo": image.processinfo}
-    with warnings.catch_warnings():
-        # gwcs and astropy announce the retirement of things that the models themselves still use.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        asdf.AsdfFile(tree).write_to(path)
-
-
-def image_model(image: L2Image, name: str) -> Any:
-    """The ``ImageModel``: the L1 file's metadata, what this program knows, and the arrays."""
-    import roman_datamodels.datamodels as models
+        asdf.get_config().extensions  # noqa: B018  (read now, with the quick parser)
     from astropy.time import Time
 
     from .. import __version__
 
-    with models.open(image.l1, lazy_load=True) as raw:
+    with models.open(l1, lazy_load=True) as raw:
         meta = raw.meta.copy()
     model = models.ImageModel.create_fake_data(defaults={"meta": meta}, shape=(2, 2))
     meta = model.meta
@@ -127,17 +206,7 @@ def image_model(image: L2Image, name: str) -> Any:
     meta["calibration_software_version"] = __version__
     if "product_type" in meta:
         meta["product_type"] = "l2"
-    meta["cal_step"] = {
-        key: "COMPLETE" if key in image.complete else "INCOMPLETE" for key in CAL_STEPS
-    }
-    meta["photometry"] = dict(image.photometry)
-    meta["wcs"] = image.wcs
-    if "dq2" in model._instance:  # required from roman_datamodels 1.2 on; no reference has one yet
-        model["dq2"] = np.zeros(image.mask.shape, np.uint32)
-    for key, values in image.arrays.items():
-        model[key] = values
-    model["amp33"] = image.amp33
-    for edge in EDGES:
-        model[f"border_ref_pix_{edge}"] = image.border[edge]
-        model[f"dq_border_ref_pix_{edge}"] = image.border_dq[edge]
+    meta["cal_step"] = {key: "COMPLETE" if key in complete else "INCOMPLETE" for key in CAL_STEPS}
+    meta["photometry"] = dict(photometry)
+    meta["wcs"] = wcs
     return model

@@ -7,9 +7,11 @@ read its own window straight from the file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .arrays import FileArray, lookup
+from .arrays import _Cache, FileArray, lookup
 
 _MAGIC = b"\xd3BLK"
 _HEADER = struct.Struct(">I4sQQQ16s")
@@ -29,6 +31,7 @@ _TYPES = {
     **{f"float{bits}": f"float{bits}" for bits in (16, 32, 64)},
     "bool8": "bool",
 }
+_known = _Cache(64)
 
 
 @dataclass(frozen=True)
@@ -125,16 +128,62 @@ def read_layout(path: str | os.PathLike[str]) -> Layout:
     InputError
         If the file is missing, unreadable, not ASDF, or truncated.
     """
-    import asdf.util
+    path = Path(path).absolute()
+    with _clearly(path):
+        import asdf.util
+
+        _, blocks, mark, content = _scan(path)
+        tree = asdf.util.load_yaml(path)
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: the ASDF file has no tree")
+    return Layout(str(path), tree, tuple(blocks), mark, content)
+
+
+def known_layout(path: str | os.PathLike[str]) -> Layout:
+    """`read_layout`, once per process while size and modification time stay what they are.
+
+    For reference files, which many exposures share.
+    """
+    path = Path(path).absolute()
+    with _clearly(path):
+        status = os.stat(path)
+    key = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+    return _known.get(key, lambda: read_layout(path))
+
+
+def read_head(path: str | os.PathLike[str]) -> tuple[bytes, str]:
+    """The YAML tree as it stands in the file, and `Layout.content`; without parsing the tree.
+
+    Raises
+    ------
+    InputError
+        As `read_layout`.
+    """
+    path = Path(path).absolute()
+    with _clearly(path):
+        head, _, _, content = _scan(path)
+    return head, content
+
+
+def _scan(path: Path) -> tuple[bytes, list[_Block], tuple[int, int], str]:
+    """Tree, blocks, mark and content of a file; see `Layout`."""
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        head = _read_tree(file, path)
+        blocks, headers = _read_blocks(file, len(head), status.st_size, path)
+    mark = (status.st_size, status.st_mtime_ns)
+    unmarked = any(not block.checked for block in blocks)
+    digest = hashlib.sha256(head + headers + (str(mark).encode() if unmarked else b"")).hexdigest()
+    return head, blocks, mark, digest
+
+
+@contextlib.contextmanager
+def _clearly(path: Path) -> Iterator[None]:
+    """What goes wrong inside the block becomes an `InputError` that names the file."""
     import yaml
 
-    path = Path(path).absolute()
     try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            head = _read_tree(file, path)
-            blocks, headers = _read_blocks(file, len(head), status.st_size, path)
-        tree = asdf.util.load_yaml(path)
+        yield
     except IsADirectoryError as error:
         raise InputError(f"{path}: is a directory, expected an ASDF file") from error
     except FileNotFoundError as error:
@@ -145,12 +194,6 @@ def read_layout(path: str | os.PathLike[str]) -> Layout:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: not a readable ASDF file ({_first_line(error)})") from error
-    if not isinstance(tree, dict):
-        raise InputError(f"{path}: the ASDF file has no tree")
-    mark = (status.st_size, status.st_mtime_ns)
-    unmarked = any(not block.checked for block in blocks)
-    digest = hashlib.sha256(head + headers + (str(mark).encode() if unmarked else b"")).hexdigest()
-    return Layout(str(path), tree, tuple(blocks), mark, digest)
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from ..detector import BORDER, CHANNEL
 from ..errors import InputError
 from ..exposure import Exposure
 from .arrays import Constant, PixelArea, Placed, ReadTime
-from .layout import Layout, read_layout
+from .layout import Layout, known_layout
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def open_inputs(
     problems: list[str] = []
     for key, path in references.items():
         try:
-            layouts[key] = read_layout(path)
+            layouts[key] = known_layout(path)
         except InputError as error:
             problems += [f"CALDIR.{key}: {p}" for p in error.problems]
     sources: dict[str, Any] = {}

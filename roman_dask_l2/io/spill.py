@@ -72,29 +72,13 @@ class Spilled:
                 raise RuntimeError(f"{folder}: chunk {index} was not written")
         return np.asarray(array[(..., *window.slices)])
 
+    def put(self, values: np.ndarray, window: Window) -> None:
+        """Write one tile of an image."""
+        self[window.slices] = values
+
     def __setitem__(self, place: Any, values: np.ndarray) -> None:
         """Write whole chunks."""
         self.open()[place] = values
-
-
-@dataclass(frozen=True)
-class PlainArray:
-    """Planes in one plain file of the store.
-
-    Attributes
-    ----------
-    path : str
-    shape : tuple of int
-    dtype : str
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    def map(self) -> np.ndarray:
-        """The array, mapped: it takes no memory of the process's own."""
-        return np.memmap(self.path, self.dtype, "r+", shape=self.shape).view(np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -126,18 +110,12 @@ class TempStore:
         )
         return Spilled(self.path, name)
 
-    def plain(self, name: str, shape: tuple[int, ...], dtype: str) -> PlainArray:
-        """Make a plain file of planes, which can be mapped as one array when all are written."""
-        array = PlainArray(str(Path(self.path) / name), shape, dtype)
-        np.memmap(array.path, dtype, "w+", shape=shape)
-        return array
-
     def drop(self, spilled: Spilled) -> None:
         """Remove an array and give its space back."""
         shutil.rmtree(Path(self.path) / spilled.name, ignore_errors=True)
 
 
-def _place(temp: Path) -> tuple[Path, str]:
+def temp_place(temp: Path) -> tuple[Path, str]:
     """Directory and stem of the store for the configuration's TEMP."""
     if temp.is_dir():
         return temp, "roman-dask-l2"
@@ -151,7 +129,7 @@ def check_temp(temp: Path, needed: int = 0) -> None:
     ------
     InputError
     """
-    folder, _ = _place(temp)
+    folder, _ = temp_place(temp)
     require_writable(folder, f"NOISE.TEMP: {temp}")
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -180,7 +158,7 @@ def temp_store(temp: Path, needed: int, keep: bool = False) -> Iterator[TempStor
         If the directory is missing or not writable, or has too little space.
     """
     check_temp(temp, needed)
-    folder, stem = _place(temp)
+    folder, stem = temp_place(temp)
     path = folder / f"{stem}-{os.getpid()}-{uuid.uuid4().hex[:8]}.zarr"
     path.mkdir()
     try:

@@ -29,9 +29,12 @@ from ..errors import InputError
 from ..exposure import Exposure
 from ..io.arrays import FileArray, Placed
 from ..io.atomic import replacing
+from ..io.blocks import Block
+from ..io.fits import create_fits
+from ..io.inplace import InPlaceFile
 from ..io.layout import Layout, read_layout
 from ..io.references import Inputs
-from ..io.spill import IN_FLIGHT, PlainArray, Spilled, TempStore, temp_store
+from ..io.spill import IN_FLIGHT, Spilled, TempStore, temp_store
 from ..job import Job, check_noise, prepare, temp_needed
 from ..pipeline import parse_tile
 from ..progress import progress
@@ -130,16 +133,24 @@ def generate_noise(
     grid = Grid(job.exposure.side, parse_tile(tile, job.exposure.side))
     needed = temp_needed(job.exposure, layers)
     with (
+        replacing(*finals) as parts,
         temp_store(noise.TEMP, needed, keep_temp) as store,
         running(scheduler, threads),
         progress(noise.OUT.name, show_progress),
     ):
-        plan = _Plan(job, l2, grid, store, per_step)
+        file, planes = _outputs(job, parts, len(layers))
+        plan = _Plan(job, l2, grid, store, per_step, planes)
         (statistics,) = dask.compute([plan.layer(*item) for item in layers])
         for line in statistics:
             _log_layer(line)
-        with replacing(*finals) as parts:
-            _write(job.config, plan.output, statistics, parts)
+        file.finish(
+            {
+                "config": job.config.raw,
+                "noise": file.node("noise"),
+                "statistics": statistics,
+                "provenance": provenance(job, "noise"),
+            }
+        )
     seconds = time.perf_counter() - began
     log.info("wrote %s, %d layers in %.1f s", noise.OUT, len(layers), seconds)
     return NoiseResult(noise.OUT, finals[1] if finals[1:] else None, statistics, seconds)
@@ -182,7 +193,16 @@ def open_l2(job: Job, layers: Sequence[tuple[Layer, int]]) -> Layout:
 class _Plan:
     """Builds the tasks of the layers, one after the other."""
 
-    def __init__(self, job: Job, l2: Layout, grid: Grid, store: TempStore, per_step: bool) -> None:
+    def __init__(
+        self,
+        job: Job,
+        l2: Layout,
+        grid: Grid,
+        store: TempStore,
+        per_step: bool,
+        planes: list[list[Block]],
+    ) -> None:
+        self._planes = planes
         self._job, self._grid, self._store, self._per_step = job, grid, store, per_step
         self._exposure = job.exposure
         n = self._exposure.side
@@ -195,12 +215,9 @@ class _Plan:
             )
             if l2.array(*key) is not None
         }
-        active = n - 2 * BORDER
         noise = job.config.NOISE
         assert noise is not None
         self._seed = noise.SEED
-        shape = (len(noise.LAYER), active, active)
-        self.output = store.plain("layers", shape, f"float{job.config.NOISE_PRECISION}")
         self._finished: list[Delayed] = []
         self._base: Delayed | None = None
 
@@ -224,14 +241,13 @@ class _Plan:
             base = self._l2["data"] if layer.read.own_ramp else self._image("base", make=False)
         done = delayed(_finish, pure=False)(
             layer,
-            index,
             parts,
             read,
             base,
             light,
-            self.output,
+            self._planes[index],
             self._exposure,
-            [self._store, [a for a in (read, light, *(cube or ())) if a is not None]],
+            [self._store, [a for a in (read, read and _rate_of(read), light, *(cube or ())) if a]],
             dask_key_name=f"finish-layer-{index}",
         )
         self._finished.append(done)
@@ -278,8 +294,9 @@ class _Plan:
     def _run(self, inputs: Inputs, target: Spilled, after: list[Delayed]) -> Delayed:
         """The recipe on other inputs, its sky-subtracted rate written to the store."""
         steps = quiet_steps(self._job.steps)
-        lazy = graph.build(steps, inputs, self._grid, ["data"], self._per_step, after)
-        return graph.store(lazy.arrays["data"], target)
+        sinks = {"rate": self._image(_rate_of(target).name), "data": target}
+        lazy = graph.build(steps, inputs, self._grid, (), self._per_step, after, sinks)
+        return delayed(_done)(lazy.seconds, dask_key_name=f"done-{target.name}")
 
     def _light_part(
         self, layer: Layer, streams: Streams, light: Spilled, waits: list[Delayed]
@@ -372,6 +389,15 @@ class Quiet:
 
 
 # -- tasks ---------------------------------------------------------------------------------------
+
+
+def _rate_of(image: Spilled) -> Spilled:
+    """Where the rate waits for its sky to be found."""
+    return Spilled(image.store, f"{image.name}-rate")
+
+
+def _done(ready: Any) -> None:
+    """Nothing but the fact that `ready` is there."""
 
 
 def _write_plane(
@@ -480,7 +506,7 @@ def _write_light(
             out[both.within(window)] = values[both.within(block)]
             if window.y0 <= y and window.x0 <= x:  # count a block once, whatever the tiles
                 inadmissible += bad
-    target[window.slices] = out
+    target.put(out, window)
     return inadmissible
 
 
@@ -519,12 +545,11 @@ def _draw_block(
 
 def _finish(
     layer: Layer,
-    index: int,
     parts: list[Any],
     read: Spilled | None,
     base: Any,
     light: Spilled | None,
-    output: PlainArray,
+    planes: list[Block],
     exposure: Exposure,
     rubbish: tuple[TempStore, list[Spilled]],
 ) -> dict[str, Any]:
@@ -545,8 +570,10 @@ def _finish(
         window = Window(BORDER, exposure.side - BORDER, BORDER, exposure.side - BORDER)
         coefs = _fit(image, layer.sky_order, exposure)
         image -= sky_model(coefs, layer.sky_order, window, exposure.side).astype(np.float32)
-    largest = np.finfo(output.dtype).max
-    output.map()[index] = np.clip(image, -largest, largest)
+    largest = np.finfo(planes[0].dtype).max
+    np.clip(image, -largest, largest, out=image)
+    for plane in planes:
+        plane.put(image, plane.window)
     store, arrays = rubbish
     for array in arrays:
         store.drop(array)
@@ -595,16 +622,15 @@ def _log_layer(line: Mapping[str, Any]) -> None:
         )
 
 
-def _write(
-    config: Config, output: PlainArray, statistics: list[dict[str, Any]], parts: Sequence[Path]
-) -> None:
-    """The noise file, and its FITS copy."""
-    import asdf
-
-    layers = output.map()
-    tree = {"config": config.raw, "noise": layers, "statistics": statistics}
-    asdf.AsdfFile(tree).write_to(parts[0])
+def _outputs(
+    job: Job, parts: Sequence[Path], n_layers: int
+) -> tuple[InPlaceFile, list[list[Block]]]:
+    """The noise file in the making, and for each layer its places there and in the FITS copy."""
+    side = job.exposure.side
+    active = Window(BORDER, side - BORDER, BORDER, side - BORDER)
+    file = InPlaceFile(parts[0])
+    cubes = [file.add("noise", f"float{job.config.NOISE_PRECISION}", active, n_layers)]
+    file.create()
     if parts[1:]:
-        from astropy.io import fits
-
-        fits.PrimaryHDU(layers.astype(np.float32)).writeto(parts[1])
+        cubes += create_fits(parts[1], [active], [n_layers], [-32], [[("BUNIT", "DN/s", "")]])
+    return file, [[cube.plane(j) for cube in cubes] for j in range(n_layers)]

@@ -12,7 +12,8 @@ from astropy.io import fits
 
 from roman_dask_l2 import calibrate, l1_to_l2
 from roman_dask_l2.dq import PIXEL
-from roman_dask_l2.io.l2 import CAL_STEPS, half
+from roman_dask_l2.io.blocks import half
+from roman_dask_l2.io.l2 import CAL_STEPS
 from roman_dask_l2.simulate import simulate
 
 SIDE, ACTIVE = 256, 248

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
 import subprocess
 import sys
 import time
@@ -25,12 +23,11 @@ import asdf
 import numpy as np
 import yaml
 from astropy.io import fits
+from package import LAYERS, PACKAGE, ROOT, environment, say, simulated, table
 
 from roman_dask_l2.io.references import Inputs
 from roman_dask_l2.noise import layers
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = "romanimpreprocess==1.0.0"
 IMAGES = ("data", "data_withsky", "dq", "err", "var_poisson")
 
 # From the bit-compatible recipe to the default one: what is changed, and what it means.
@@ -54,7 +51,6 @@ CHAIN = [
 ]
 
 
-LAYERS = ("Rz4S2C1", "O", "Prb2")
 SEEDS = 4
 """Our realisations of each layer; their range is the scatter that the package may differ by."""
 PERCENTILES = (0.1, 1, 5, 25, 50, 75, 95, 99, 99.9)
@@ -104,54 +100,6 @@ def main() -> int:
     if failed:
         say("failed: " + ", ".join(failed))
     return 1 if failed else 0
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
-
-
-def environment(venv: Path) -> Path:
-    """The package's own environment: it needs older versions of what we share."""
-    python = venv / "bin" / "python"
-    stamp = venv / "installed.txt"
-    if not stamp.is_file() or stamp.read_text() != PACKAGE:
-        say(f"installing {PACKAGE} into {venv}")
-        subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
-        pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        subprocess.run([*pip, PACKAGE], check=True)
-        stamp.write_text(PACKAGE)
-    return python
-
-
-def simulated(folder: Path, seed: int, python: Path) -> Path:
-    """An exposure written by the package's versions of asdf and roman_datamodels: files written
-    by newer ones it could not read."""
-    config = folder / "config.yaml"
-    stamp = folder / "simulated.json"
-    source = (ROOT / "roman_dask_l2" / "simulate.py").read_bytes()
-    made_by = {"seed": seed, "simulator": len(source), "sum": sum(source)}
-    if stamp.is_file() and json.loads(stamp.read_text()) == made_by:
-        say(f"using the exposure in {folder}")
-        return config
-    began = time.perf_counter()
-    program = (
-        "from roman_dask_l2.simulate import simulate\n"
-        f"simulate({str(folder)!r}, side=4096, seed={seed}, conditions='all',\n"
-        "    config={'SKYORDER': 2, 'SLICEOUT': True, 'FITSOUT': True, 'OUT': 'package.asdf',\n"
-        f"        'NOISE': {{'LAYER': {list(LAYERS)!r}, 'TEMP': {str(folder / 'temp.asdf')!r},\n"
-        "            'SEED': 15000, 'OUT': 'package_noise.asdf'}})\n"
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("package*"):
-        old.unlink()
-    subprocess.run(
-        [python, "-W", "ignore", "-c", program],
-        check=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    stamp.write_text(json.dumps(made_by))
-    say(f"simulated {folder} in {time.perf_counter() - began:.0f} s")
-    return config
 
 
 def run_package(config: Path, python: Path) -> Path:
@@ -292,15 +240,6 @@ def difference(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> l
         f"{(before['err'] != after['err']).sum():,}",
         f"{(bits != 0).sum():,}" + (f" ({', '.join(flags)})" if flags else ""),
     ]
-
-
-def table(head: list[str], lines: list[list[str]]) -> str:
-    """A Markdown table with aligned columns."""
-    width = [max(len(row[i]) for row in [head, *lines]) for i in range(len(head))]
-    rows = [head, ["-" * w for w in width], *lines]
-    return "\n".join(
-        "| " + " | ".join(c.ljust(w) for c, w in zip(r, width, strict=True)) + " |" for r in rows
-    )
 
 
 def noise_table(config: Path) -> tuple[str, list[str]]:

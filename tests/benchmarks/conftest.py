@@ -1,0 +1,39 @@
+"""The table that the kernel micro-suite prints at its end."""
+
+import pytest
+
+TIMES = pytest.StashKey[list]()
+
+
+def pytest_configure(config):
+    config.stash[TIMES] = []
+
+
+@pytest.fixture
+def per_pixel(benchmark, request):
+    """``per_pixel(pixels, function, **arguments)``: time calls, and report them by pixel."""
+
+    def timed(pixels, function, *args, **kwargs):
+        result = benchmark(function, *args, **kwargs)
+        if benchmark.enabled:
+            nanoseconds = [1e9 * t / pixels for t in (benchmark.stats["min"],
+                                                     benchmark.stats["median"])]  # fmt: skip
+            benchmark.extra_info["ns_per_pixel"] = nanoseconds[1]
+            name = request.node.callspec.id if hasattr(request.node, "callspec") else ""
+            name = f"{request.node.originalname.removeprefix('test_')} {name}".strip()
+            request.config.stash[TIMES].append((name, *nanoseconds))
+        return result
+
+    return timed
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    times = config.stash[TIMES]
+    if not times:
+        return
+    terminalreporter.section("kernels, all 8 resultants, one thread")
+    head = ("", "ns/pixel, least", "median", "s per 4096 x 4096")
+    terminalreporter.write_line("{:34}{:>17}{:>9}{:>19}".format(*head))
+    for name, least, median in times:
+        frame = median * 1e-9 * 4096**2
+        terminalreporter.write_line(f"{name:34}{least:17.2f}{median:9.2f}{frame:19.3f}")
