@@ -14,6 +14,7 @@ help:
 	@echo "make demo    simulate an exposure, calibrate it, compare with the truth (SIDE=4096: flight size)"
 	@echo "make test    run the tests (ARGS=... goes to pytest)"
 	@echo "make parity  compare with romanimpreprocess on a full frame"
+	@echo "make bench   time and memory beside romanimpreprocess (bench-scaling, bench-kernels: ours alone)"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    build the manual in docs/_build/html"
 	@echo "make clean   remove everything that make made, .venv too"
@@ -26,6 +27,12 @@ test: $(VENV)/.test
 
 parity: $(VENV)/.test
 	$(BIN)/python tests/parity/run.py $(ARGS)
+
+bench: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/run.py $(ARGS)
+
+bench-scaling: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/scaling.py $(ARGS)
 
 bench-kernels: $(VENV)/.bench
 	$(BIN)/python -m pytest -q -m kernels tests/benchmarks --benchmark-columns=min,median,rounds \
@@ -41,7 +48,7 @@ docs: $(VENV)/.docs
 	@echo "docs/_build/html/index.html"
 
 clean:
-	rm -rf $(VENV) demo parity build dist *.egg-info docs/_build docs/_generated
+	rm -rf $(VENV) demo parity benchmarks .benchmarks build dist *.egg-info docs/_build docs/_generated
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -340,11 +340,8 @@ def _validate(args: argparse.Namespace) -> int:
 def _batch(args: argparse.Namespace) -> int:
     from .batch.run import Options, Outcome, after_interruption, execute, make_plan
 
-    if not args.debug:  # of single exposures only what is wrong
-        log.setLevel(logging.WARNING)
-        logging.getLogger("roman_dask_l2.batch").setLevel(
-            logging.WARNING if args.quiet else logging.INFO
-        )
+    if not args.debug:
+        log.handlers[0].addFilter(_of_the_batch)
     options = Options(
         only=tuple(args.only),
         share=args.share,
@@ -361,8 +358,9 @@ def _batch(args: argparse.Namespace) -> int:
         sys.stdout.write("\n".join(plan.lines()) + "\n")
         return 0
     outcome = Outcome(plan)
+    cluster = _running(args) if plan.todo else contextlib.nullcontext("local")
     try:
-        with _running(args) as scheduler:
+        with cluster as scheduler:
             execute(outcome, None if isinstance(scheduler, str) else scheduler)
     except BaseException:
         after_interruption(outcome)
@@ -370,6 +368,12 @@ def _batch(args: argparse.Namespace) -> int:
     finally:
         sys.stdout.write("\n".join(outcome.lines()) + "\n")
     return outcome.status
+
+
+def _of_the_batch(record: logging.LogRecord) -> bool:
+    """Of the work on single exposures a batch shows only what is wrong."""
+    part = record.name.removeprefix("roman_dask_l2.").partition(".")[0]
+    return record.levelno >= logging.WARNING or part in ("batch", "schedulers", "slurm")
 
 
 def _status(args: argparse.Namespace) -> int:

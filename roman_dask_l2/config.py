@@ -470,19 +470,21 @@ def _conflicts(paths: Mapping[str, Path]) -> list[str]:
     problems = []
     if "FITSWCS" in paths and "GWCS" in paths:
         problems.append("FITSWCS and GWCS are both given, expected at most one of them")
+    real = {key: os.path.realpath(path) for key, path in paths.items()}
     written = [key for key in ("OUT", "NOISE.OUT", "NOISE.TEMP") if key in paths]
     for i, key in enumerate(written):
         for other, path in paths.items():
-            if other not in written[: i + 1] and _same_file(paths[key], path):
+            if other in written[: i + 1]:
+                continue
+            if real[key] == real[other] or _linked(paths[key], path):
                 problems.append(f"{key} and {other} are the same file, {paths[key]}")
     return problems
 
 
-def _same_file(a: Path, b: Path) -> bool:
-    if os.path.realpath(a) == os.path.realpath(b):
-        return True
+def _linked(a: Path, b: Path) -> bool:
+    """One file under two names: hard links, file systems that ignore case."""
     try:
-        return os.path.samefile(a, b)  # hard links, file systems that ignore case
+        return os.path.samefile(a, b)
     except OSError:
         return False
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,11 +38,40 @@ if _directory:
     os.environ["NUMBA_CACHE_DIR"] = _directory
 
 import numba  # noqa: E402  (the cache directory must be set before numba reads it)
+from numba.core.caching import FunctionCache  # noqa: E402
+
+
+class _SharedCache(FunctionCache):
+    """numba's cache on disk, for many processes that start at once.
+
+    numba writes the index of a function's variants first and the code of the new one after it. In
+    between, another process may find old code under the new entry, or give its own variant the
+    same file.
+    """
+
+    def _load_overload(self, sig: Any, target_context: Any) -> Any:
+        with self._locked(fcntl.LOCK_SH):
+            return super()._load_overload(sig, target_context)
+
+    def _save_overload(self, sig: Any, data: Any) -> None:
+        with self._locked(fcntl.LOCK_EX):
+            super()._save_overload(sig, data)
+
+    @contextlib.contextmanager
+    def _locked(self, kind: int) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # read-only, or without locks: as numba has it
+                self._impl.locator.ensure_cache_path()
+                path = os.path.join(self.cache_path, f"{self._impl.filename_base}.lock")
+                file = stack.enter_context(open(path, "ab"))
+                fcntl.flock(file, kind)
+            yield
 
 
 def kernel(func: F) -> F:
     """Compile a kernel: releases the GIL for Dask's threads, never starts threads of its own
     (``parallel=True`` aborts under Dask's), keeps IEEE order of operations so that results do not
     depend on the machine, and is cached on disk."""
-    compiled: Any = numba.njit(nogil=True, cache=True, fastmath=False, error_model="numpy")(func)
+    compiled: Any = numba.njit(nogil=True, fastmath=False, error_model="numpy")(func)
+    compiled._cache = _SharedCache(func)  # what cache=True does, with its own class
     return compiled

@@ -74,25 +74,33 @@ def provenance(job: Job, product: Product = "l2") -> dict[str, Any]:
         path = getattr(job.config, key)
         if path is not None:
             files[key] = whole_file(path)
-    return describe(job.config, job.recipe, files, product)
+    return describe(job.config, recipe_parts(job.recipe), files, product)
 
 
 def describe(
-    config: Config, recipe: Recipe, files: Mapping[str, Mapping[str, Any]], product: Product
+    config: Config,
+    recipe: Mapping[str, Any],
+    files: Mapping[str, Mapping[str, Any]],
+    product: Product,
 ) -> dict[str, Any]:
     """`provenance` from its parts; needs no opened exposure."""
     made = {
         "versions": versions(),
-        "recipe": {
-            "name": recipe.name,
-            "steps": [{b.name: _plain(b.params.model_dump(mode="json"))} for b in recipe.steps],
-            "outputs": list(recipe.outputs),
-            "code": _foreign_code(recipe),
-        },
+        "recipe": recipe,
         "settings": settings(config, product),
         "files": files,
     }
     return {**made, "fingerprint": _fingerprint(made)}
+
+
+def recipe_parts(recipe: Recipe) -> dict[str, Any]:
+    """Name, steps with all options, further outputs, and marks of code that is not ours."""
+    return {
+        "name": recipe.name,
+        "steps": [{b.name: _plain(b.params.model_dump(mode="json"))} for b in recipe.steps],
+        "outputs": list(recipe.outputs),
+        "code": _foreign_code(recipe),
+    }
 
 
 def settings(config: Config, product: Product) -> dict[str, Any]:

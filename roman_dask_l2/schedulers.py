@@ -278,11 +278,11 @@ def _local_cluster(
             processes=True,
             dashboard_address="127.0.0.1:8787",
         )
-    except OSError as error:
-        raise InputError(f"--scheduler local-cluster: {error}") from error
-    except (RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         cause = error.__cause__ or error
-        raise ClusterError(f"the workers do not start: {cause}") from error
+        if isinstance(cause, ValueError):  # such as an interface that is not there
+            raise InputError(f"--scheduler local-cluster: {cause}") from error
+        raise ClusterError(f"the local cluster does not start: {cause}") from error
     finally:
         for name, value in before.items():
             if value is None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .arrays import _Cache, FileArray, lookup
+from .arrays import FileArray, _Cache, lookup
 
 _MAGIC = b"\xd3BLK"
 _HEADER = struct.Struct(">I4sQQQ16s")

@@ -7,8 +7,23 @@ from typing import Any
 import numpy as np
 
 from ..dq import PIXEL
+from ..jit import kernel
 from ..step import Step, Tile
 from .common import finite, flagged
+
+
+@kernel
+def _subtract(ramp, bias, rows, columns, out):
+    """``ramp - bias`` inside `rows` and `columns`, the ramp itself outside."""
+    y0, y1 = rows
+    x0, x1 = columns
+    for j in range(ramp.shape[0]):
+        for y in range(ramp.shape[1]):
+            out[j, y] = ramp[j, y]
+            if y0 <= y < y1:
+                s, b, target = ramp[j, y, x0:x1], bias[j, y, x0:x1], out[j, y, x0:x1]
+                for x in range(len(s)):
+                    target[x] = s[x] - b[x]
 
 
 def subtract_bias(
@@ -31,9 +46,9 @@ def subtract_bias(
     """
     bias, bad = finite(bias, 0.0)
     where: Any = None if bad is None else bad.any(axis=0)
-    out = ramp.copy()
-    act = (slice(None), *tile.active)
-    out[act] -= bias[act]
+    rows, columns = tile.active
+    out = np.empty_like(ramp)
+    _subtract(ramp, bias, (rows.start, rows.stop), (columns.start, columns.stop), out)
     return out, flagged(pixeldq, where, PIXEL["UNRELIABLE_BIAS"], tile.active)
 
 

@@ -6,9 +6,25 @@ import numpy as np
 
 from ..dq import PIXEL
 from ..exposure import Exposure
+from ..jit import kernel
 from ..step import Params, Step, Tile
 from .common import finite, flagged
 from .ipc import deconvolve, repaired
+
+
+@kernel
+def _subtract(ramp, slope, times, rows, columns, out):
+    """``ramp - time * slope`` inside `rows` and `columns`, the ramp itself outside."""
+    y0, y1 = rows
+    x0, x1 = columns
+    for j in range(ramp.shape[0]):
+        t = times[j]
+        for y in range(ramp.shape[1]):
+            out[j, y] = ramp[j, y]
+            if y0 <= y < y1:
+                s, d, target = ramp[j, y, x0:x1], slope[y, x0:x1], out[j, y, x0:x1]
+                for x in range(len(s)):
+                    target[x] = s[x] - t * d[x]
 
 
 def subtract_dark(
@@ -37,10 +53,10 @@ def subtract_dark(
         UNRELIABLE_DARK where the dark current is not finite (then nothing is subtracted).
     """
     slope, pixeldq = _slope_and_flags(pixeldq, dark_slope, dark_dq, tile)
-    out = ramp.copy()
-    act = tile.active
-    for j, t in enumerate(exposure.tbar):
-        out[(j, *act)] -= np.float32(t) * slope[act]
+    rows, columns = tile.active
+    out = np.empty_like(ramp)
+    times = exposure.tbar.astype(np.float32)
+    _subtract(ramp, slope, times, (rows.start, rows.stop), (columns.start, columns.stop), out)
     return out, pixeldq
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ..dq import PIXEL
+from ..jit import kernel as compiled
 from ..step import Params, Step, Tile
-from .common import finite
+from .common import all_finite, finite
 from .ipc import deconvolve, repaired
 from .ramp_fit import half
 
@@ -23,6 +24,33 @@ class FlatParams(Params):
     """Pixels by which the solid angle is looked up too far in x and y (romanimpreprocess: 4)."""
     half_precision_errors: bool = False
     """Round err and var_poisson to float16 again, as romanimpreprocess does."""
+
+
+@compiled
+def _divide(rate, poisson, read, dumo, flat, area, out_rate, err, out_poisson, out_read, out_dumo):
+    """Everything over ``flat / area``, rounded as NumPy's functions do one by one."""
+    ny, nx = rate.shape
+    f, sigma = np.empty(nx, np.float32), np.empty(nx, np.float32)
+    for y in range(ny):
+        # In short loops: with more arrays in one the compiler gives up on vectors.
+        response, solid = flat[y], area[y]
+        for x in range(nx):
+            f[x] = np.float32(response[x] / solid[x])
+        a, b, c, d = rate[y], dumo[y], out_rate[y], out_dumo[y]
+        for x in range(nx):
+            c[x] = a[x] / f[x]
+        for x in range(nx):
+            d[x] = b[x] / f[x]
+        a, b, c, d = poisson[y], read[y], out_poisson[y], out_read[y]
+        total = err[y]
+        for x in range(nx):
+            sigma[x] = np.sqrt(a[x]) / f[x]
+            c[x] = sigma[x] * sigma[x]
+        for x in range(nx):
+            noise = np.sqrt(b[x]) / f[x]
+            d[x] = noise * noise
+            squares = np.float64(noise) * noise + np.float64(sigma[x]) * sigma[x]
+            total[x] = np.float32(np.sqrt(squares))  # as hypotf does
 
 
 def divide_flat(
@@ -79,16 +107,13 @@ def divide_flat(
         g, kernel, _ = repaired(gain, ipc)
         g = np.clip(g, g.dtype.type(LOWEST), None)
         f = deconvolve(f, g, kernel, tile, params.order)
-    f = (f / area).astype(np.float32)
-
-    out_rate, out_dumo = rate / f, dumo / f
-    poisson, read = np.sqrt(var_poisson) / f, np.sqrt(var_rnoise) / f
-    err, var_poisson, var_rnoise = np.hypot(read, poisson), poisson**2, read**2
+    made = tuple(np.empty(rate.shape, np.float32) for _ in range(5))
+    _divide(rate, var_poisson, var_rnoise, dumo, f, area, *made)
+    out_rate, err, var_poisson, var_rnoise, out_dumo = made
     if params.half_precision_errors:
         err, var_poisson = half(err), half(var_poisson)
-    bad = ~np.isfinite(out_rate)
-    if bad.any():
-        dq[bad] |= np.uint32(PIXEL["DO_NOT_USE"])
+    if not all_finite(out_rate):
+        dq[~np.isfinite(out_rate)] |= np.uint32(PIXEL["DO_NOT_USE"])
     return out_rate, err, var_poisson, var_rnoise, out_dumo, dq
 
 

@@ -19,50 +19,85 @@ class IpcParams(Params):
     """Terms of the series that inverts the kernel; each reaches one pixel further."""
 
 
-_NEIGHBOURS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
-"""(dy, dx) in the order in which their shares are added: it decides the last bit."""
-
-
 _BLOCK = 256
-"""Columns that are worked on together."""
+"""Columns that are worked on together, so that kernel and charge stay in the processor's cache for
+all planes."""
+_U = np.uint64
 
 
 @kernel
-def _spread(e, k, out):
-    """``out = K applied to e``: k[1+dy, 1+dx, y, x] of the charge in (y, x) moves by (dy, dx)."""
-    ny, nx = e.shape
-    for y in range(ny):
-        here, share, charge = out[y], k[1, 1, y], e[y]
-        for x in range(nx):
-            here[x] = share[x] * charge[x]
-        for dy, dx in _NEIGHBOURS:
-            if 0 <= y - dy < ny:
-                # Slices that start at 0, because an index that might be negative is not vectorised.
-                lo, hi = max(dx, 0), nx + min(dx, 0)
-                here = out[y, lo:hi]
-                share, charge = (
-                    k[1 + dy, 1 + dx, y - dy, lo - dx : hi - dx],
-                    e[y - dy, lo - dx : hi - dx],
-                )
-                for i in range(hi - lo):
-                    here[i] += share[i] * charge[i]
+def _step(o, k, e, ny, n, width, out):
+    """``out = o + e - K o`` on a block of `ny` rows of `n` pixels in a border of zeros.
+
+    All arrays are flat, in rows of `width` = n + 2 (at least), k nine such planes. The shares are
+    added in the order in which they stand: it decides the last bit. Indices are unsigned: one that
+    might be negative is not vectorised, and views of rows cost more than the work on them.
+    """
+    plane, w, one = _U((ny + 2) * width), _U(width), _U(1)
+    for y in range(1, ny + 1):
+        first = _U(y * width + 1)
+        for x in range(_U(n)):
+            i = first + _U(x)
+            spread = k[_U(4) * plane + i] * o[i]
+            spread += k[_U(7) * plane + i - w] * o[i - w]
+            spread += k[_U(1) * plane + i + w] * o[i + w]
+            spread += k[_U(5) * plane + i - one] * o[i - one]
+            spread += k[_U(3) * plane + i + one] * o[i + one]
+            spread += k[_U(8) * plane + i - w - one] * o[i - w - one]
+            spread += k[_U(6) * plane + i - w + one] * o[i - w + one]
+            spread += k[_U(2) * plane + i + w - one] * o[i + w - one]
+            spread += k[_U(0) * plane + i + w + one] * o[i + w + one]
+            out[i] = (o[i] + e[i]) - spread
 
 
 @kernel
-def _deconvolve(s, gain, k, order, out):
-    """`deconvolve` on arrays that hold active pixels only."""
-    e = s * gain
-    o = e.copy()
-    spread = np.empty_like(e)
-    for _ in range(order):
-        _spread(o, k, spread)
-        o += e
-        o -= spread
-    o /= gain
-    ny, nx = s.shape
-    for y in range(ny):
-        for x in range(nx):
-            out[y, x] = o[y, x]
+def _deconvolve(planes, gain, ipc, rows, columns, order, out):
+    """See `deconvolve`; `rows` and `columns` are the limits of the active pixels."""
+    y0, y1 = rows
+    x0, x1 = columns
+    ny = y1 - y0
+    width = min(_BLOCK + 2 * order, x1 - x0) + 2
+    size = (ny + 2) * width
+    k = np.zeros(9 * size, ipc.dtype)
+    e = np.zeros(size, gain.dtype)
+    o, o_next = np.zeros_like(e), np.zeros_like(e)
+    for p in range(len(planes)):
+        for y in range(planes.shape[1]):
+            if y < y0 or y >= y1:
+                out[p, y] = planes[p, y]
+            else:
+                out[p, y, :x0] = planes[p, y, :x0]
+                out[p, y, x1:] = planes[p, y, x1:]
+    for left in range(x0, x1, _BLOCK):
+        right = min(left + _BLOCK, x1)
+        lo, hi = max(left - order, x0), min(right + order, x1)
+        n = hi - lo
+        for i in range(3):
+            for j in range(3):
+                for y in range(ny):
+                    start = (3 * i + j) * size + (y + 1) * width + 1
+                    k[start : start + n] = ipc[i, j, y0 + y, lo:hi]
+                    k[start + n] = 0
+        for y in range(1, ny + 1):  # what a wider block has left behind
+            e[y * width + n + 1] = 0
+            o[y * width + n + 1] = 0
+            o_next[y * width + n + 1] = 0
+        for p in range(len(planes)):
+            for y in range(ny):
+                start = (y + 1) * width + 1
+                s, g, charge = planes[p, y0 + y, lo:hi], gain[y0 + y, lo:hi], e[start : start + n]
+                for x in range(n):
+                    charge[x] = s[x] * g[x]
+            last = e
+            for i in range(order):
+                _step(last, k, e, ny, n, width, o)
+                last, o, o_next = o, o_next, o
+            for y in range(ny):
+                start = (y + 1) * width + 1 + left - lo
+                target, g = out[p, y0 + y, left:right], gain[y0 + y, left:right]
+                charge = last[start : start + right - left]
+                for x in range(right - left):
+                    target[x] = charge[x] / g[x]
 
 
 def deconvolve(
@@ -88,21 +123,13 @@ def deconvolve(
         With ``e = gain * signal``: start with o = e, then `order` times o <- o + e - K o, over
         gain. Reference pixels are unchanged and share no charge.
     """
-    out = signal.copy()
     rows, columns = tile.active
+    if not (rows.start < rows.stop and columns.start < columns.stop):
+        return signal.copy()
+    out = np.empty_like(signal)
     planes = signal.reshape(-1, *signal.shape[-2:])
-    results = out.reshape(planes.shape)
-    # In blocks of columns, so that the kernel stays in the processor's cache for all planes.
-    for left in range(columns.start, columns.stop, _BLOCK):
-        right = min(left + _BLOCK, columns.stop)
-        wide = slice(max(left - order, columns.start), min(right + order, columns.stop))
-        g = np.ascontiguousarray(gain[rows, wide])
-        k = np.ascontiguousarray(ipc[:, :, rows, wide])
-        corrected = np.empty(g.shape, np.float32)
-        for plane, result in zip(planes, results, strict=True):
-            _deconvolve(np.ascontiguousarray(plane[rows, wide]), g, k, order, corrected)
-            inner = slice(left - wide.start, right - wide.start)
-            result[rows, left:right] = corrected[:, inner]
+    limits = (rows.start, rows.stop), (columns.start, columns.stop)
+    _deconvolve(planes, gain, ipc, *limits, order, out.reshape(planes.shape))
     return out
 
 

@@ -15,6 +15,7 @@ from .common import finite
 _NO_LIN = np.uint32(PIXEL["NO_LIN_CORR"])
 _SKIP = np.uint32(PIXEL["NO_LIN_CORR"] | PIXEL["REFERENCE_PIXEL"])
 _SATURATED = np.uint8(GROUP["SATURATED"])
+_CHUNK = 1024
 
 
 @kernel
@@ -33,31 +34,34 @@ def _outside(coef, z):
 def _linearise(ramp, groupdq, coef, smin, smax, sref, dq, first_is_reset, out, out_dq):
     """Fill `out` (R, y, x) and `out_dq` (y, x); see `linearise`.
 
-    Row by row, so that the recurrence runs over pixels and is vectorised; the few pixels that are
-    flagged or out of range are done again after it.
+    A piece of a row at a time, so that the recurrence runs over pixels, is vectorised and stays in
+    the processor's nearest cache; the few pixels that are flagged or out of range are done again.
     """
     one, two = np.float32(1), np.float32(2)
     n_coef = coef.shape[0]
-    n_res, ny, nx = ramp.shape
-    z = np.empty(nx, np.float32)
-    below, here = np.empty(nx, np.float32), np.empty(nx, np.float32)
-    for y in range(ny):
-        flags = dq[y].copy()
-        low, high = smin[y], smax[y]
+    n_res, ny, width = ramp.shape
+    widest = np.empty((3, _CHUNK), np.float32)
+    for y, x0 in [(y, x0) for y in range(ny) for x0 in range(0, width, _CHUNK)]:
+        nx = min(_CHUNK, width - x0)
+        x1 = x0 + nx
+        z, below, here = widest[0, :nx], widest[1, :nx], widest[2, :nx]
+        flags = dq[y, x0:x1].copy()
+        low, high, zero = smin[y, x0:x1], smax[y, x0:x1], sref[y, x0:x1]
         for j in range(n_res):
-            s, total = ramp[j, y], out[j, y]
+            s, total = ramp[j, y, x0:x1], out[j, y, x0:x1]
+            saturated = groupdq[j, y, x0:x1]
             for x in range(nx):
                 z[x] = -one + two * (s[x] - low[x]) / (high[x] - low[x])
             if j == 0 and first_is_reset:
                 for x in range(nx):
                     z[x] = min(max(z[x], -one), one)
-            c = coef[0, y]
+            c = coef[0, y, x0:x1]
             for x in range(nx):
                 total[x] = c[x]
                 below[x] = one
                 here[x] = z[x]
             for L in range(1, n_coef):
-                c = coef[L, y]
+                c = coef[L, y, x0:x1]
                 up, down = np.float32((2 * L + 1) / (L + 1)), np.float32(L / (L + 1))
                 for x in range(nx):
                     total[x] += c[x] * here[x]
@@ -67,14 +71,15 @@ def _linearise(ramp, groupdq, coef, smin, smax, sref, dq, first_is_reset, out, o
             for x in range(nx):
                 skip = flags[x] & _SKIP
                 over = abs(z[x]) > one
-                if over and not groupdq[j, y, x] & _SATURATED:
+                if over and not saturated[x] & _SATURATED:
                     flags[x] |= _NO_LIN
                 if skip:
-                    total[x] = s[x] - sref[y, x]
+                    total[x] = s[x] - zero[x]
                 elif over:
-                    total[x] = _outside(coef[:, y, x], z[x])
+                    total[x] = _outside(coef[:, y, x0 + x], z[x])
+        target = out_dq[y, x0:x1]
         for x in range(nx):
-            out_dq[y, x] |= flags[x]
+            target[x] |= flags[x]
 
 
 def linearise(

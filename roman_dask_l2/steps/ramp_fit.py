@@ -245,10 +245,9 @@ def _first_saturated(groupdq, ends):
         for x in range(nx):
             row[x] = n_res
         for j in range(n_res - 1, -1, -1):
-            flags = groupdq[j, y]
+            flags, index = groupdq[j, y], np.int16(j)
             for x in range(nx):
-                if flags[x] & _SAT:
-                    row[x] = j
+                row[x] = index if flags[x] & _SAT else row[x]
 
 
 @kernel
@@ -389,30 +388,50 @@ def _quality(ramp, read_noise, ends, whiten, uniform, start, rate, chisq, dumo):
 def _fold(groupdq, pixeldq, ends, start, dq, endslice):
     """Fold resultant flags into `dq`, on pixels that are not reference pixels."""
     n_res, ny, nx = groupdq.shape
+    seen, unusable = np.empty(nx, np.uint8), np.empty(nx, np.uint8)
     for y in range(ny):
+        last, e, before, folded = endslice[y], ends[y], pixeldq[y], dq[y]
         for x in range(nx):
-            e = ends[y, x]
-            flags = pixeldq[y, x]
-            last = -1
-            for j in range(n_res - 1):
-                if groupdq[j + 1, y, x] & _SAT and not groupdq[j, y, x] & _SAT:
-                    last = j
-            endslice[y, x] = last
-            if flags & _REFERENCE:
-                dq[y, x] = flags
-                continue
-            unusable = True
-            for j in range(n_res):
-                f = groupdq[j, y, x]
-                if not f & _DNU:
-                    unusable = False
-                if not f & _SAT:
-                    flags |= np.uint32(f & ~_DNU)
-            if e < n_res:
-                flags |= np.uint32(_SAT)
-            if unusable or (start + 1 < n_res and groupdq[start + 1, y, x] & _SAT):
-                flags |= np.uint32(_DNU)
-            dq[y, x] = flags
+            last[x] = -1
+            seen[x] = 0
+            unusable[x] = _DNU
+        for j in range(n_res):
+            f = groupdq[j, y]
+            for x in range(nx):
+                unusable[x] &= f[x]
+                seen[x] |= np.uint8(0) if f[x] & _SAT else f[x] & ~_DNU
+            if j + 1 < n_res:
+                following, index = groupdq[j + 1, y], np.int8(j)
+                for x in range(nx):
+                    last[x] = index if following[x] & ~f[x] & _SAT else last[x]
+        if start + 1 < n_res:
+            f = groupdq[start + 1, y]
+            for x in range(nx):
+                unusable[x] |= _DNU if f[x] & _SAT else np.uint8(0)
+        for x in range(nx):
+            flags = np.uint32(seen[x] | (unusable[x] & _DNU))
+            flags |= np.uint32(_SAT) if e[x] < n_res else np.uint32(0)
+            folded[x] = before[x] | (np.uint32(0) if before[x] & _REFERENCE else flags)
+
+
+@kernel
+def _errors(read_noise, read, ends, var_poisson, var_rnoise, err):
+    """Read-noise variance, and the root of the sum of both, in the order of NumPy's functions."""
+    n_res = len(read) - 1
+    for y in range(len(ends)):
+        e, noise, total = ends[y], read_noise[y], err[y]
+        for x in range(len(e)):
+            total[x] = noise[x] * read[n_res]
+        for x in range(len(e)):
+            if e[x] < n_res:
+                total[x] = noise[x] * read[e[x]]
+        variance, light = var_rnoise[y], var_poisson[y]
+        for x in range(len(e)):
+            sigma = total[x]
+            variance[x] = sigma * sigma
+            poisson = np.sqrt(light[x])
+            squares = np.float64(sigma) * sigma + np.float64(poisson) * poisson
+            total[x] = np.float32(np.sqrt(squares))  # as hypotf does
 
 
 def fit_ramp(
@@ -475,13 +494,12 @@ def fit_ramp(
     dark_slope = np.broadcast_to(finite(dark_slope, 0.0)[0], shape)
     k, read, poisson, n_pairs, pairs, pair_dt, pair_a, pair_b = _tables(exposure, params)
     start = exposure.start
-    ends = np.empty(shape, np.int64)
+    ends = np.empty(shape, np.int16)
     _first_saturated(groupdq, ends)
     rate, var_poisson = np.empty(shape, np.float32), np.empty(shape, np.float32)
     _fit_pixels(ramp, gain, dark_slope, ends, k, poisson, start, rate, var_poisson)
-    read_error = read_noise * read[ends]
-    var_rnoise = read_error**2
-
+    var_rnoise, err = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    _errors(read_noise, read, ends, var_poisson, var_rnoise, err)
     groupdq = groupdq.copy()
     rows, columns = tile.active
     active = (rows.start, rows.stop, columns.start, columns.stop)
@@ -512,10 +530,8 @@ def fit_ramp(
     if params.quality:
         whiten, uniform = _quality_tables(exposure, params)
         _quality(ramp, read_noise, ends, whiten, uniform, start, rate, chisq, dumo)
-    poisson_error = np.sqrt(var_poisson)
-    err = np.hypot(read_error, poisson_error)
     if params.half_precision_errors:
-        err, var_poisson = half(err), half(poisson_error**2)
+        err, var_poisson = half(err), half(np.sqrt(var_poisson) ** 2)
         var_rnoise = np.clip(err**2 - var_poisson, 0, None)
     return rate, err, var_poisson, var_rnoise, groupdq, dq, endslice, chisq, dumo
 

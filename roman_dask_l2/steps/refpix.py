@@ -127,20 +127,23 @@ def _channel_medians(strip: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _subtract(ramp, dark, rows, slope, low, y0, x0, out):
     """Subtract row offsets and channel lines, rounding to float32 after each."""
     through_dark = dark.shape[0] > 0
+    nx = ramp.shape[2]
     for j in range(ramp.shape[0]):
         for y in range(ramp.shape[1]):
             row = rows[j, y0 + y]
-            for x in range(ramp.shape[2]):
-                c = (x0 + x) // 128
-                s = ramp[j, y, x]
-                if through_dark:
-                    s = s - dark[j, y, x]
-                s = np.float32(s - row)
+            for c in range(x0 // 128, (x0 + nx - 1) // 128 + 1):
+                a, b = max(128 * c - x0, 0), min(128 * (c + 1) - x0, nx)
                 # In this order: the last bit of the line decides roundings, if very few of them.
-                s = np.float32(s - (slope[j, c] * (y0 + y) + low[j, c] - 1.5 * slope[j, c]))
+                line = slope[j, c] * (y0 + y) + low[j, c] - 1.5 * slope[j, c]
+                s, target = ramp[j, y, a:b], out[j, y, a:b]
                 if through_dark:
-                    s = s + dark[j, y, x]
-                out[j, y, x] = s
+                    d = dark[j, y, a:b]
+                    for x in range(b - a):
+                        above = np.float32((s[x] - d[x]) - row)
+                        target[x] = np.float32(above - line) + d[x]
+                else:
+                    for x in range(b - a):
+                        target[x] = np.float32(np.float32(s[x] - row) - line)
 
 
 def subtract_reference(

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..dq import GROUP, PIXEL
 from ..exposure import Exposure
+from ..jit import kernel
 from ..step import Params, Step
 
 # stcal reports its counts per call, that is per tile here: noise.
@@ -15,6 +16,10 @@ logging.getLogger("stcal").setLevel(logging.WARNING)
 
 ATOD_LIMIT = 65535
 """Largest value of the analogue-to-digital converter, DN."""
+
+
+_SATURATED = np.uint8(GROUP["SATURATED"])
+_NO_CHECK = np.uint32(PIXEL["NO_SAT_CHECK"])
 
 
 class SaturationParams(Params):
@@ -29,6 +34,25 @@ class SaturationParams(Params):
 def halo(params: SaturationParams) -> int:
     """stcal grows twice along one path (SATURATED, then the DO_NOT_USE of its backward pass)."""
     return 2 * params.grow
+
+
+@kernel
+def _look(ramp, groupdq, threshold, threshold_dq, pixeldq, trigger):
+    """Add the threshold's flags to `pixeldq`, and find the pixels that stcal has to look at: those
+    that reach their threshold or zero, or are flagged already."""
+    n_res, ny, nx = ramp.shape
+    limit = np.empty(nx, np.float32)
+    for y in range(ny):
+        level, known, flags, found = threshold[y], threshold_dq[y], pixeldq[y], trigger[y]
+        for x in range(nx):
+            unchecked = (level[x] != level[x]) | ((known[x] & _NO_CHECK) != 0)
+            limit[x] = np.float32(ATOD_LIMIT + 1) if unchecked else level[x]
+            flags[x] |= known[x] | (_NO_CHECK if unchecked else np.uint32(0))
+            found[x] = False
+        for j in range(1, n_res):
+            s, group = ramp[j, y], groupdq[j, y]
+            for x in range(nx):
+                found[x] |= (s[x] >= limit[x]) | (s[x] <= 0) | ((group[x] & _SATURATED) != 0)
 
 
 def flag_saturation(
@@ -59,15 +83,10 @@ def flag_saturation(
         With SATURATED, AD_FLOOR, DO_NOT_USE and NO_SAT_CHECK as
         ``stcal.saturation.saturation.flag_saturated_pixels`` sets them on resultants 1..R-1.
     """
-    no_check = np.isnan(threshold) | ((threshold_dq & PIXEL["NO_SAT_CHECK"]) != 0)
-    limit = np.where(no_check, np.float32(ATOD_LIMIT + 1), threshold)
-    out = groupdq.copy()
-    pixeldq = pixeldq | threshold_dq
-    pixeldq[no_check] |= np.uint32(PIXEL["NO_SAT_CHECK"])
-    saturated = np.uint8(GROUP["SATURATED"])
-    later = ramp[1:]
-    trigger = (later >= limit) | (later <= 0) | ((groupdq[1:] & saturated) != 0)
-    _call_stcal_near(trigger.any(axis=0), ramp, out, threshold, threshold_dq, exposure, params)
+    out, pixeldq, saturated = groupdq.copy(), pixeldq.copy(), _SATURATED
+    trigger = np.empty(threshold.shape, np.bool_)
+    _look(ramp, groupdq, threshold, threshold_dq, pixeldq, trigger)
+    _call_stcal_near(trigger, ramp, out, threshold, threshold_dq, exposure, params)
     for _ in range(params.backup):
         for i in range(1, len(out) - 1):
             if exposure.n_reads[i] > 1:

@@ -4,7 +4,7 @@ One thing is changed at a time, from one base: 4096 x 4096 pixels, 8 resultants,
 default tiles, page cache warm. Prints a table for each and writes them to docs/benchmarks.md, and
 everything that was measured to docs/benchmarks/scaling.json.
 
-The exposures are simulated when first asked for, which takes some minutes and 25 GB of disk, and
+The exposures are simulated when first asked for, which takes some minutes and 19 GB of disk, and
 kept in benchmarks/.
 """
 
@@ -52,7 +52,7 @@ class Setting:
     cold: bool = False
 
     @property
-    def samples(self) -> int:
+    def size(self) -> int:
         """Pixels of all resultants that are worked on."""
         return self.side**2 * self.resultants * max(self.layers, 1)
 
@@ -138,7 +138,7 @@ class Scaling:
             self._ready.clear()
         log = folder / "scaling.log"
         cost = measure.measure(command, cwd=folder, cpus=self._cpus, log=log)
-        return {"samples": setting.samples, **cost.record(), "stages": report.stages(log)}
+        return {"size": setting.size, **cost.record(), "stages": report.stages(log)}
 
     def _config(self, config: Path, setting: Setting) -> str:
         """Name of the configuration file for a setting."""
@@ -269,7 +269,7 @@ FURTHER = ("CPU ns per sample", "tile stage s")
 def _further(runs: report.Runs) -> list[str]:
     tile = tile_stage(runs)
     return [
-        f"{_median(runs, 'cpu') / runs[0]['samples'] * 1e9:.1f}",
+        f"{_median(runs, 'cpu') / runs[0]['size'] * 1e9:.1f}",
         "" if tile is None else f"{tile:.2f}",
         f"{_median(runs, 'disk_read') / 1e9:.2f}",
     ]
