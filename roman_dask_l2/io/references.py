@@ -153,7 +153,7 @@ def add_wcs(inputs: Inputs, wcs: Any, shifts: set[int]) -> Inputs:
     side = inputs.exposure.side
     sources = dict(inputs.sources)
     for shift in shifts | {0}:
-        spline = wcs.area_spline(side - 2 * BORDER, offset=shift)
+        spline = wcs.areas(side - 2 * BORDER, offset=shift)
         sources["wcs.area" + (f"+{shift}" if shift else "")] = PixelArea(spline, side)
     return Inputs(inputs.exposure, sources, inputs.layouts)
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,102 +21,15 @@ from numpy.typing import ArrayLike, NDArray
 from ..detector import BORDER, OMEGA_IDEAL
 from ..errors import InputError
 
+if TYPE_CHECKING:
+    from .areas import AreaSpline, TanArea
+
 log = logging.getLogger(__name__)
 
 _CARD = 80
 _FITS_EXPECTED = "expected the text of a FITS header with a TAN or TAN-SIP projection"
 _SIP = "sip"
 _GWCS_EXPECTED = "expected an ASDF file with a gwcs under `wcs` or `roman.meta.wcs`"
-
-
-@dataclass(frozen=True, eq=False)
-class AreaSpline:
-    """Pixel areas of a whole detector as a bicubic spline: small, picklable, evaluated by window.
-
-    Attributes
-    ----------
-    spline : scipy.interpolate.RectBivariateSpline
-        Area / `OMEGA_IDEAL` as a function of (y, x) of the WCS.
-    active_side : int
-        Side of the active array, pixels.
-    offset : int
-        Added to both pixel coordinates before the WCS is evaluated.
-    """
-
-    spline: Any
-    active_side: int
-    offset: int = 0
-
-    def window(self, y0: int, y1: int, x0: int, x1: int) -> NDArray[np.float64]:
-        """Areas of the active pixels in rows ``y0:y1`` and columns ``x0:x1``.
-
-        A pixel has the same bits whatever window it is asked through.
-
-        Returns
-        -------
-        ndarray of float64, shape (y1 - y0, x1 - x0)
-            Solid angle / `OMEGA_IDEAL`.
-
-        Raises
-        ------
-        IndexError
-            If the window leaves the active array, where the spline is not defined.
-        """
-        if not (0 <= y0 <= y1 <= self.active_side and 0 <= x0 <= x1 <= self.active_side):
-            raise IndexError(
-                f"window [{y0}:{y1}, {x0}:{x1}] outside {self.active_side} active pixels"
-            )
-        if y0 == y1 or x0 == x1:
-            return np.empty((y1 - y0, x1 - x0))
-        y, x = (np.arange(a, b, dtype=float) + self.offset for a, b in ((y0, y1), (x0, x1)))
-        return np.asarray(self.spline(y, x), np.float64)
-
-
-@dataclass(frozen=True, eq=False)
-class TanArea:
-    """Solid angle of a pixel of a TAN or TAN-SIP header, in closed form.
-
-    Only sums, products and square roots: the same bits on every processor, which sine, cosine and
-    matrix products of the libraries are not.
-
-    Attributes
-    ----------
-    origin : tuple of float
-        Pixel (x, y) of the tangent point.
-    cd : ndarray (2, 2)
-        Pixel offset to projection plane, deg.
-    sip : ndarray (2, n, n) or None
-        Coefficients of ``u^p v^q`` that give the undistorted offsets, the pixel itself included.
-    """
-
-    origin: tuple[float, float]
-    cd: NDArray[np.float64]
-    sip: NDArray[np.float64] | None = None
-
-    def __call__(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Solid angle at pixel positions (x, y), sr.
-
-        A plane element at the distance r from the tangent point (in units of the sphere's radius)
-        covers ``(1 + r^2)^(-3/2)`` of itself on the sphere: R = cot(theta) in Calabretta & Greisen
-        2002 (A&A 395, 1077), section 5.1.3.
-        """
-        from numpy.polynomial import polynomial as poly
-
-        x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
-        u, v = x - self.origin[0], y - self.origin[1]
-        stretch: Any = 1.0
-        if self.sip is not None:
-            ((fu, fv), (gu, gv)) = (
-                [poly.polyval2d(u, v, poly.polyder(c, axis=axis)) for axis in (0, 1)]
-                for c in self.sip
-            )
-            stretch = fu * gv - fv * gu
-            u, v = (poly.polyval2d(u, v, c) for c in self.sip)
-        degree = math.pi / 180
-        (a, b), (c, d) = self.cd * degree
-        xi, eta = a * u + b * v, c * u + d * v
-        secant2 = 1 + xi * xi + eta * eta
-        return np.asarray(np.abs((a * d - b * c) * stretch) / (secant2 * np.sqrt(secant2)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,8 +106,8 @@ class Wcs:
         ra = np.radians(ra)
         return np.stack([rho * np.cos(ra), rho * np.sin(ra)])
 
-    def area_spline(self, active_side: int, offset: int = 0, step: int = 32) -> AreaSpline:
-        """Pixel areas of the whole active array from a coarse grid of exact ones.
+    def areas(self, active_side: int, offset: int = 0, step: int = 32) -> AreaSpline | TanArea:
+        """Pixel areas of the whole active array, by window.
 
         Parameters
         ----------
@@ -204,33 +116,46 @@ class Wcs:
         offset : int
             Added to both coordinates: 0 is right, 4 is what romanimpreprocess 1.0.0 does.
         step : int
-            Largest distance of grid points, pixels.
+            Largest distance of the points where areas are looked at, pixels.
+
+        Returns
+        -------
+        TanArea or AreaSpline
+            In closed form where the WCS came from a FITS header, else a bicubic spline between
+            areas by differences.
 
         Raises
         ------
         InputError
             If the WCS has no finite, positive area somewhere on the array.
         """
-        from scipy.interpolate import RectBivariateSpline
-
         last = active_side - 1
         grid = np.linspace(offset, last + offset, max(-(-last // step), 3) + 1)
         if self.exact is not None:
-            area = self.exact(grid[None, :], grid[:, None]) / OMEGA_IDEAL
-        else:
-            # Rounding of the sky coordinates would make the spline noisy, so take wider
-            # differences, whose noise is less, and extrapolate (they are quadratic in `half`).
-            near, far = (
-                self.pixel_area(grid[None, :], grid[:, None], half) / OMEGA_IDEAL
-                for half in (2.0, 4.0)
-            )
-            area = near - (far - near) * (2**2 - 1**2) / (4**2 - 2**2)
-        if not (np.isfinite(area).all() and (area > 0).all()):
-            raise InputError(
-                f"WCS: pixels without a finite, positive solid angle, expected a smooth WCS over "
-                f"{active_side} x {active_side} active pixels"
-            )
+            _check_areas(self.exact(grid, grid), active_side)
+            x, y = self.exact.origin
+            return replace(self.exact, origin=(x - offset, y - offset))
+
+        from scipy.interpolate import RectBivariateSpline
+
+        from .areas import AreaSpline
+
+        # Rounding of the sky coordinates would make the spline noisy, so take wider differences,
+        # whose noise is less, and extrapolate (they are quadratic in `half`) to one pixel.
+        near, far = (
+            self.pixel_area(grid[None, :], grid[:, None], half) / OMEGA_IDEAL for half in (2.0, 4.0)
+        )
+        area = near - (far - near) * (2**2 - 1**2) / (4**2 - 2**2)
+        _check_areas(area, active_side)
         return AreaSpline(RectBivariateSpline(grid, grid, area, s=0), active_side, offset)
+
+
+def _check_areas(area: NDArray[np.float64], active_side: int) -> None:
+    if not (np.isfinite(area).all() and (area > 0).all()):
+        raise InputError(
+            f"WCS: pixels without a finite, positive solid angle, expected a smooth WCS over "
+            f"{active_side} x {active_side} active pixels"
+        )
 
 
 def load_wcs(fitswcs: Path | None, gwcs: Path | None, l1_wcs: Any = None, origin: int = 0) -> Wcs:
@@ -313,6 +238,8 @@ def _fits_to_wcs(header: Mapping[str, Any], path: Path, origin: int) -> Wcs:
     from astropy.coordinates import ICRS
     from astropy.modeling import models as m
     from gwcs import coordinate_frames as cf
+
+    from .areas import TanArea
 
     def number(key: str, default: float | None = None) -> float:
         value = header.get(key, default)
