@@ -6,6 +6,8 @@ reads no pixels; a worker that runs a task opens the file itself.
 
 from __future__ import annotations
 
+import bisect
+import math
 import mmap
 import os
 import threading
@@ -94,6 +96,9 @@ _ROWS_BYTES = 1 << 19
 
 _files = _Cache(64)
 _decoded = _Cache(16)
+_pieces = _Cache(16)
+_PIECE_BYTES = 1 << 24
+"""A block in larger pieces is unpacked as a whole."""
 
 
 def keep_open(paths: Collection[str]) -> None:
@@ -101,8 +106,91 @@ def keep_open(paths: Collection[str]) -> None:
 
     Between exposures: what the next one shares with this one stays, so that memory does not grow.
     """
-    for cache in (_files, _decoded):
+    for cache in (_files, _decoded, _pieces):
         cache.keep(lambda key: key[0] in paths)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Where an array lies in a block that is compressed with lz4.
+
+    asdf packs a block piece by piece, each on its own (a length of 4 bytes, big-endian, and an
+    lz4 block with its size in front): so a task unpacks only the pieces that its window touches.
+
+    Attributes
+    ----------
+    start : int
+        Byte of the file at which the block's data start.
+    offset : int
+        Byte of the unpacked data at which the array starts.
+    """
+
+    start: int
+    offset: int
+
+
+class _Pieces:
+    """The pieces of one packed block; the last used ones are kept unpacked.
+
+    Parameters
+    ----------
+    handle : _OpenFile
+    path : str
+    packed : Packed
+    nbytes : int
+        Unpacked bytes that are needed, from the block's start.
+    keep : int
+        Pieces to keep.
+    """
+
+    def __init__(
+        self, handle: _OpenFile, path: str, packed: Packed, nbytes: int, keep: int
+    ) -> None:
+        self._handle, self._path, self._cache = handle, path, _Cache(keep)
+        # Unpacked size up to each piece; where each lies in the file, and its packed size.
+        self._ends: list[int] = []
+        self._places: list[tuple[int, int]] = []
+        position, end = packed.start, 0
+        head = bytearray(8)
+        while end < nbytes:
+            handle.read_into(memoryview(head), position, path)
+            packed_size = int.from_bytes(head[:4], "big")
+            size = int.from_bytes(head[4:], "little")
+            if packed_size <= 4 or size <= 0:
+                raise InputError(f"{path}: damaged, a compressed block has an empty piece")
+            end += size
+            self._ends.append(end)
+            self._places.append((position + 4, packed_size))
+            position += 4 + packed_size
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest piece."""
+        return max(b - a for a, b in zip([0, *self._ends], self._ends, strict=False))
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` with unpacked bytes from `offset` on."""
+        i = bisect.bisect_right(self._ends, offset)
+        while len(buffer):
+            begin = self._ends[i - 1] if i else 0
+            piece = self._cache.get(i, lambda i=i: self._unpack(i))
+            part = memoryview(piece)[offset - begin : offset - begin + len(buffer)]
+            buffer[: len(part)] = part
+            buffer, offset, i = buffer[len(part) :], offset + len(part), i + 1
+
+    def _unpack(self, i: int) -> bytes:
+        import lz4.block
+
+        place, size = self._places[i]
+        raw = bytearray(size)
+        self._handle.read_into(memoryview(raw), place, self._path)
+        try:
+            piece = lz4.block.decompress(raw)
+        except lz4.block.LZ4BlockError as error:
+            raise InputError(f"{self._path}: damaged, cannot be decompressed ({error})") from error
+        if len(piece) != self._ends[i] - (self._ends[i - 1] if i else 0):
+            raise InputError(f"{self._path}: damaged, a compressed piece has another size")
+        return piece
 
 
 @dataclass(frozen=True)
@@ -122,6 +210,8 @@ class FileArray:
         it is decoded by asdf, once per process.
     mark : tuple of int
         Size and modification time of the file when it was described.
+    packed : Packed or None
+        Where it lies in an lz4 block.
     """
 
     path: str
@@ -130,6 +220,7 @@ class FileArray:
     dtype: str
     offset: int | None
     mark: tuple[int, int]
+    packed: Packed | None = None
 
     def read(self, window: Window | None = None, planes: slice = slice(None)) -> np.ndarray:
         """Rows and columns of `window` of the last two axes, `planes` of the first of three.
@@ -143,6 +234,10 @@ class FileArray:
         native = stored.newbyteorder("=")
         ny, nx = self.shape[-2:] if len(self.shape) > 1 else (1, *self.shape[-1:])
         w = window if window is not None else Window(0, ny, 0, nx)
+        if self.packed is not None and 0 not in self.shape:
+            pieces = _pieces.get((self.path, self.mark, self.packed), self._open_pieces)
+            if pieces.largest <= _PIECE_BYTES:
+                return self._unpacked(pieces, w, planes)
         if self.offset is None:
             cut = (planes, ..., *w.slices) if len(self.shape) > 2 else w.slices
             whole = _decoded.get((self.path, self.key, self.mark), self._decode)
@@ -181,6 +276,32 @@ class FileArray:
         whole = np.ndarray(self.shape, stored, handle.map, self.offset)
         cut = (planes, ..., *w.slices) if lead else w.slices
         return np.array(whole[cut], dtype=native)
+
+    def _open_pieces(self) -> _Pieces:
+        assert self.packed is not None
+        handle = _files.get((self.path, self.mark), lambda: _OpenFile(self.path, self.mark))
+        nbytes = self.packed.offset + math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        n_planes = math.prod(self.shape[:-2])
+        return _Pieces(handle, self.path, self.packed, nbytes, n_planes + n_planes // 2 + 2)
+
+    def _unpacked(self, pieces: _Pieces, w: Window, planes: slice) -> np.ndarray:
+        """`read` from a packed block: whole rows are unpacked, then cut."""
+        assert self.packed is not None
+        stored = np.dtype(self.dtype)
+        ny, nx = self.shape[-2:] if len(self.shape) > 1 else (1, self.shape[-1])
+        lead = self.shape[:-2]
+        inner = math.prod(lead[1:])
+        selected = range(lead[0])[planes] if lead else range(1)
+        out = np.empty((len(selected), inner, *w.shape), stored.newbyteorder("="))
+        rows = np.empty((w.shape[0], nx), stored)
+        for i, j in enumerate(selected):
+            for k in range(inner):
+                start = (((j * inner + k) * ny) + w.y0) * nx * stored.itemsize
+                pieces.read_into(rows.data.cast("B"), self.packed.offset + start)
+                out[i, k] = rows[:, w.x0 : w.x1]
+        if len(self.shape) < 2:
+            return out.reshape(self.shape)
+        return out.reshape((*((len(selected), *lead[1:]) if lead else ()), *w.shape))
 
     def _decode(self) -> np.ndarray:
         import asdf

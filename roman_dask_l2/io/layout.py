@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .arrays import FileArray, _Cache, lookup
+from .arrays import FileArray, Packed, _Cache, lookup
 
 _MAGIC = b"\xd3BLK"
 _HEADER = struct.Struct(">I4sQQQ16s")
@@ -38,8 +38,12 @@ _known = _Cache(64)
 class _Block:
     start: int
     size: int
-    plain: bool
+    compression: str
     checked: bool
+
+    @property
+    def plain(self) -> bool:
+        return not self.compression
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class Layout:
         if not -len(self.blocks) <= source < len(self.blocks):
             raise InputError(f"{self.path}: truncated, the data of {'.'.join(key)} are missing")
         block, offset = self.blocks[source], int(node.get("offset", 0))
+        if block.compression == "lz4":
+            return self._file_array(key, shape, dtype.str, None, Packed(block.start, offset))
         if not block.plain:
             return self._file_array(key, shape, dtype.str, None)
         if offset + int(np.prod(shape)) * dtype.itemsize > block.size:
@@ -108,9 +114,14 @@ class Layout:
         return self._file_array(key, shape, dtype.str, block.start + offset)
 
     def _file_array(
-        self, key: tuple[str, ...], shape: tuple[int, ...], dtype: str, offset: int | None
+        self,
+        key: tuple[str, ...],
+        shape: tuple[int, ...],
+        dtype: str,
+        offset: int | None,
+        packed: Packed | None = None,
     ) -> FileArray:
-        return FileArray(self.path, key, shape, dtype, offset, self.mark)
+        return FileArray(self.path, key, shape, dtype, offset, self.mark, packed)
 
     def value(self, *key: str, default: Any = None) -> Any:
         """A scalar, list or mapping of the tree, or `default` where there is none."""
@@ -241,7 +252,7 @@ def _read_blocks(file: Any, start: int, size: int, path: Path) -> tuple[list[_Bl
             raise InputError(
                 f"{path}: truncated, {size} bytes where a block alone ends at {first + used}"
             )
-        plain = compression == b"\0\0\0\0"
-        blocks.append(_Block(first, used if plain else data_size, plain, any(checksum)))
+        how = compression.rstrip(b"\0").decode("ascii", "replace")
+        blocks.append(_Block(first, data_size if how else used, how, any(checksum)))
         headers += raw
         position = first + allocated

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import asdf
 import numpy as np
@@ -299,3 +300,51 @@ def test_pixel_area_is_one_on_the_border(window):
     active = (y >= 4) & (y < 252) & (x >= 4) & (x < 252)
     expected = np.where(active, (y - 4) * 1000.0 + x - 4, 1)
     np.testing.assert_array_equal(PixelArea(Spline(), 256).read(window), expected, strict=True)
+
+
+# -- lz4, piece by piece -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def large():
+    """Several pieces of 4 MB."""
+    rng = np.random.default_rng(17)
+    return rng.integers(0, 300, (3, 1400, 1100)).astype("<u2")
+
+
+def test_pieces_of_a_packed_array(large, tmp_path):
+    source = write(tmp_path / "a.asdf", large, all_array_compression="lz4")
+    assert source.offset is None
+    assert source.packed is not None
+    for window in (Window(0, 1400, 0, 1100), Window(0, 1, 0, 1100), Window(700, 1399, 3, 9)):
+        np.testing.assert_array_equal(source.read(window), large[(..., *window.slices)])
+        part = source.read(window, slice(1, 3))
+        np.testing.assert_array_equal(part, large[(slice(1, 3), *window.slices)], strict=True)
+    np.testing.assert_array_equal(source.read(), large)
+
+
+def test_a_piece_is_unpacked_once_while_it_is_wanted(large, tmp_path, monkeypatch):
+    source = write(tmp_path / "a.asdf", large, all_array_compression="lz4")
+    unpacked = []
+    unpack = arrays._Pieces._unpack
+    monkeypatch.setattr(
+        arrays._Pieces, "_unpack", lambda self, i: unpacked.append(i) or unpack(self, i)
+    )
+    windows = [Window(y, y + 50, 0, 1100) for y in range(0, 1400, 50)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(source.read, windows))
+    for window, part in zip(windows, found, strict=True):
+        np.testing.assert_array_equal(part, large[(..., *window.slices)])
+    assert len(unpacked) == len(set(unpacked)) == 3  # of 9.2 MB
+
+
+def test_a_damaged_packed_array(large, tmp_path):
+    path = tmp_path / "a.asdf"
+    source = write(path, large, all_array_compression="lz4")
+    with open(path, "r+b") as file:
+        file.seek(source.packed.start + 8)
+        file.write(bytes(100_000))
+    status = os.stat(path)
+    damaged = replace(source, mark=(status.st_size, status.st_mtime_ns))
+    with pytest.raises(InputError, match=r"a\.asdf: damaged"):
+        damaged.read()
