@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,6 +40,15 @@ class Sink(Protocol):
 
     def read(self, window: Window | None = None) -> np.ndarray:
         """What was stored on a window of the full frame."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A variable that is put somewhere as it is after some step."""
+
+    step: str
+    variable: str
+    sink: Sink
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,7 @@ def run_steps(
     inputs: Inputs,
     measured: Mapping[str, Mapping[str, Any]],
     seconds: dict[str, float] | None = None,
+    taps: Callable[[str, Mapping[str, np.ndarray]], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Run kernels one after the other on one tile. The specification of every other way to run.
 
@@ -154,6 +164,8 @@ def run_steps(
         Step name -> what its reduction found.
     seconds : dict, optional
         Processor time spent in each step (s) is added here.
+    taps : callable, optional
+        ``taps(step, variables)`` is called after each step.
 
     Returns
     -------
@@ -187,6 +199,8 @@ def run_steps(
         for name, value in zip(b.step.writes, results, strict=True):
             have[name] = value
         del reads, result, results
+        if taps is not None:
+            taps(b.name, have)
         if seconds is not None:
             spent = time.thread_time() - began
             seconds[b.name] = seconds.get(b.name, 0.0) + spent
@@ -214,6 +228,7 @@ def _run_tile(
     entering: Sequence[str],
     stored: Mapping[str, Sink],
     sinks: Mapping[str, Sink],
+    taps: Sequence[Tap],
     inputs: Inputs,
     measured: Mapping[str, Any],
     ready: Any,
@@ -231,8 +246,15 @@ def _run_tile(
     seconds: dict[str, float] = {}
     variables = dict(zip(entering, arrays, strict=True))
     variables |= {name: sink.read(outer) for name, sink in stored.items()}
-    have = run_steps(segment.steps, variables, Tile(outer, side), inputs, measured, seconds)
     cut = core.within(outer)
+
+    def tapped(step: str, variables: Mapping[str, np.ndarray]) -> None:
+        for tap in taps:
+            if tap.step == step:
+                tap.sink.put(variables[tap.variable][(..., *cut)], core)
+
+    tile = Tile(outer, side)
+    have = run_steps(segment.steps, variables, tile, inputs, measured, seconds, tapped)
     began = time.thread_time()
     for name, sink in sinks.items():
         sink.put(np.asarray(have[name][(..., *cut)], VARIABLES[name].dtype), core)
@@ -318,19 +340,6 @@ def _combine(partials: Sequence[Any], bound: BoundStep, inputs: Inputs) -> Mappi
     return reduction.combine(partials, **whole, **accepted(reduction.combine, context))
 
 
-def _strip(
-    window: Window,
-    steps: Sequence[BoundStep],
-    name: str,
-    inputs: Inputs,
-    measured: Mapping[str, Any],
-) -> np.ndarray:
-    """Variable `name` after `steps` on a strip of the detector."""
-    outer = window.grown(summed_halo(steps, [name]), inputs.exposure.side)
-    have = run_steps(steps, {}, Tile(outer, inputs.exposure.side), inputs, measured)
-    return np.array(have[name][(..., *window.within(outer))])
-
-
 # -- lazy arrays ---------------------------------------------------------------------------------
 
 
@@ -362,6 +371,7 @@ def build(
     per_step: bool = False,
     after: Sequence[Delayed] = (),
     sinks: Mapping[str, Sink] | None = None,
+    taps: Sequence[Tap] = (),
 ) -> Lazy:
     """Build the Dask graph of a recipe on one exposure. Reads no pixels.
 
@@ -380,6 +390,8 @@ def build(
     sinks : mapping of str to Sink, optional
         Variables that are put somewhere by the task that makes them, and read there by later
         segments: no frame stays in memory or travels between workers.
+    taps : sequence of Tap, optional
+        Variables to put somewhere as they are after some step.
     """
     sinks = dict(sinks or {})
     results = [name for name in results if name not in sinks]
@@ -398,7 +410,7 @@ def build(
         if not segment.leave:
             continue
         putting = {n: sinks[n] for n in segment.leave if n in sinks and last[n] == i}
-        tiles = _tiles(segment, windows, grid, flow, putting)
+        tiles = _tiles(segment, windows, grid, flow, putting, taps)
         for name in segment.leave:
             if name not in putting:
                 flow.arrays[name] = _variable(tiles, name, grid, inputs.exposure.n_resultants)
@@ -462,6 +474,7 @@ def _tiles(
     grid: Grid,
     flow: _Flow,
     putting: Mapping[str, Sink],
+    taps: Sequence[Tap],
 ) -> da.Array:
     """Dask array of finished tiles (dicts) of one segment."""
     stored = {name: flow.stored[name] for name in segment.enter if name in flow.stored}
@@ -487,6 +500,7 @@ def _tiles(
         entering=entering,
         stored=stored,
         sinks=dict(putting),
+        taps=[tap for tap in taps if tap.step in names],
         inputs=flow.shared,
         measured={k: v for k, v in flow.measured.items() if k in names},
         ready=list(flow.seconds) if stored else None,
@@ -597,23 +611,6 @@ def _reduce_finished(fixed: _Fixed, inputs: Inputs, blocks: list[np.ndarray], re
 
 def _combine_fixed(fixed: _Fixed, inputs: Inputs, partials: Sequence[Any]) -> Any:
     return _combine(partials, fixed.values[0], inputs)
-
-
-def strip(
-    steps: Sequence[BoundStep],
-    until: str,
-    name: str,
-    window: Window,
-    inputs: Inputs,
-    measured: Mapping[str, Delayed],
-) -> Delayed:
-    """Variable `name` on a strip of the detector, as it is after step `until` (lazy)."""
-    index = max(i for i, b in enumerate(steps) if b.name == until)
-    before = feeding(steps[: index + 1], [name])
-    known = {b.name: measured[b.name] for b in before if b.name in measured}
-    return delayed(_strip, pure=False)(
-        window, before, name, inputs, known, dask_key_name=f"border-{uuid.uuid4().hex}"
-    )
 
 
 def applicable(steps: Sequence[BoundStep], inputs: Inputs) -> list[BoundStep]:

@@ -28,13 +28,15 @@ from .exposure import Exposure
 from .io.atomic import replacing
 from .io.blocks import Block, half
 from .io.fits import FitsCopy, fits_name
-from .io.l2 import IMAGE_ARRAYS, L2File, edges, image_model
+from .io.l2 import IMAGE_ARRAYS, L2File, image_model
 from .io.references import Inputs
 from .job import Job, outputs, prepare
+from .median import median
 from .photometry import photometry
 from .progress import progress
 from .schedulers import running
 from .step import VARIABLES as step_variables
+from .steps.common import all_finite
 
 log = logging.getLogger(__name__)
 
@@ -241,20 +243,16 @@ def _compute(
 ) -> dict[str, Any]:
     """Run the graph: every tile goes into its place in the files as it is finished."""
     grid = Grid(job.exposure.side, parse_tile(tile, job.exposure.side))
-    lazy = graph.build(job.steps, job.inputs, grid, (), per_step, sinks=file.sinks())
+    # The mission's L2 files carry the reference pixels as they were read, uncorrected.
     first = next(b.name for b in job.steps if "ramp" in b.step.writes)
+    border = graph.Tap(first, "ramp", file.border())
+    lazy = graph.build(
+        job.steps, job.inputs, grid, (), per_step, sinks=file.sinks(), taps=[border]
+    )
     blocks = file.blocks
     found: dict[str, Any] = {
         "seconds": lazy.seconds,
         "measured": lazy.measured,
-        # The mission's L2 files carry the reference pixels as they were read, uncorrected.
-        "border": [
-            delayed(_put)(
-                graph.strip(job.steps, first, "ramp", window, job.inputs, lazy.measured),
-                blocks[f"border_ref_pix_{edge}"],
-            )
-            for edge, window in edges(job.exposure.side).items()
-        ],
         "amp33": delayed(_put_whole)(job.inputs.sources["l1.amp33"], blocks["amp33"]),
         "medgain": delayed(_median_gain)(job.inputs),
     }
@@ -266,10 +264,6 @@ def _compute(
     (found,) = dask.compute(found | {"masked": masked})
     found["masked"] = sum(found["masked"]) / np.prod(blocks["mask"].shape)
     return found
-
-
-def _put(values: np.ndarray, block: Block) -> None:
-    block.put(values, block.window)
 
 
 def _put_whole(source: Any, block: Block) -> None:
@@ -288,10 +282,11 @@ def _median_gain(inputs: Inputs) -> float:
     """Median of the gain file, e/DN."""
     source = inputs.sources["gain.data"]
     gain = source.read()
-    gain = gain[np.isfinite(gain)]
+    if not all_finite(gain):
+        gain = gain[np.isfinite(gain)]
     if gain.size == 0:
         raise InputError(f"CALDIR.gain: {source.array.path}: no finite gain in roman.data")
-    return float(np.median(gain))
+    return median(gain) if gain.dtype == np.float32 else float(np.median(gain))
 
 
 def _log_steps(seconds: list[dict[str, float]]) -> None:

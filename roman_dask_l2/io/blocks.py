@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..detector import Window
+from ..jit import kernel
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,34 @@ class Together:
 
 
 def half(array: np.ndarray) -> np.ndarray:
-    """To float16, clipped to its range."""
-    largest = np.float32(np.finfo(np.float16).max)
-    return np.clip(array, -largest, largest).astype(np.float16)
+    """To float16, clipped to its range: an overflow must not become infinity."""
+    values = np.ascontiguousarray(array, np.float32)
+    out = np.empty(values.shape, np.uint16)
+    _half(values.reshape(-1), values.reshape(-1).view(np.uint32), out.reshape(-1))
+    return out.view(np.float16)
+
+
+@kernel
+def _half(values, bits, out):
+    """Bits of float16 for float32 `values` (with their `bits`), rounded to nearest even.
+
+    NumPy converts one by one; this is vectorised. Normal numbers are rounded as integers. For those
+    below 2^-14 the addition of 1/2 does the rounding: the sum's last bit is that of float16.
+    """
+    step = 4096
+    sums = np.empty(step, np.float32)
+    sum_bits = sums.view(np.uint32)
+    for start in range(0, len(values), step):
+        n = min(step, len(values) - start)
+        v, b, target = values[start : start + n], bits[start : start + n], out[start : start + n]
+        for i in range(n):
+            sums[i] = abs(v[i]) + np.float32(0.5)
+        for i in range(n):
+            size = b[i] & np.uint32(0x7FFFFFFF)
+            odd = (size >> np.uint32(13)) & np.uint32(1)
+            normal = (size + np.uint32(0xFFF) + odd - np.uint32(0x38000000)) >> np.uint32(13)
+            small = sum_bits[i] - np.uint32(0x3F000000)
+            h = normal if size >= np.uint32(0x38800000) else small
+            h = np.uint32(0x7BFF) if h > np.uint32(0x7BFF) else h
+            h = np.uint32(0x7E00) if size > np.uint32(0x7F800000) else h
+            target[i] = np.uint16(h | ((b[i] >> np.uint32(16)) & np.uint32(0x8000)))

@@ -124,6 +124,10 @@ class L2File:
         found["dq"] = Together((self.blocks["dq"], *flags))
         return found
 
+    def border(self) -> Together:
+        """Where the reference pixels of all resultants belong."""
+        return Together(tuple(self.blocks[f"border_ref_pix_{edge}"] for edge in EDGES))
+
     def finish(self, model: Any, processinfo: dict[str, Any]) -> None:
         """Write the tree.
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import logging
 import re
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,19 @@ _SIP = "sip"
 _GWCS_EXPECTED = "expected an ASDF file with a gwcs under `wcs` or `roman.meta.wcs`"
 
 
+class _Deferred:
+    """A gwcs that is made when it is first needed: its packages take a second to be imported."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make, self._lock, self._made = make, threading.Lock(), None
+
+    def get(self) -> Any:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+
 @dataclass(frozen=True, eq=False)
 class Wcs:
     """World coordinates of the active pixels.
@@ -51,6 +65,9 @@ class Wcs:
     north: bool
     exact: TanArea | None = None
 
+    def _model(self) -> Any:
+        return self.model.get() if isinstance(self.model, _Deferred) else self.model
+
     def gwcs(self, active_side: int) -> Any:
         """A copy of the gwcs for an array of `active_side` pixels, fit for ``meta.wcs``.
 
@@ -60,7 +77,7 @@ class Wcs:
             With `pixel_shape` and `bounding_box` (the outer edges of the pixels) set, and with a
             fitted inverse if there is a SIP distortion.
         """
-        model = copy.deepcopy(self.model)
+        model = copy.deepcopy(self._model())
         if sip := _find_sip(model):
             sip.inverse = _inverse_of_sip(sip, model.pipeline[0].transform, active_side)
         edges = (-0.5, active_side - 0.5)
@@ -70,7 +87,7 @@ class Wcs:
 
     def sky(self, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Right ascension and declination (degrees, ICRS) of pixel positions (x, y)."""
-        return _sky(self.model, x, y)
+        return _sky(self._model(), x, y)
 
     def pixel_area(self, x: ArrayLike, y: ArrayLike, half: float = 1.0) -> NDArray[np.float64]:
         """Solid angle of pixels.
@@ -228,17 +245,11 @@ def _header(text: str, path: Path) -> Mapping[str, Any]:
 
 
 def _fits_to_wcs(header: Mapping[str, Any], path: Path, origin: int) -> Wcs:
-    """Build the gwcs that a TAN or TAN-SIP header describes.
+    """What a TAN or TAN-SIP header describes; the gwcs is made when it is asked for.
 
     Calabretta & Greisen 2002 (A&A 395, 1077) for the projection and the default of LONPOLE,
     Shupe et al. 2005 (ASPC 347, 491) for SIP.
     """
-    import gwcs
-    from astropy import units as u
-    from astropy.coordinates import ICRS
-    from astropy.modeling import models as m
-    from gwcs import coordinate_frames as cf
-
     from .areas import TanArea
 
     def number(key: str, default: float | None = None) -> float:
@@ -253,23 +264,42 @@ def _fits_to_wcs(header: Mapping[str, Any], path: Path, origin: int) -> Wcs:
     if abs(crval2) > 90:
         raise InputError(f"{path}: CRVAL2 = {crval2}, expected a declination from -90 to 90")
     lonpole = number("LONPOLE", 0.0 if crval2 >= 90 else 180.0)
-
     tangent = (number("CRPIX1") - origin, number("CRPIX2") - origin)
     cd = _matrix(header, number, path)
     coefficients = None
-    transform = m.Shift(-tangent[0]) & m.Shift(-tangent[1])
+    terms: list[dict[str, float]] = []
     if sip:
-        polynomials = []
         coefficients = np.zeros((2, 10, 10))
-        for name, linear in (("A", "c1_0"), ("B", "c0_1")):
+        for axis, (name, linear) in enumerate((("A", (1, 0)), ("B", (0, 1)))):
             order = int(number(f"{name}_ORDER"))
             powers = [(p, q) for p in range(order + 1) for q in range(order + 1 - p)]
-            terms = {f"c{p}_{q}": number(f"{name}_{p}_{q}", 0.0) for p, q in powers}
-            terms[linear] = terms.get(linear, 0.0) + 1  # the pixel itself, plus its distortion
-            for term, value in terms.items():
-                p, q = (int(i) for i in term[1:].split("_"))
-                coefficients[len(polynomials), p, q] = value
-            polynomials.append(m.Polynomial2D(max(order, 1), **terms))
+            found = {(p, q): number(f"{name}_{p}_{q}", 0.0) for p, q in powers}
+            found[linear] = found.get(linear, 0.0) + 1  # the pixel itself, plus its distortion
+            for power, value in found.items():
+                coefficients[(axis, *power)] = value
+            terms.append({f"c{p}_{q}": value for (p, q), value in found.items()})
+    model = _Deferred(lambda: _gwcs_of_fits(tangent, terms, cd, (crval1, crval2, lonpole)))
+    return Wcs(model, crval2 >= 0, TanArea(tangent, cd, coefficients))
+
+
+def _gwcs_of_fits(
+    tangent: tuple[float, float],
+    sip: list[dict[str, float]],
+    cd: NDArray[np.float64],
+    pole: tuple[float, float, float],
+) -> Any:
+    """The gwcs of a header; `sip` are the terms of both axes' polynomials, or nothing."""
+    import gwcs
+    from astropy import units as u
+    from astropy.coordinates import ICRS
+    from astropy.modeling import models as m
+    from gwcs import coordinate_frames as cf
+
+    transform = m.Shift(-tangent[0]) & m.Shift(-tangent[1])
+    if sip:
+        polynomials = [
+            m.Polynomial2D(max(int(t[1]) + int(t[3]) for t in terms), **terms) for terms in sip
+        ]
         distortion = m.Mapping((0, 1, 0, 1)) | polynomials[0] & polynomials[1]
         distortion.name = _SIP
         transform = transform | distortion
@@ -277,12 +307,11 @@ def _fits_to_wcs(header: Mapping[str, Any], path: Path, origin: int) -> Wcs:
         transform
         | m.AffineTransformation2D(cd)
         | m.Pix2Sky_TAN()
-        | m.RotateNative2Celestial(crval1, crval2, lonpole)
+        | m.RotateNative2Celestial(*pole)
     )
     detector = cf.Frame2D(name="detector", axes_order=(0, 1), unit=(u.pix, u.pix))
     world = cf.CelestialFrame(name="world", reference_frame=ICRS(), unit=(u.deg, u.deg))
-    model = gwcs.WCS([(detector, transform), (world, None)])
-    return Wcs(model, crval2 >= 0, TanArea(tangent, cd, coefficients))
+    return gwcs.WCS([(detector, transform), (world, None)])
 
 
 def _check_fits(header: Mapping[str, Any], path: Path) -> bool:

@@ -12,6 +12,7 @@ from ..detector import BORDER, Window
 from ..exposure import Exposure
 from ..jit import kernel
 from ..linalg import least_squares
+from ..median import median as exact_median
 from ..step import NoParams, Params, Reduction, Step, Tile
 
 CELLS = 8
@@ -47,7 +48,7 @@ def cells(exposure: Exposure, params: SkyParams) -> list[Window]:
 def median(rate: np.ndarray) -> float:
     """Median of a cell, DN/s. No mask enters the sky fit, as in romanimpreprocess; stars and
     flagged pixels are a small part of a cell and cannot move its median far."""
-    return float(np.median(rate))
+    return exact_median(rate)
 
 
 def fit_sky(
@@ -160,12 +161,7 @@ def background_mode(rate: np.ndarray, mask: np.ndarray) -> float:
     float
         DN/s; NaN if no block of 4 x 4 pixels is free of masked ones.
     """
-    ny, nx = (n // BINNING for n in rate.shape)
-    blocks = (slice(0, ny * BINNING), slice(0, nx * BINNING))
-    shape = (ny, BINNING, nx, BINNING)
-    clear = ~mask[blocks].reshape(shape).any(axis=(1, 3))
-    values = rate[blocks].reshape(shape).mean(axis=(1, 3), dtype=np.float64)[clear]
-    values = values[np.isfinite(values)]
+    values = _binned(rate, mask)
     if values.size == 0:
         return float("nan")
     lower, centre, upper = np.percentile(values, [25, 50, 75])
@@ -174,7 +170,7 @@ def background_mode(rate: np.ndarray, mask: np.ndarray) -> float:
         return float(centre)
     for _ in range(3):
         points = np.linspace(centre - sigma, centre + sigma, 21)
-        height = _smoothed_histogram(values, points[1:-1], 0.5 * sigma)
+        height = _smoothed_histogram(values, points[1:-1], 0.5 * sigma, np.exp(-0.04))
         top = int(np.clip(np.argmax(height), 1, len(height) - 2))
         left, mid, right = height[top - 1 : top + 2]
         bend = left - 2 * mid + right
@@ -184,14 +180,42 @@ def background_mode(rate: np.ndarray, mask: np.ndarray) -> float:
 
 
 @kernel
-def _smoothed_histogram(values, points, width):
-    """Sum over `values` of a Gaussian of `width` at each of `points`."""
+def _binned(rate, mask):
+    """Means of the BINNING x BINNING blocks without masked pixels, those that are finite."""
+    ny, nx = rate.shape[0] // BINNING, rate.shape[1] // BINNING
+    values = np.empty(ny * nx)
+    n = 0
+    for y in range(ny):
+        for x in range(nx):
+            total, masked = 0.0, False
+            for j in range(BINNING * y, BINNING * (y + 1)):
+                for i in range(BINNING * x, BINNING * (x + 1)):
+                    total += rate[j, i]
+                    masked |= mask[j, i]
+            if not masked and np.isfinite(total):
+                values[n] = total / BINNING**2
+                n += 1
+    return values[:n]
+
+
+@kernel
+def _smoothed_histogram(values, points, width, bend):
+    """Sum over `values` of a Gaussian of `width` at each of `points`.
+
+    From one of the equally spaced points to the next the Gaussian is multiplied by a factor, and
+    that factor by the constant `bend` = exp(-(spacing / width)^2): two exponentials a value.
+    """
     out = np.zeros(len(points))
+    spacing = (points[1] - points[0]) / width
     for v in values:
-        for p in range(len(points)):
-            t = (v - points[p]) / width
-            if abs(t) < 8:
-                out[p] += np.exp(-0.5 * t * t)
+        t = (v - points[0]) / width
+        if -8 < t < 8 + spacing * len(points):
+            height = np.exp(-0.5 * t * t)
+            factor = np.exp(spacing * (t - 0.5 * spacing))
+            for p in range(len(points)):
+                out[p] += height
+                height *= factor
+                factor *= bend
     return out
 
 
