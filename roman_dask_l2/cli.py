@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,11 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--workers", type=int, metavar="N", help="worker processes to start, or to expect"
     )
-    options.add_argument("--memory", metavar="SIZE", help="memory of each worker, such as 8GB")
+    options.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="memory of each worker, such as 8GB; without workers, choose tiles and threads to stay under it",
+    )
     options.add_argument("--interface", metavar="NAME", help="network interface, such as ib0")
     options.add_argument(
         "--scheduler-file", type=Path, metavar="FILE", help="what a running dask scheduler wrote"
@@ -160,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="one Dask layer for each step instead of one task for each tile; the same numbers",
     )
+    run.add_argument("--timings", action="store_true", help="print where the time went")
     stage = run.add_mutually_exclusive_group()
     stage.add_argument("--no-noise", action="store_true", help="make no noise layers")
     stage.add_argument(
@@ -269,6 +274,7 @@ def _run(args: argparse.Namespace) -> int:
     how = {
         "threads": args.threads,
         "tile": args.tile,
+        "memory": args.memory,
         "per_step": args.per_step,
         "show_progress": not args.quiet,
     }
@@ -278,14 +284,40 @@ def _run(args: argparse.Namespace) -> int:
     if with_noise or _wants_cluster(args):
         # A wrong NOISE block is told before the calibration, all that is wrong before jobs wait.
         prepare(config, noise=with_noise)
+    timings: dict[str, float] = {"start": _since_start()}
+    steps: dict[str, float] = {}
     with _running(args) as how["scheduler"]:
         if not args.noise_only:
-            calibrate(config.replace(SLICEOUT=True) if with_noise else config, **how)
+            made = calibrate(config.replace(SLICEOUT=True) if with_noise else config, **how)
+            timings |= made.seconds
+            steps = made.steps
         if with_noise:
             from .noise.layers import generate_noise
 
-            generate_noise(config, keep_temp=args.keep_temp, **how)
+            timings["noise"] = generate_noise(config, keep_temp=args.keep_temp, **how).seconds
+    if args.timings:
+        sys.stdout.write(_table(timings, steps))
     return 0
+
+
+def _since_start() -> float:
+    """Seconds since this process was started: what it took to import what is needed."""
+    import time
+
+    import psutil
+
+    return time.time() - psutil.Process().create_time()
+
+
+def _table(stages: Mapping[str, float], steps: Mapping[str, float]) -> str:
+    """Where the time went."""
+    lines = [f"{'stage':<18} {'wall s':>8}"]
+    lines += [f"{name:<18} {seconds:8.2f}" for name, seconds in stages.items()]
+    lines += [f"{'total':<18} {sum(stages.values()):8.2f}"]
+    if steps:
+        lines += ["", f"{'step':<18} {'CPU s':>8}   (all threads)"]
+        lines += [f"{name:<18} {seconds:8.2f}" for name, seconds in steps.items()]
+    return "\n".join(lines) + "\n"
 
 
 def _wants_cluster(args: argparse.Namespace) -> bool:
@@ -338,7 +370,9 @@ def _validate(args: argparse.Namespace) -> int:
 
 
 def _batch(args: argparse.Namespace) -> int:
-    from .batch.run import Options, Outcome, after_interruption, execute, make_plan
+    from .batch.outcome import Outcome
+    from .batch.plan import Options, make_plan
+    from .batch.run import after_interruption, execute
 
     if not args.debug:
         log.handlers[0].addFilter(_of_the_batch)

@@ -291,8 +291,10 @@ def _pick_seconds(box: np.ndarray) -> dict[str, float]:
     return seconds
 
 
-def _total_seconds(tiles: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: sum(seconds[name] for seconds in tiles) for name in tiles[0]}
+def _total_seconds(tiles: Sequence[Mapping[str, float]]) -> Spent:
+    """Runs when the last tile of a segment is finished."""
+    steps = {name: sum(seconds[name] for seconds in tiles) for name in tiles[0]}
+    return Spent(steps, time.time())
 
 
 def _reduce_strip(
@@ -344,6 +346,22 @@ def _combine(partials: Sequence[Any], bound: BoundStep, inputs: Inputs) -> Mappi
 
 
 @dataclass(frozen=True)
+class Spent:
+    """Where the time of a segment went.
+
+    Attributes
+    ----------
+    steps : dict of str to float
+        Processor time of each step, summed over tiles, s.
+    finished : float
+        Unix time at which the last tile was finished.
+    """
+
+    steps: dict[str, float]
+    finished: float
+
+
+@dataclass(frozen=True)
 class Lazy:
     """A pipeline as lazy Dask collections.
 
@@ -354,8 +372,8 @@ class Lazy:
     measured : dict of str to Delayed
         Step name -> what its reduction finds.
     seconds : list of Delayed
-        For each segment, step -> time that its tiles spent in it, s. Once these are there, all
-        tiles are finished and what goes to a sink has been put there.
+        For each segment, the time `Spent`. Once these are there, all tiles are finished and what
+        goes to a sink has been put there.
     """
 
     arrays: dict[str, da.Array]

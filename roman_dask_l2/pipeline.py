@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,15 +32,16 @@ from .io.l2 import IMAGE_ARRAYS, L2File, image_model
 from .io.references import Inputs
 from .job import Job, outputs, prepare
 from .median import median
+from .noise.label import Layer
 from .photometry import photometry
 from .progress import progress
-from .schedulers import running
+from .schedulers import cpu_count, running
 from .step import VARIABLES as step_variables
 from .steps.common import all_finite
 
 log = logging.getLogger(__name__)
 
-BAND = 128
+BAND = 64
 """Rows of a default tile: full rows are contiguous in the files, so each is one read."""
 
 VARIABLES = {"data_withsky": "rate"}
@@ -63,6 +64,8 @@ class Result:
         Fraction of pixels in the combined mask.
     seconds : dict
         Wall time by stage, s.
+    steps : dict
+        Processor time by step, summed over threads, s.
     """
 
     out: Path
@@ -70,6 +73,7 @@ class Result:
     medsky: float
     masked: float
     seconds: dict[str, float] = field(default_factory=dict)
+    steps: dict[str, float] = field(default_factory=dict)
 
 
 def parse_tile(text: str | int | tuple[int, int] | None, side: int) -> tuple[int, int]:
@@ -163,6 +167,7 @@ def calibrate(
     scheduler: str = "local",
     threads: int | None = None,
     tile: str | int | tuple[int, int] | None = None,
+    memory: str | float | None = None,
     per_step: bool = False,
     show_progress: bool = False,
 ) -> Result:
@@ -176,6 +181,8 @@ def calibrate(
         ``local`` (threads) or ``synchronous``.
     threads : int, optional
         Worker threads; default: the processors of this process.
+    memory : str or float, optional
+        Resident memory to stay under, such as ``1GB``: chooses tiles and threads.
     tile, per_step
         As for `l1_to_l2`.
     show_progress : bool
@@ -193,6 +200,7 @@ def calibrate(
     clock = _Clock()
     job = prepare(config)
     config = job.config
+    tile, threads = tile_and_threads(job, scheduler, threads, tile, memory)
     clock.stage("open")
     with replacing(*outputs(config)) as parts:
         file = _l2_file(job, parts[0])
@@ -202,9 +210,13 @@ def calibrate(
             model = pool.submit(_model, job)
             with running(scheduler, threads), progress(job.config.IN.name, show_progress):
                 found = _compute(job, file, copy, tile, per_step)
-            clock.stage("compute")
-            _log_steps(found["seconds"])
-            file.finish(model.result(), _processinfo(job, found))
+            segments: list[graph.Spent] = found["seconds"]
+            clock.stage("tiles", segments[0].finished)
+            clock.stage("sky", segments[-1].finished)
+            clock.stage("copy")
+            steps = _steps(segments)
+            timings = {"stages": dict(clock.seconds), "steps": steps, "tile": list(tile)}
+            file.finish(model.result(), _processinfo(job, found) | {"timings": timings})
     clock.stage("write")
     log.info("wrote %s (%.2f%% of the pixels masked)", config.OUT, 100 * found["masked"])
     return Result(
@@ -213,7 +225,31 @@ def calibrate(
         _medsky(found["measured"]),
         found["masked"],
         clock.seconds,
+        steps,
     )
+
+
+def tile_and_threads(
+    job: Job,
+    scheduler: Any,
+    threads: int | None,
+    tile: str | int | tuple[int, int] | None,
+    memory: str | float | None,
+    layers: Sequence[Layer] = (),
+) -> tuple[tuple[int, int], int | None]:
+    """Size of the tiles, and threads to work with; those that stay under `memory`, if it is given
+    and the work is done in this process."""
+    side = job.exposure.side
+    chosen = None if tile is None else parse_tile(tile, side)
+    if memory is None or scheduler not in ("local", "synchronous"):
+        return chosen or parse_tile(None, side), threads
+    from .memory import choose, parse_memory
+
+    most = 1 if scheduler == "synchronous" else threads or cpu_count()
+    limit = parse_memory(memory)
+    size, count = choose(job, limit, most, chosen, layers)
+    log.info("--memory %s: tiles of %d x %d pixels, %d threads", memory, *size, count)
+    return size, count
 
 
 class _Clock:
@@ -221,13 +257,25 @@ class _Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
+        self._last = time.time()
 
-    def stage(self, name: str) -> None:
-        now = time.perf_counter()
+    def stage(self, name: str, until: float | None = None) -> None:
+        """A stage has ended, now or at a Unix time (that a worker's clock has shown)."""
+        now = max(time.time() if until is None else until, self._last)
         self.seconds[name] = now - self._last
         self._last = now
         log.info("%-10s %7.2f s", name, self.seconds[name])
+
+
+def _steps(segments: Sequence[graph.Spent]) -> dict[str, float]:
+    """Processor time by step; what the segments share is added up."""
+    total: dict[str, float] = {}
+    for segment in segments:
+        for name, seconds in segment.steps.items():
+            total[name] = total.get(name, 0.0) + seconds
+    for name, seconds in total.items():
+        log.debug("  %-16s %7.2f s of processor time", name, seconds)
+    return total
 
 
 def _l2_file(job: Job, path: Path) -> L2File:
@@ -239,10 +287,10 @@ def _l2_file(job: Job, path: Path) -> L2File:
 
 
 def _compute(
-    job: Job, file: L2File, copy: FitsCopy | None, tile: Any, per_step: bool
+    job: Job, file: L2File, copy: FitsCopy | None, tile: tuple[int, int], per_step: bool
 ) -> dict[str, Any]:
     """Run the graph: every tile goes into its place in the files as it is finished."""
-    grid = Grid(job.exposure.side, parse_tile(tile, job.exposure.side))
+    grid = Grid(job.exposure.side, tile)
     # The mission's L2 files carry the reference pixels as they were read, uncorrected.
     first = next(b.name for b in job.steps if "ramp" in b.step.writes)
     border = graph.Tap(first, "ramp", file.border())
@@ -287,12 +335,6 @@ def _median_gain(inputs: Inputs) -> float:
     if gain.size == 0:
         raise InputError(f"CALDIR.gain: {source.array.path}: no finite gain in roman.data")
     return median(gain) if gain.dtype == np.float32 else float(np.median(gain))
-
-
-def _log_steps(seconds: list[dict[str, float]]) -> None:
-    for segment in seconds:
-        for name, value in segment.items():
-            log.info("  %-16s %7.2f s of thread time", name, value)
 
 
 def _model(job: Job) -> Any:

@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,11 +53,13 @@ CONFIGURATION: dict[str, Any] = {
     # A thread gets its next tile when it is free, so that few are in memory at a time.
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.nanny.pre-spawn-environ": ENVIRONMENT,
+    # A worker that died and is not back by then is given up and replaced.
+    "distributed.deploy.lost-worker-timeout": "30s",
 }
 
 _USED = {
-    "local": {"threads"},
-    "synchronous": {"threads"},  # as it was: nothing to choose, but no mistake either
+    "local": {"threads", "memory"},
+    "synchronous": {"threads", "memory"},  # as it was: nothing to choose, but no mistake either
     "local-cluster": {"threads", "workers", "memory", "interface", "wait", "performance_report"},
     "slurm": {
         "threads", "workers", "memory", "interface", "slurm_config", "wait", "performance_report",
@@ -98,7 +101,8 @@ def running(
         Worker processes to start (``slurm``: default 1; ``local-cluster``: default by number of
         processors), or that are expected on a running cluster.
     memory : str, optional
-        Memory of each worker, e.g. ``8GB``.
+        Memory of each worker, or of this process, which chooses tiles and threads to stay under
+        it (see `roman_dask_l2.memory`), e.g. ``8GB``.
     interface : str, optional
         Network interface of scheduler and workers, e.g. ``ib0``.
     scheduler_file : str or Path, optional
@@ -234,6 +238,7 @@ def _cluster(
         if kind == "local-cluster":
             target = stack.enter_context(_local_cluster(workers, threads, memory, interface))
             wanted = len(target.workers)
+            care = partial(_refill, target, wanted)
         elif kind == "slurm":
             jobs = _slurm(slurm_config, threads, memory, interface)
             target = stack.enter_context(jobs.cluster)
@@ -259,6 +264,12 @@ def _cluster(
 
 def _nothing() -> None:
     """No care is needed."""
+
+
+def _refill(cluster: Any, wanted: int) -> None:
+    """Start workers in place of those that were given up."""
+    if len(cluster.workers) < wanted:
+        cluster.scale(wanted)
 
 
 def _local_cluster(

@@ -193,6 +193,17 @@ class _Pieces:
         return piece
 
 
+PIECE_BYTES = 1 << 22
+"""Unpacked size of the pieces that asdf makes."""
+
+
+def pieces_kept(shape: tuple[int, ...]) -> int:
+    """Pieces of an array that are kept: those that a tile needs of every plane, and half as many
+    for another tile where the next pieces begin."""
+    n_planes = math.prod(shape[:-2])
+    return n_planes + n_planes // 2 + 2
+
+
 @dataclass(frozen=True)
 class FileArray:
     """One array in an ASDF file.
@@ -273,16 +284,24 @@ class FileArray:
         # end of a file that was cut off meanwhile would kill the process, not raise an error.
         if os.fstat(handle.fd).st_size != self.mark[0]:
             raise InputError(f"{self.path}: was changed while it was in use")
-        whole = np.ndarray(self.shape, stored, handle.map, self.offset)
-        cut = (planes, ..., *w.slices) if lead else w.slices
-        return np.array(whole[cut], dtype=native)
+        out = np.empty(shape, native)
+        flat = out.reshape(-1, *w.shape)
+        per_plane = int(np.prod(lead[1:], dtype=int))
+        for i, target in enumerate(flat):
+            plane = selected[i // per_plane] * per_plane + i % per_plane
+            start = self.offset + (plane * ny + w.y0) * nx * stored.itemsize
+            rows = np.ndarray((w.shape[0], nx), stored, handle.map, start)
+            target[...] = rows[:, w.x0 : w.x1]
+            # They stay in the system's cache, but do not count as this process's memory.
+            first = start // mmap.PAGESIZE * mmap.PAGESIZE
+            handle.map.madvise(mmap.MADV_DONTNEED, first, start + rows.nbytes - first)
+        return out
 
     def _open_pieces(self) -> _Pieces:
         assert self.packed is not None
         handle = _files.get((self.path, self.mark), lambda: _OpenFile(self.path, self.mark))
         nbytes = self.packed.offset + math.prod(self.shape) * np.dtype(self.dtype).itemsize
-        n_planes = math.prod(self.shape[:-2])
-        return _Pieces(handle, self.path, self.packed, nbytes, n_planes + n_planes // 2 + 2)
+        return _Pieces(handle, self.path, self.packed, nbytes, pieces_kept(self.shape))
 
     def _unpacked(self, pieces: _Pieces, w: Window, planes: slice) -> np.ndarray:
         """`read` from a packed block: whole rows are unpacked, then cut."""

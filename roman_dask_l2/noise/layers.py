@@ -36,7 +36,7 @@ from ..io.layout import Layout, read_layout
 from ..io.references import Inputs
 from ..io.spill import IN_FLIGHT, Spilled, TempStore, temp_store
 from ..job import Job, check_noise, prepare, temp_needed
-from ..pipeline import parse_tile
+from ..pipeline import tile_and_threads
 from ..progress import progress
 from ..provenance import provenance
 from ..recipe import BoundStep
@@ -97,6 +97,7 @@ def generate_noise(
     scheduler: str = "local",
     threads: int | None = None,
     tile: str | int | tuple[int, int] | None = None,
+    memory: str | float | None = None,
     per_step: bool = False,
     keep_temp: bool = False,
     show_progress: bool = False,
@@ -109,7 +110,7 @@ def generate_noise(
     ----------
     config : mapping, str or Path
         The configuration, or its YAML file.
-    scheduler, threads, tile, per_step, show_progress
+    scheduler, threads, tile, memory, per_step, show_progress
         As for `roman_dask_l2.calibrate`. The layers do not depend on them.
     keep_temp : bool
         Keep the TEMP store.
@@ -130,7 +131,10 @@ def generate_noise(
     noise = job.config.NOISE
     assert noise is not None
     l2 = open_l2(job, layers)
-    grid = Grid(job.exposure.side, parse_tile(tile, job.exposure.side))
+    size, threads = tile_and_threads(
+        job, scheduler, threads, tile, memory, [layer for layer, _ in layers]
+    )
+    grid = Grid(job.exposure.side, size)
     needed = temp_needed(job.exposure, layers)
     with (
         replacing(*finals) as parts,
