@@ -89,9 +89,11 @@ def parse_memory(memory: str | float) -> float:
     from dask.utils import parse_bytes
 
     try:
-        return float(parse_bytes(memory))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"--memory {memory}: expected an amount such as 1GB") from error
+        if any(c.isdigit() for c in str(memory)):  # Dask takes "MB" for one
+            return float(parse_bytes(memory))
+    except (ValueError, TypeError, AttributeError):
+        pass
+    raise InputError(f"--memory {memory}: expected an amount such as 1GB")
 
 
 def project(
@@ -113,6 +115,7 @@ def project(
     float
     """
     side, inputs = job.exposure.side, job.inputs
+    busy = min(threads, math.prod(Grid(side, tile).shape))  # with a tile
     sinks = {w for b in job.steps for w in b.step.writes if VARIABLES[w].dims == "yx"}
     largest = 0.0
     for segment in graph.make_segments(job.steps, sinks):
@@ -121,7 +124,7 @@ def project(
         largest = max(largest, rows * columns * each)
     # One task looks at a whole image: the gain for its median, rate and mask for the background.
     whole = side**2 * max(_reference(inputs, "gain.data"), 4.0 + 1.0 + 8.0 / 16)
-    work = (threads - 1) * largest + max(largest, whole)
+    work = (busy - 1) * largest + max(largest, whole)
     if layers:
         frames = max(NOISE_PLANE if any(la.read for la in layers) else 0, NOISE_FINISH)
         work = threads * max(largest, frames * side**2)

@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-MAY_DIFFER = {"file_date", "filename", "path", "name", "config", "OUT", "asdf_library", "history"}
+MAY_DIFFER = {
+    "file_date",
+    "timings",
+    "filename",
+    "path",
+    "name",
+    "config",
+    "OUT",
+    "asdf_library",
+    "history",
+}
 """Keys that tell of the run or of the place, not of the exposure."""
 
 

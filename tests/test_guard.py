@@ -1,0 +1,144 @@
+"""Costs that do not jitter: a change that makes one of them a tenth worse fails, and says which.
+
+Times are not held against anything here, see the page on benchmarks. After a change that is worth
+its price, put the figures that the failure prints into `COSTS`, with the reason in the commit.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from roman_dask_l2 import calibrate, graph
+
+SIDE = 512
+TILE = "64x512"
+WORSE = 1.1
+
+TILE_STEPS = "saturation refpix bias linearity dark ipc ramp_fit flat".split()
+COSTS: dict[str, dict[str, float]] = {
+    "calibration": {
+        "dq_init pixels": 1.125,  # the border rows are read once more, for refpix
+        **{f"{step} pixels": 1.109 for step in TILE_STEPS},  # a halo of 4 around 64 rows
+        "mask pixels": 1.055,
+        "sky pixels": 1.0,
+        "bytes read per pixel": 186.4,
+        "bytes written per pixel": 38.2,
+        "tasks": 132,
+        "anonymous MB": 186.6,
+    },
+    "noise": {
+        "dq_init pixels": 2.25,
+        **{f"{step} pixels": 2.219 for step in TILE_STEPS},
+        "sky pixels": 2.0,
+        "bytes read per pixel": 688.5,
+        "bytes written per pixel": 71.3,
+        "tasks": 236,
+        "anonymous MB": 187.5,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def exposure(tmp_path_factory):
+    from roman_dask_l2.simulate import simulate
+
+    folder = tmp_path_factory.mktemp("guard")
+    layers = {"LAYER": ["Rz4S2C1", "O", "Prb2"], "TEMP": str(folder), "SEED": 5, "OUT": "n.asdf"}
+    more = {"FITSOUT": True, "SLICEOUT": True, "SKYORDER": 2, "NOISE": layers}
+    return simulate(folder, side=SIDE, seed=11, config=more)
+
+
+def _calibrate(config: Path) -> None:
+    calibrate(config, scheduler="synchronous", tile=TILE)
+
+
+def _noise(config: Path) -> None:
+    from roman_dask_l2 import generate_noise
+
+    generate_noise(config, scheduler="synchronous", tile=TILE)
+
+
+JOBS = {"calibration": _calibrate, "noise": _noise}
+
+
+@pytest.fixture(scope="module", params=JOBS)
+def measured(request, exposure):
+    """Costs of a job by name, everything imported and compiled before."""
+    job = JOBS[request.param]
+    _calibrate(exposure.config)
+    job(exposure.config)
+    pixels: Counter[str] = Counter()
+    tasks = [0]
+    run_steps = graph.run_steps
+
+    def counting(steps, variables, tile, *args, **kwargs):
+        for bound in steps:
+            pixels[bound.name] += tile.window.shape[0] * tile.window.shape[1]
+        return run_steps(steps, variables, tile, *args, **kwargs)
+
+    from dask.callbacks import Callback
+
+    def finished(key, result, dsk, state, worker):
+        tasks[0] += 1
+
+    with pytest.MonkeyPatch.context() as patch, Callback(posttask=finished):
+        patch.setattr(graph, "run_steps", counting)
+        before = _io()
+        job(exposure.config)
+        after = _io()
+    costs = {f"{name} pixels": n / SIDE**2 for name, n in pixels.items()}
+    costs["bytes read per pixel"] = (after["rchar"] - before["rchar"]) / SIDE**2
+    costs["bytes written per pixel"] = (after["wchar"] - before["wchar"]) / SIDE**2
+    costs["tasks"] = tasks[0]
+    costs["anonymous MB"] = _anonymous(request.param, exposure.config) / 1e6
+    return request.param, costs
+
+
+def _io() -> dict[str, int]:
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return {name: int(value) for name, value in (line.split(": ") for line in lines)}
+
+
+_PROGRAM = """
+import json, sys, threading, time
+sys.path.insert(0, sys.argv[3])
+from test_guard import JOBS
+peak, over = [0], threading.Event()
+def look():
+    while not over.wait(0.002):
+        with open("/proc/self/status") as file:
+            size = next(int(line.split()[1]) for line in file if line.startswith("RssAnon"))
+        peak[0] = max(peak[0], size * 1024)
+sampler = threading.Thread(target=look)
+sampler.start()
+JOBS[sys.argv[1]](sys.argv[2])
+over.set()
+sampler.join()
+print(json.dumps(peak[0]))
+"""
+
+
+def _anonymous(job: str, config: Path) -> int:
+    """Peak anonymous memory of a process of its own, bytes."""
+    command = [sys.executable, "-c", _PROGRAM, job, str(config), str(Path(__file__).parent)]
+    environment = os.environ | {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return int(json.loads(done.stdout))
+
+
+def test_costs(measured):
+    job, costs = measured
+    expected = COSTS.get(job, {})
+    found = json.dumps({name: round(value, 3) for name, value in costs.items()}, indent=4)
+    assert costs.keys() == expected.keys(), found
+    worse = [
+        f"{name}: {value:.3f}, was {expected[name]:.3f}"
+        for name, value in costs.items()
+        if value > WORSE * expected[name]
+    ]
+    assert not worse, f"{job}: {'; '.join(worse)}\n{found}"
