@@ -356,8 +356,8 @@ that it printed last; it fails if a pixel is outside its tolerance.
 
 {first}
 
-The rates that differ do so in the last bit: the solid angle of a pixel comes from a spline that
-is closer to the true area than differences of rounded sky coordinates, by up to 3e-9.
+The rates that differ do so in the last bit: the solid angle of a pixel has a closed form here, the
+package takes differences of rounded sky coordinates, which are off by up to 3e-9.
 
 ## From that recipe to the default one
 
