@@ -137,7 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--memory",
         metavar="SIZE",
-        help="memory of each worker, such as 8GB; without workers, choose tiles and threads to stay under it",
+        help="memory of each worker, such as 8GB; without workers, tiles and threads are chosen "
+        "to stay under it",
     )
     options.add_argument("--interface", metavar="NAME", help="network interface, such as ib0")
     options.add_argument(

@@ -13,9 +13,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import dask.array as da
 import numpy as np
 from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
@@ -24,6 +23,9 @@ from .detector import Grid, Window
 from .io.references import Inputs
 from .recipe import BoundStep
 from .step import VARIABLES, Tile, accepted
+
+if TYPE_CHECKING:  # imported where it is needed: a run that stores everything needs no arrays
+    import dask.array as da
 
 SECONDS = "seconds"
 """Key of a finished tile under which the time spent in each step stands."""
@@ -224,11 +226,7 @@ def feeding(steps: Sequence[BoundStep], reads: Iterable[str]) -> list[BoundStep]
 def _run_tile(
     window: np.ndarray,
     *arrays: np.ndarray,
-    segment: Segment,
-    entering: Sequence[str],
-    stored: Mapping[str, Sink],
-    sinks: Mapping[str, Sink],
-    taps: Sequence[Tap],
+    plan: _Fixed,
     inputs: Inputs,
     measured: Mapping[str, Any],
     ready: Any,
@@ -240,6 +238,7 @@ def _run_tile(
     """
     if window.size == 0:  # Dask asks for the type
         return np.empty((0, 0), object)
+    segment, entering, stored, sinks, taps = plan.values
     core: Window = window[0, 0]
     side = inputs.exposure.side
     outer = core.grown(segment.halo, side)
@@ -267,6 +266,15 @@ def _run_tile(
     }
     done[SECONDS] = seconds
     return _boxed(done)
+
+
+def _run_stored(
+    fixed: _Fixed, plan: _Fixed, inputs: Inputs, measured: Sequence[Any], ready: Any
+) -> np.ndarray:
+    """`_run_tile` where nothing enters through Dask."""
+    window, names = fixed.values
+    found = dict(zip(names, measured, strict=True))
+    return _run_tile(_boxed(window), plan=plan, inputs=inputs, measured=found, ready=ready)
 
 
 def _after(value: Any, done: Any) -> Any:
@@ -390,6 +398,7 @@ def build(
     after: Sequence[Delayed] = (),
     sinks: Mapping[str, Sink] | None = None,
     taps: Sequence[Tap] = (),
+    in_flight: int | None = None,
 ) -> Lazy:
     """Build the Dask graph of a recipe on one exposure. Reads no pixels.
 
@@ -410,11 +419,13 @@ def build(
         segments: no frame stays in memory or travels between workers.
     taps : sequence of Tap, optional
         Variables to put somewhere as they are after some step.
+    in_flight : int, optional
+        Tile i waits for tile i - `in_flight`. Dask takes tiles in an order that has no regard to
+        where they lie; neighbours in turn find more of what they read unpacked or cached.
     """
     sinks = dict(sinks or {})
     results = [name for name in results if name not in sinks]
     segments = make_segments(steps, [*results, *sinks], per_step)
-    windows = _windows(grid)
     shared = delayed(_after)(inputs, list(after), dask_key_name=f"inputs-{uuid.uuid4().hex}")
     # Where several segments write a variable, only its last version goes to the sink.
     last = {name: i for i, s in enumerate(segments) for b in s.steps for name in b.step.writes}
@@ -428,12 +439,12 @@ def build(
         if not segment.leave:
             continue
         putting = {n: sinks[n] for n in segment.leave if n in sinks and last[n] == i}
-        tiles = _tiles(segment, windows, grid, flow, putting, taps)
+        tiles, seconds = _tiles(segment, grid, flow, putting, taps, in_flight)
         for name in segment.leave:
             if name not in putting:
                 flow.arrays[name] = _variable(tiles, name, grid, inputs.exposure.n_resultants)
         flow.stored.update(putting)
-        flow.seconds.append(_seconds(tiles, segment.label))
+        flow.seconds.append(seconds)
     return Lazy({name: flow.arrays[name] for name in results}, flow.measured, flow.seconds)
 
 
@@ -462,22 +473,13 @@ class _Flow:
     seconds: list[Delayed]
 
 
-def _seconds(tiles: da.Array, label: str) -> Delayed:
-    """Time spent in each step of a segment, when all its tiles are finished."""
-    name, end = _unique(f"{label}-seconds"), _unique(f"{label}-finished")
-    tasks: dict[Any, Any] = {
-        f"{name}-{iy}-{ix}": (_pick_seconds, (tiles.name, iy, ix))
-        for iy, ix in np.ndindex(*tiles.numblocks)
-    }
-    tasks[end] = (_total_seconds, list(tasks))
-    return _last_task(end, tasks, [tiles])
-
-
 _OBJECTS = np.empty((0, 0), object)
 
 
 def _windows(grid: Grid) -> da.Array:
     """The tiles' windows as a Dask array of one element per tile."""
+    import dask.array as da
+
     ny, nx = grid.shape
     values = np.empty((ny, nx), object)
     for iy in range(ny):
@@ -488,41 +490,94 @@ def _windows(grid: Grid) -> da.Array:
 
 def _tiles(
     segment: Segment,
-    windows: da.Array,
     grid: Grid,
     flow: _Flow,
     putting: Mapping[str, Sink],
     taps: Sequence[Tap],
-) -> da.Array:
-    """Dask array of finished tiles (dicts) of one segment."""
+    in_flight: int | None,
+) -> tuple[_Tiles, Delayed]:
+    """Finished tiles (dicts) of one segment, and the time `Spent` on all."""
     stored = {name: flow.stored[name] for name in segment.enter if name in flow.stored}
     entering = [name for name in segment.enter if name not in stored]
+    names = {b.name for b in segment.steps}
+    measured = {k: v for k, v in flow.measured.items() if k in names}
+    fixed = _Fixed(segment, entering, stored, dict(putting), [t for t in taps if t.step in names])
+    plan = delayed(_after)(fixed, None, dask_key_name=_unique("plan"))
+    ready = list(flow.seconds) if stored else []
+    name = _unique(segment.label)
+    spent, end = _unique(f"{segment.label}-seconds"), _unique(f"{segment.label}-finished")
+    places = list(np.ndindex(*grid.shape))
+    seconds: dict[Any, Any] = {(spent, *place): (_pick_seconds, (name, *place)) for place in places}
+    seconds[end] = (_total_seconds, list(seconds))
+    if entering:
+        tiles = _overlapped(name, entering, segment.halo, grid, flow, plan, measured, ready)
+        whole = HighLevelGraph.from_collections(end, seconds, dependencies=[tiles])
+        return _Tiles(name, tiles.dask, grid), Delayed(end, whole, layer=end)
+    tasks: dict[Any, Any] = {}
+    for i, place in enumerate(places):
+        before = [] if in_flight is None or i < in_flight else [(spent, *places[i - in_flight])]
+        tasks[(name, *place)] = (
+            _run_stored,
+            _Fixed(grid.window(*place), list(measured)),
+            plan.key,
+            flow.shared.key,
+            [value.key for value in measured.values()],
+            [value.key for value in ready] + before,
+        )
+    needed = [plan, flow.shared, *measured.values(), *ready]
+    whole = HighLevelGraph.from_collections(name, tasks | seconds, dependencies=needed)
+    return _Tiles(name, whole, grid), Delayed(end, whole, layer=name)
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """Keys (name, iy, ix) of a graph."""
+
+    name: str
+    graph: HighLevelGraph
+    grid: Grid
+
+    def array(self) -> da.Array:
+        """As a Dask array of objects, one for each tile."""
+        import dask.array as da
+
+        ny, nx = self.grid.shape
+        return da.Array(self.graph, self.name, ((1,) * ny, (1,) * nx), meta=_OBJECTS)
+
+
+def _overlapped(
+    name: str,
+    entering: Sequence[str],
+    halo: int,
+    grid: Grid,
+    flow: _Flow,
+    plan: Delayed,
+    measured: Mapping[str, Delayed],
+    ready: Sequence[Delayed],
+) -> da.Array:
+    """Tiles of a segment that gets variables through Dask, with their halo."""
+    import dask.array as da
+
     arrays: list[Any] = []
-    for name in entering:
-        array = flow.arrays[name]
-        lead = array.ndim - 2
-        if segment.halo:
-            depth = (*(0,) * lead, segment.halo, segment.halo)
+    for variable in entering:
+        array = flow.arrays[variable]
+        if halo:
+            depth = (*(0,) * (array.ndim - 2), halo, halo)
             array = da.overlap.overlap(
                 array, depth=dict(enumerate(depth)), boundary="none", allow_rechunk=False
             )
         arrays += [array, "ryx"[-array.ndim :]]
-    names = {b.name for b in segment.steps}
     return da.blockwise(
         _run_tile,
         "yx",
-        windows,
+        _windows(grid),
         "yx",
         *arrays,
-        segment=segment,
-        entering=entering,
-        stored=stored,
-        sinks=dict(putting),
-        taps=[tap for tap in taps if tap.step in names],
+        plan=plan,
         inputs=flow.shared,
-        measured={k: v for k, v in flow.measured.items() if k in names},
-        ready=list(flow.seconds) if stored else None,
-        name=f"{segment.label}-{uuid.uuid4().hex}",
+        measured=dict(measured),
+        ready=list(ready),
+        name=name,
         concatenate=True,
         align_arrays=False,
         dtype=object,
@@ -530,13 +585,16 @@ def _tiles(
     )
 
 
-def _variable(tiles: da.Array, name: str, grid: Grid, n_resultants: int) -> da.Array:
+def _variable(tiles: _Tiles, name: str, grid: Grid, n_resultants: int) -> da.Array:
+    """One variable of finished tiles as a Dask array."""
+    import dask.array as da
+
     variable = VARIABLES[name]
     lead = variable.dims == "ryx"
     chunks = (*(((n_resultants,),) if lead else ()), *grid.chunks)
     return da.map_blocks(
         _pick,
-        tiles,
+        tiles.array(),
         name,
         name=f"{name}-{uuid.uuid4().hex}",
         dtype=variable.dtype,

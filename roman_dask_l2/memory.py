@@ -26,7 +26,7 @@ from .step import VARIABLES
 BASE = 250e6
 """Resident bytes of Python with all libraries and compiled kernels, measured."""
 SCRATCH = 24
-"""Bytes per pixel of a tile for rows and blocks that kernels work on, and for what is being read."""
+"""Bytes per pixel of a tile for what kernels work on in rows and blocks, and is being read."""
 SPARE = 1.12
 """Memory that the allocator holds for each byte in use, measured."""
 NOISE_PLANE = 16
@@ -96,9 +96,7 @@ def parse_memory(memory: str | float) -> float:
     raise InputError(f"--memory {memory}: expected an amount such as 1GB")
 
 
-def project(
-    job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Layer] = ()
-) -> float:
+def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Layer] = ()) -> float:
     """Resident bytes that calibrating an exposure, or making noise layers of it, takes at most.
 
     Parameters

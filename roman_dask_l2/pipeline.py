@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
-import dask.array as da
 import numpy as np
 from dask.delayed import delayed
 
@@ -35,9 +34,12 @@ from .median import median
 from .noise.label import Layer
 from .photometry import photometry
 from .progress import progress
-from .schedulers import cpu_count, running
+from .schedulers import cpu_count, in_flight, running
 from .step import VARIABLES as step_variables
 from .steps.common import all_finite
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 log = logging.getLogger(__name__)
 
@@ -295,7 +297,14 @@ def _compute(
     first = next(b.name for b in job.steps if "ramp" in b.step.writes)
     border = graph.Tap(first, "ramp", file.border())
     lazy = graph.build(
-        job.steps, job.inputs, grid, (), per_step, sinks=file.sinks(), taps=[border]
+        job.steps,
+        job.inputs,
+        grid,
+        (),
+        per_step,
+        sinks=file.sinks(),
+        taps=[border],
+        in_flight=in_flight(),
     )
     blocks = file.blocks
     found: dict[str, Any] = {

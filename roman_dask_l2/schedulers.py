@@ -74,6 +74,17 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def in_flight() -> int:
+    """Tiles that may be under way at a time: as many as there are threads. (With more of them Dask
+    follows one chain of tiles to its end before it begins another.)"""
+    workers = dask.config.get("num_workers", None)
+    if dask.config.get("scheduler", None) in ("threads", "synchronous"):
+        return workers or cpu_count()
+    from distributed import default_client
+
+    return max(sum(default_client().nthreads().values()), 1)
+
+
 @contextlib.contextmanager
 def running(
     scheduler: str | Client = "local",

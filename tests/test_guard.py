@@ -19,7 +19,7 @@ SIDE = 512
 TILE = "64x512"
 WORSE = 1.1
 
-TILE_STEPS = "saturation refpix bias linearity dark ipc ramp_fit flat".split()
+TILE_STEPS = ["saturation", "refpix", "bias", "linearity", "dark", "ipc", "ramp_fit", "flat"]
 COSTS: dict[str, dict[str, float]] = {
     "calibration": {
         "dq_init pixels": 1.125,  # the border rows are read once more, for refpix

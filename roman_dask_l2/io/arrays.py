@@ -198,10 +198,10 @@ PIECE_BYTES = 1 << 22
 
 
 def pieces_kept(shape: tuple[int, ...]) -> int:
-    """Pieces of an array that are kept: those that a tile needs of every plane, and half as many
-    for another tile where the next pieces begin."""
+    """Pieces of an array that are kept: those that a tile needs of every plane, and those of
+    another tile where the next pieces begin."""
     n_planes = math.prod(shape[:-2])
-    return n_planes + n_planes // 2 + 2
+    return 2 * n_planes + 2
 
 
 @dataclass(frozen=True)

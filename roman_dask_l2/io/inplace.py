@@ -113,9 +113,7 @@ class InPlaceFile:
         end = made.index(b"\n...\n") + len(b"\n...\n")
         own = _own_blocks(made, end)
         numbers = rb"(?<=\n)( *source: )(%d\d{%d})(?=\n)" % (_FIRST // 10**6, 6)
-        text = re.sub(
-            numbers, lambda m: m[1] + b"%d" % (int(m[2]) - _FIRST + len(own)), made[:end]
-        )
+        text = re.sub(numbers, lambda m: m[1] + b"%d" % (int(m[2]) - _FIRST + len(own)), made[:end])
         pieces = [text, *own]
         size = sum(len(p) for p in pieces)
         shift = 0

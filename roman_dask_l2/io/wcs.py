@@ -304,10 +304,7 @@ def _gwcs_of_fits(
         distortion.name = _SIP
         transform = transform | distortion
     transform = (
-        transform
-        | m.AffineTransformation2D(cd)
-        | m.Pix2Sky_TAN()
-        | m.RotateNative2Celestial(*pole)
+        transform | m.AffineTransformation2D(cd) | m.Pix2Sky_TAN() | m.RotateNative2Celestial(*pole)
     )
     detector = cf.Frame2D(name="detector", axes_order=(0, 1), unit=(u.pix, u.pix))
     world = cf.CelestialFrame(name="world", reference_frame=ICRS(), unit=(u.deg, u.deg))

@@ -40,7 +40,7 @@ from ..pipeline import tile_and_threads
 from ..progress import progress
 from ..provenance import provenance
 from ..recipe import BoundStep
-from ..schedulers import running
+from ..schedulers import in_flight, running
 from ..step import Tile
 from ..steps.ramp_fit import RampFitParams, fits
 from ..steps.sky import SkyParams, cell_edges, fit_sky, sky_model
@@ -299,7 +299,9 @@ class _Plan:
         """The recipe on other inputs, its sky-subtracted rate written to the store."""
         steps = quiet_steps(self._job.steps)
         sinks = {"rate": self._image(_rate_of(target).name), "data": target}
-        lazy = graph.build(steps, inputs, self._grid, (), self._per_step, after, sinks)
+        lazy = graph.build(
+            steps, inputs, self._grid, (), self._per_step, after, sinks, in_flight=in_flight()
+        )
         return delayed(_done)(lazy.seconds, dask_key_name=f"done-{target.name}")
 
     def _light_part(

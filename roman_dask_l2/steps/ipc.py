@@ -89,7 +89,7 @@ def _deconvolve(planes, gain, ipc, rows, columns, order, out):
                 for x in range(n):
                     charge[x] = s[x] * g[x]
             last = e
-            for i in range(order):
+            for _ in range(order):
                 _step(last, k, e, ny, n, width, o)
                 last, o, o_next = o, o_next, o
             for y in range(ny):
