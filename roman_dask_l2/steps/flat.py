@@ -7,12 +7,17 @@ import numpy as np
 from ..dq import PIXEL
 from ..jit import kernel as compiled
 from ..step import Params, Step, Tile
-from .common import all_finite, finite
+from .common import all_finite
 from .ipc import deconvolve, repaired
 from .ramp_fit import half
 
 LOWEST, HIGHEST = 0.1, 10.0
 """A flat outside this range sets NO_FLAT_FIELD; a gain up to `LOWEST` sets NO_GAIN_VALUE."""
+
+
+_NONE = np.uint32(0)
+_NO_FLAT = np.uint32(PIXEL["NO_FLAT_FIELD"])
+_NO_GAIN = np.uint32(PIXEL["NO_GAIN_VALUE"])
 
 
 class FlatParams(Params):
@@ -24,6 +29,28 @@ class FlatParams(Params):
     """Pixels by which the solid angle is looked up too far in x and y (romanimpreprocess: 4)."""
     half_precision_errors: bool = False
     """Round err and var_poisson to float16 again, as romanimpreprocess does."""
+
+
+@compiled
+def _look(flat, gain, rows, columns, limits, dq, f, g):
+    """Flag what cannot be divided by, and make flat and gain harmless: `f` on active pixels within
+    its limits, 1 where not finite; `g` everywhere not below its limit, 1 where not finite."""
+    low, high, least = limits
+    (y0, y1), (x0, x1) = rows, columns
+    for y in range(len(g)):
+        for x in range(g.shape[1]):
+            value = gain[y, x]
+            value = value if np.isfinite(value) else least / least
+            g[y, x] = max(value, least)
+        if y0 <= y < y1:
+            field, level, flags, found = flat[y, x0:x1], gain[y, x0:x1], dq[y, x0:x1], f[y, x0:x1]
+            for x in range(len(field)):
+                there = np.isfinite(field[x])
+                bad = not there or field[x] < low or field[x] > high
+                value = field[x] if there else np.float32(1)
+                found[x] = min(max(value, low), high)
+                dark = not (level[x] > least) or not np.isfinite(level[x])
+                flags[x] |= (_NO_FLAT if bad else _NONE) | (_NO_GAIN if dark else _NONE)
 
 
 @compiled
@@ -91,21 +118,12 @@ def divide_flat(
         With NO_FLAT_FIELD and NO_GAIN_VALUE on active pixels. A pixel whose rate is not finite
         is flagged DO_NOT_USE.
     """
-    act = tile.active
-    dq = dq.copy()
-    field, no_flat = finite(flat[act], 1.0)
-    bad = (field < LOWEST) | (field > HIGHEST)
-    if no_flat is not None:
-        bad |= no_flat
-    dq[act] |= np.where(bad, np.uint32(PIXEL["NO_FLAT_FIELD"]), np.uint32(0))
-    no_gain = ~(gain[act] > LOWEST) | ~np.isfinite(gain[act])
-    dq[act] |= np.where(no_gain, np.uint32(PIXEL["NO_GAIN_VALUE"]), np.uint32(0))
-
-    f = np.ones(rate.shape, np.float32)
-    f[act] = np.clip(field, LOWEST, HIGHEST)
+    rows, columns = ((s.start, s.stop) for s in tile.active)
+    dq, f, g = dq.copy(), np.ones(rate.shape, np.float32), np.empty_like(gain)
+    limits = (np.float32(LOWEST), np.float32(HIGHEST), gain.dtype.type(LOWEST))
+    _look(np.asarray(flat, np.float32), gain, rows, columns, limits, dq, f, g)
     if ipc is not None:
-        g, kernel, _ = repaired(gain, ipc)
-        g = np.clip(g, g.dtype.type(LOWEST), None)
+        _, kernel, _ = repaired(gain, ipc)
         f = deconvolve(f, g, kernel, tile, params.order)
     made = tuple(np.empty(rate.shape, np.float32) for _ in range(5))
     _divide(rate, var_poisson, var_rnoise, dumo, f, area, *made)
