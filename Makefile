@@ -7,12 +7,14 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test parity bench bench-scaling bench-kernels lint docs clean
+.PHONY: help demo test test-faults slurm-test parity bench bench-scaling bench-kernels lint docs clean
 .NOTPARALLEL:
 
 help:
 	@echo "make demo    simulate an exposure, calibrate it, compare with the truth (SIDE=4096: flight size)"
 	@echo "make test    run the tests (ARGS=... goes to pytest)"
+	@echo "make test-faults   kill workers, schedulers and clients of Dask clusters, and see"
+	@echo "make slurm-test    run on a real SLURM of one node, installed and started for it (root)"
 	@echo "make parity  compare with romanimpreprocess on a full frame"
 	@echo "make bench   time and memory beside romanimpreprocess (bench-scaling, bench-kernels: ours alone)"
 	@echo "make lint    ruff and mypy"
@@ -24,6 +26,12 @@ demo: $(VENV)/.plots
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 $(ARGS)
+
+test-faults: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m faults $(ARGS)
+
+slurm-test: $(VENV)/.test
+	$(BIN)/python tests/slurm/run.py $(ARGS)
 
 parity: $(VENV)/.test
 	$(BIN)/python tests/parity/run.py $(ARGS)

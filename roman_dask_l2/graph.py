@@ -511,7 +511,7 @@ def _tiles(
     seconds[end] = (_total_seconds, list(seconds))
     if entering:
         tiles = _overlapped(name, entering, segment.halo, grid, flow, plan, measured, ready)
-        whole = HighLevelGraph.from_collections(end, seconds, dependencies=[tiles])
+        whole = HighLevelGraph.from_collections(end, seconds, list[Any]([tiles]))
         return _Tiles(name, tiles.dask, grid), Delayed(end, whole, layer=end)
     tasks: dict[Any, Any] = {}
     for i, place in enumerate(places):

@@ -163,7 +163,7 @@ def running(
         with dask.config.set(scheduler="threads", num_workers=threads or cpu_count()):
             yield None
     else:
-        given = {name: value for name, value in options.items() if value is not None}
+        given: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
         with _cluster(kind, scheduler, **given) as client:
             yield client
 
@@ -466,7 +466,7 @@ class _Watch(threading.Thread):
                 f"all workers are gone, none came back within {_span(self._limit)} (--wait)",
                 self._describe(),
             )
-        waiting = [Future(key, self._client) for key in list(self._client.futures)]
+        waiting: list[Any] = [Future(key, self._client) for key in list(self._client.futures)]
         self._client.cancel(waiting, force=True)
 
 

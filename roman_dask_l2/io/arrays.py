@@ -14,6 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -173,7 +174,7 @@ class _Pieces:
         i = bisect.bisect_right(self._ends, offset)
         while len(buffer):
             begin = self._ends[i - 1] if i else 0
-            piece = self._cache.get(i, lambda i=i: self._unpack(i))
+            piece = self._cache.get(i, partial(self._unpack, i))
             part = memoryview(piece)[offset - begin : offset - begin + len(buffer)]
             buffer[: len(part)] = part
             buffer, offset, i = buffer[len(part) :], offset + len(part), i + 1

@@ -66,7 +66,7 @@ class Block:
         part = half(part) if np.dtype(self.dtype) == np.float16 else part
         part = np.ascontiguousarray(part, dtype=self.dtype)
         for rows, start in self._runs(part, both):
-            view = memoryview(rows).cast("B")
+            view = rows.data.cast("B")
             while len(view):
                 n = os.pwrite(fd, view, start)
                 view, start = view[n:], start + n
@@ -82,7 +82,7 @@ class Block:
         part = np.empty((*lead, *both.shape), self.dtype)
         with _opened(self.path, os.O_RDONLY) as fd:
             for rows, start in self._runs(part, both):
-                view = memoryview(rows).cast("B")
+                view = rows.data.cast("B")
                 while len(view):
                     n = os.preadv(fd, [view], start)
                     if n == 0:
