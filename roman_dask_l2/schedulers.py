@@ -74,15 +74,13 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def in_flight() -> int:
+def in_flight() -> int | None:
     """Tiles that may be under way at a time: as many as there are threads. (With more of them Dask
-    follows one chain of tiles to its end before it begins another.)"""
-    workers = dask.config.get("num_workers", None)
+    follows one chain of tiles to its end before it begins another.) None on a cluster, whose
+    workers come and go: the first tiles may begin when most workers are still to come."""
     if dask.config.get("scheduler", None) in ("threads", "synchronous"):
-        return workers or cpu_count()
-    from distributed import default_client
-
-    return max(sum(default_client().nthreads().values()), 1)
+        return dask.config.get("num_workers", None) or cpu_count()
+    return None
 
 
 @contextlib.contextmanager

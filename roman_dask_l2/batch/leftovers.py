@@ -1,0 +1,131 @@
+"""What a killed process leaves behind: unfinished files, TEMP stores, its lock.
+
+Everything here belongs to an exposure of the campaign and is touched only by who holds its lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..config import Config
+from ..io.atomic import parse_part
+from ..io.spill import temp_place
+from .fingerprint import product_files
+from .locks import lock_path, process_lives
+
+log = logging.getLogger(__name__)
+
+_STORE = re.compile(r"(?P<stem>.+)-\d+-[0-9a-f]{8}\.zarr")
+
+
+def own_temp(config: Config) -> Path | None:
+    """NOISE.TEMP of an exposure in a batch: in the directory that the configuration names, a store
+    whose name tells the exposure. None without a NOISE block."""
+    if config.NOISE is None:
+        return None
+    folder, _ = temp_place(config.NOISE.TEMP)
+    out = config.NOISE.OUT
+    mark = hashlib.blake2b(os.path.realpath(out).encode(), digest_size=4).hexdigest()
+    return folder / f"{out.stem}-{mark}.zarr"
+
+
+def find_leftovers(configs: Mapping[str, Config]) -> set[str]:
+    """Identities of the exposures of which something was left behind.
+
+    Every directory is looked through once, however many exposures write there.
+    """
+    owners: dict[tuple[Path, str], str] = {}
+    for identity, config in configs.items():
+        files = [path for paths in product_files(config).values() for path in paths]
+        for path in (*files, lock_path(config.OUT)):
+            owners[path.parent, path.name] = identity
+        temp = own_temp(config)
+        if temp is not None:
+            owners[temp.parent, temp.stem] = identity
+    found = set()
+    for folder in {folder for folder, _ in owners}:
+        for name in _names(folder):
+            part, store = parse_part(name), _STORE.fullmatch(name)
+            key = part[0] if part else store["stem"] if store else name
+            if (part or store or name.endswith(".lock")) and (folder, key) in owners:
+                found.add(owners[folder, key])
+    return found
+
+
+def remove_leftovers(config: Config) -> list[Path]:
+    """Remove what dead processes left of an exposure; its lock is held by the caller.
+
+    A part file that a living process of this machine writes is left: a single run takes no locks.
+
+    Returns
+    -------
+    list of Path
+        What was removed.
+    """
+    removed = []
+    finals = {p for paths in product_files(config).values() for p in paths}
+    for folder in {p.parent for p in finals}:
+        for name in _names(folder):
+            part = parse_part(name)
+            path = folder / name
+            if part and folder / part[0] in finals and not _in_use(path, part[1], part[2]):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    removed.append(path)
+    removed += remove_stores(config)
+    for path in removed:
+        log.info("removed %s, left by a process that was killed", path)
+    return removed
+
+
+def remove_stores(config: Config, patience: float = 0.0) -> list[Path]:
+    """Remove the TEMP stores of an exposure; its lock is held by the caller.
+
+    Parameters
+    ----------
+    config : Config
+    patience : float
+        Seconds to go on for: threads that were interrupted finish their task, and may write once
+        more into what was removed.
+    """
+    temp = own_temp(config)
+    removed: list[Path] = []
+    if temp is None:
+        return removed
+    end = time.monotonic() + patience
+    while True:
+        stores = [
+            temp.with_name(name)
+            for name in _names(temp.parent)
+            if (store := _STORE.fullmatch(name)) and store["stem"] == temp.stem
+        ]
+        for path in stores:
+            shutil.rmtree(path, ignore_errors=True)
+        removed += [path for path in stores if path not in removed]
+        if time.monotonic() >= end:
+            return removed
+        time.sleep(0.1)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _in_use(path: Path, host: str, pid: int) -> bool:
+    if host != platform.node() or pid == os.getpid():
+        return False
+    with contextlib.suppress(OSError):
+        return process_lives(pid, path.stat().st_mtime)
+    return False

@@ -1,0 +1,241 @@
+"""One process at a time works on an exposure, on any machine that sees its output directory.
+
+A lock is a file beside the output, ``.NAME.lock``, made with O_EXCL, which every file system
+honours, while flock is local to a node on some parallel file systems and missing on others. It
+says who holds it; a thread of the holder touches it every `BEAT` seconds. A lock whose holder is
+dead may be taken: at once where the holder's process could be seen and is gone (same machine, same
+process namespace), elsewhere when it has not been touched for `DEAD_AFTER` seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import psutil
+
+from ..errors import InputError
+
+log = logging.getLogger(__name__)
+
+BEAT = 15.0
+"""Seconds between signs of life."""
+DEAD_AFTER = 120.0
+"""Seconds without one until a process that cannot be seen from here counts as dead. Network file
+systems may show a time that is up to a minute old."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lock.
+
+    Attributes
+    ----------
+    host, space : str
+        Name of the machine; its boot and process namespace.
+    pid : int
+    born : float
+        When the process started, s since 1970: process numbers are used again.
+    token : str
+        Of this attempt, no other has it.
+    """
+
+    host: str
+    space: str
+    pid: int
+    born: float
+    token: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def lock_path(out: Path) -> Path:
+    """The lock of an exposure that writes `out`."""
+    return out.with_name(f".{out.name}.lock")
+
+
+@lru_cache(maxsize=1)
+def _space() -> str:
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return ""
+
+
+def _born(pid: int) -> float | None:
+    """When a process of this machine started; None if there is none."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return process.create_time()
+    except psutil.NoSuchProcess:
+        return None
+    except psutil.Error:
+        return 0.0
+
+
+def process_lives(pid: int, since: float) -> bool:
+    """Whether this machine has such a process, and had it at the time `since` (s since 1970)."""
+    born = _born(pid)
+    return born is not None and born <= since + 1
+
+
+def read_owner(path: Path) -> tuple[Owner | None, float] | None:
+    """Who holds a lock, and the time of the last sign of life; None if there is no such lock.
+
+    The owner is None while the file is being written, or if it is none of ours.
+    """
+    try:
+        with open(path, "rb") as file:  # opening makes network file systems look again
+            touched = os.fstat(file.fileno()).st_mtime
+            text = file.read(4096)
+    except FileNotFoundError:
+        return None
+    try:
+        return Owner(**json.loads(text)), touched
+    except (ValueError, TypeError):
+        return None, touched
+
+
+def holder(path: Path) -> Owner | None:
+    """The living holder of a lock; None if it is free or its holder is dead."""
+    found = read_owner(path)
+    if found is None or _dead(*found):
+        return None
+    return found[0] or Owner("?", "", 0, 0.0, "")
+
+
+def moves(path: Path) -> bool:
+    """Whether the lock was touched lately: its holder is alive, and not stuck."""
+    found = read_owner(path)
+    return found is not None and time.time() - found[1] < DEAD_AFTER
+
+
+def _dead(owner: Owner | None, touched: float) -> bool:
+    silent = time.time() - touched
+    if owner is None:
+        return silent > DEAD_AFTER
+    if (owner.host, owner.space) == (platform.node(), _space()) and owner.space:
+        if owner.pid == os.getpid():
+            return owner.token not in _held.values()
+        born = _born(owner.pid)
+        return born is None or (born > 0 and abs(born - owner.born) > 1)
+    return silent > DEAD_AFTER
+
+
+_held: dict[Path, str] = {}
+_beating = threading.Lock()
+_thread: threading.Thread | None = None
+
+
+def take(path: Path, token: str) -> tuple[bool, Owner | None]:
+    """Try to take a lock.
+
+    Parameters
+    ----------
+    path : Path
+    token : str
+        Name of the attempt.
+
+    Returns
+    -------
+    taken : bool
+    other : Owner or None
+        If it was not taken, who holds it. If it was, the dead process that held it, if any.
+
+    Raises
+    ------
+    InputError
+        If the lock cannot be written: there is no such directory, or it is read-only or full.
+    """
+    me = Owner(platform.node(), _space(), os.getpid(), _born(os.getpid()) or 0.0, token)
+    dead: Owner | None = None
+    while True:
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            found = read_owner(path)
+            if found is None:
+                continue
+            if not _dead(*found):
+                return False, found[0] or Owner("?", "", 0, 0.0, "")
+            dead = found[0] or dead
+            _clear(path)
+            continue
+        except FileNotFoundError:
+            raise InputError(f"OUT: the directory {path.parent} does not exist") from None
+        except OSError as error:
+            raise InputError(
+                f"OUT: the directory {path.parent} is not writable ({error.strerror})"
+            ) from None
+        try:
+            os.write(file, json.dumps(asdict(me)).encode())
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise InputError(f"OUT: {path}: cannot be written ({error.strerror})") from None
+        finally:
+            os.close(file)
+        with _beating:
+            _held[path] = token
+        _start_beating()
+        return True, dead
+
+
+def _clear(path: Path) -> None:
+    """Remove the lock of a dead holder, unless another process has just taken it."""
+    with _alone(path.parent):
+        found = read_owner(path)
+        if found is not None and _dead(*found):
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Only one process at a time clears locks in a directory, where the file system can do that:
+    between looking and removing, another could have cleared the lock and taken it."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+def release(path: Path) -> None:
+    """Give a lock back. One that cannot be removed is taken as dead by whoever comes next."""
+    with _beating:
+        token = _held.pop(path, None)
+    found = read_owner(path) if token else None
+    if found is not None and found[0] is not None and found[0].token == token:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _start_beating() -> None:
+    global _thread
+    with _beating:
+        if _thread is None or not _thread.is_alive():
+            _thread = threading.Thread(target=_beat, name="lock-heartbeat", daemon=True)
+            _thread.start()
+
+
+def _beat() -> None:
+    while True:
+        time.sleep(BEAT)
+        with _beating:
+            for path in _held:
+                with contextlib.suppress(OSError):
+                    os.utime(path)

@@ -1,0 +1,93 @@
+"""What a batch has done so far, in numbers and lines."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+from .plan import Item, Plan
+from .table import clock, duration, table
+from .work import Record
+
+log = logging.getLogger(__name__)
+
+FAILED = 4
+"""Exit status of a batch in which some exposures failed."""
+_ROWS = 60
+"""Rows of the final table; of larger batches it shows only what is not done."""
+
+
+@dataclass
+class Outcome:
+    """What a batch has done so far.
+
+    Attributes
+    ----------
+    plan : Plan
+    records : list of dict
+        Attempts that ended, and exposures that turned out to be finished.
+    flying : dict of str to Item
+        Exposures at work.
+    """
+
+    plan: Plan
+    records: list[Record] = field(default_factory=list)
+    flying: dict[str, Item] = field(default_factory=dict)
+    _began: float = field(default_factory=time.monotonic)
+
+    def count(self, *statuses: str) -> int:
+        return sum(record["status"] in statuses for record in self.records)
+
+    @property
+    def left(self) -> int:
+        return len(self.plan.todo) - len(self.records)
+
+    @property
+    def status(self) -> int:
+        """Exit status."""
+        return FAILED if self.count("failed") else 0
+
+    def add(self, record: Record) -> None:
+        """Take a result, and tell how far the batch is."""
+        self.flying.pop(record["identity"], None)
+        self.records.append(record)
+        if record["status"] == "failed":
+            log.error("%s: failed: %s", record["identity"], record["error"])
+        done, failed = self.count("done", "finished"), self.count("failed")
+        spent = f", {record['seconds']:.1f} s" if record.get("seconds") else ""
+        log.info(
+            "%s: %s%s; %d done, %d failed, %d left%s",
+            record["identity"], record["status"], spent, done, failed, self.left, self._end(),
+        )  # fmt: skip
+
+    def _end(self) -> str:
+        if not self.left:
+            return ""
+        rest = (time.monotonic() - self._began) / len(self.records) * self.left
+        return f", end about {clock(rest)} (in {duration(rest)})"
+
+    def lines(self) -> list[str]:
+        """The final table."""
+        rows = self.records
+        if len(rows) > _ROWS:
+            rows = [r for r in rows if r["status"] not in ("done", "finished")]
+        cells = [
+            (r["identity"], r["status"], *_measured(r), r.get("error") or "") for r in rows
+        ] + [(identity, "interrupted", "", "", "", "") for identity in self.flying]
+        names = ("exposure", "status", "seconds", "CPU s", "peak GB", "error")
+        before = len(self.plan.finished) + self.count("finished")
+        rest = self.left - len(self.flying) + len(self.plan.beyond)
+        counts = [f"{self.count('done')} done", f"{before} finished before"]
+        counts += [f"{self.count('failed')} failed"]
+        counts += [f"{len(self.flying)} interrupted"] * bool(self.flying)
+        counts += [f"{rest} left"] * bool(rest)
+        spent = duration(time.monotonic() - self._began)
+        return [*table(names, cells), f"{', '.join(counts)}; {spent}"]
+
+
+def _measured(record: Record) -> tuple[str, str, str]:
+    if "seconds" not in record:
+        return "", "", ""
+    peak = f"{record['peak_memory'] / 1e9:.2f}"
+    return f"{record['seconds']:.1f}", f"{record['cpu_seconds']:.1f}", peak

@@ -1,0 +1,188 @@
+"""What a batch is going to do: which exposures, and why."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..config import Config
+from ..errors import InputError
+from ..pipeline import parse_tile
+from ..provenance import Product
+from . import manifest
+from .campaign import Campaign, check_configurations, load_campaign, only, parse_share, share
+from .fingerprint import find_unfinished, product_files
+from .leftovers import find_leftovers
+from .locks import holder, lock_path
+from .manifest import History
+from .table import table
+from .work import Work
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run of a campaign, and how.
+
+    Attributes
+    ----------
+    only : tuple of str
+        Patterns ``name=value,...``; an exposure that fits one of them is chosen.
+    share : str or None
+        ``i/n``.
+    failed_only, redo : bool
+    limit, in_flight : int or None
+    scheduler : str
+        ``local`` or ``synchronous``, for exposures that run in this process.
+    threads : int or None
+    tile : str or None
+    """
+
+    only: tuple[str, ...] = ()
+    share: str | None = None
+    failed_only: bool = False
+    redo: bool = False
+    limit: int | None = None
+    in_flight: int | None = None
+    scheduler: str = "local"
+    threads: int | None = None
+    tile: str | None = None
+
+    def check(self) -> None:
+        """Raises `InputError` for values that cannot be."""
+        parse_share(self.share)
+        parse_tile(self.tile, 4096)
+        for name, value in (("limit", self.limit), ("in-flight", self.in_flight)):
+            if value is not None and value < 1:
+                raise InputError(f"--{name} {value}: expected at least 1")
+
+
+@dataclass
+class Item:
+    """An exposure of this batch.
+
+    Attributes
+    ----------
+    config : Config
+    work : Work
+    reasons : dict of Product to str
+        What has to be made, and why; empty if it is finished.
+    by : str
+        Who works on it at the moment.
+    """
+
+    config: Config
+    work: Work
+    reasons: dict[Product, str]
+    by: str = ""
+
+    @property
+    def identity(self) -> str:
+        return self.work.identity
+
+    @property
+    def why(self) -> str:
+        """The reasons in words."""
+        if len(set(self.reasons.values())) == 1:
+            why = f"{' and '.join(self.reasons)}: {next(iter(self.reasons.values()))}"
+        else:
+            why = "; ".join(f"{product}: {reason}" for product, reason in self.reasons.items())
+        return f"{why} ({self.by} works on it)" if self.by else why
+
+
+@dataclass
+class Plan:
+    """What a batch is going to do.
+
+    Attributes
+    ----------
+    campaign : Campaign
+    options : Options
+    history : History
+        As the manifest was.
+    todo, finished, beyond : list of Item
+        To run; nothing to do; beyond ``--limit``.
+    messy : list of Item
+        Not to be run, but something was left of them by processes that were killed.
+    """
+
+    campaign: Campaign
+    options: Options
+    history: History
+    todo: list[Item] = field(default_factory=list)
+    finished: list[Item] = field(default_factory=list)
+    beyond: list[Item] = field(default_factory=list)
+    messy: list[Item] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """What ``--dry-run`` prints."""
+        rows = [("run" if not i.by else "wait", i.identity, i.why) for i in self.todo]
+        rows += [("skip", i.identity, "finished") for i in self.finished]
+        rows += [("later", i.identity, f"--limit {self.options.limit}") for i in self.beyond]
+        counts = f"{len(self.todo)} to run, {len(self.finished)} finished"
+        if self.beyond:
+            counts += f", {len(self.beyond)} beyond --limit"
+        return [*table(("action", "exposure", "why"), rows), counts]
+
+
+def make_plan(path: Path, options: Options) -> Plan:
+    """Find out what there is to do; changes nothing.
+
+    Raises
+    ------
+    InputError
+        If the campaign file, one of its configurations or an option is wrong.
+    """
+    options.check()
+    campaign = load_campaign(path)
+    plan = Plan(campaign, options, manifest.read(campaign.manifest))
+    mine = share(campaign.entries, *parse_share(options.share))
+    log.info("%s: %d of %d exposures", path, len(mine), len(campaign.entries))
+    configs = check_configurations(campaign, mine)
+    messy = find_leftovers(configs)
+    chosen = {entry.identity for entry in only(campaign.entries, options.only)}
+    began = time.time()
+    for entry in mine:
+        config, last = configs[entry.identity], plan.history.last.get(entry.identity, {})
+        products = tuple(product_files(config))
+        work = Work(
+            entry.identity,
+            entry.settings,
+            str(campaign.path),
+            str(campaign.manifest),
+            share=options.share,
+            redo=products if options.redo else (),
+            since=began,
+            messy=entry.identity in messy,
+            unknown=last.get("status") != "done",
+            scheduler=options.scheduler,
+            threads=options.threads,
+            tile=options.tile,
+        )
+        item = Item(config, work, {})
+        wanted = entry.identity in chosen
+        if options.failed_only and last.get("status") != "failed":
+            wanted = False
+        if not (wanted and _goes_on(item, plan)) and work.messy:
+            plan.messy.append(item)
+    return plan
+
+
+def _goes_on(item: Item, plan: Plan) -> bool:
+    """Put a chosen exposure where it belongs, and tell whether it will be run."""
+    item.reasons, _ = find_unfinished(item.config)
+    for product in item.work.redo:
+        item.reasons.setdefault(product, "--redo")
+    if not item.reasons:
+        plan.finished.append(item)
+        return False
+    if plan.options.limit is not None and len(plan.todo) >= plan.options.limit:
+        plan.beyond.append(item)
+        return False
+    found = holder(lock_path(item.config.OUT))
+    item.by = str(found) if found else ""
+    plan.todo.append(item)
+    return True

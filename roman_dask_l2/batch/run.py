@@ -1,0 +1,146 @@
+"""All exposures of a campaign: clean up, do what is not finished, wait for other batches."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from . import manifest
+from .fingerprint import product_files
+from .locks import holder, lock_path, moves
+from .memory import available, needed
+from .outcome import Outcome
+from .plan import Item, Plan
+from .work import Record, last_line, new_line, run_exposure, tidy, write_line
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+log = logging.getLogger(__name__)
+
+LOOK = 1.0
+"""Seconds between looks at exposures that another batch works on."""
+
+
+def execute(outcome: Outcome, client: Client | None = None) -> None:
+    """Do what is planned; `outcome` is filled on the way.
+
+    Parameters
+    ----------
+    outcome : Outcome
+    client : distributed.Client, optional
+        Each exposure is one task of a worker. Default: one after the other in this process.
+
+    Raises
+    ------
+    InputError
+        If the manifest cannot be written, or options do not fit the scheduler.
+    """
+    plan = outcome.plan
+    if client is None and plan.todo and (plan.options.in_flight or 1) > 1:
+        raise InputError(
+            f"--in-flight {plan.options.in_flight}: this process does one exposure at a time with "
+            "all threads; for more take --scheduler local-cluster"
+        )
+    manifest.require_writable(plan.campaign.manifest)
+    for item in plan.messy:
+        tidy(item.work, item.config)
+    for item in plan.finished:
+        if item.work.unknown:
+            _note_finished(item)
+    need = needed(plan)
+    if client is None and need > (free := available()):
+        log.warning(
+            "an exposure takes about %.1f GB of memory, %.1f GB are available", need / 1e9,
+            free / 1e9,
+        )  # fmt: skip
+    todo: list[Item] = plan.todo
+    while todo:
+        held = []
+        records = _here(outcome, todo) if client is None else _there(outcome, todo, client, need)
+        for item, record in records:
+            if record["status"] == "held":
+                outcome.flying.pop(item.identity, None)
+                item.by = record["by"]
+                held.append(item)
+            else:
+                outcome.add(record)
+        todo = _wait(outcome, held)
+
+
+def _note_finished(item: Item) -> None:
+    """The manifest is only a log: what it does not know of may have been done all the same."""
+    files = [str(path) for paths in product_files(item.config).values() for path in paths]
+    line = new_line(item.work, "done") | {"note": "found finished", "output": files}
+    write_line(Path(item.work.manifest), line)
+
+
+def _here(outcome: Outcome, items: Sequence[Item]) -> Iterator[tuple[Item, Record]]:
+    """One after the other in this process."""
+    for item in items:
+        outcome.flying[item.identity] = item
+        yield item, run_exposure(item.work)
+
+
+def _there(
+    outcome: Outcome, items: Sequence[Item], client: Client, need: int
+) -> Iterator[tuple[Item, Record]]:
+    from .cluster import on_cluster
+
+    return on_cluster(outcome, items, client, need)
+
+
+def _wait(outcome: Outcome, held: list[Item]) -> list[Item]:
+    """Wait for another batch to finish, or leave, one of the exposures that it works on.
+
+    Returns
+    -------
+    list of Item
+        Those to try (again).
+    """
+    said: set[str] = set()
+    while held:
+        free = []
+        for item in list(held):
+            lock = lock_path(item.config.OUT)
+            if holder(lock) is None:
+                held.remove(item)
+                if failed := _failed_there(outcome.plan, item):
+                    outcome.add(failed)
+                else:
+                    free.append(item)
+            elif not moves(lock):
+                held.remove(item)
+                error = f"{item.by} holds {lock} and gives no sign of life"
+                line = new_line(item.work, "failed") | {"error": error}
+                write_line(Path(item.work.manifest), line)
+                outcome.add(line)
+            elif item.identity not in said:
+                said.add(item.identity)
+                log.info("%s: waiting for %s", item.identity, item.by)
+        if free:
+            return [*free, *held]
+        if held:
+            time.sleep(LOOK)
+    return []
+
+
+def _failed_there(plan: Plan, item: Item) -> Record | None:
+    """The record of an exposure that failed in another batch while we waited for it."""
+    last = last_line(plan.campaign.manifest, item.identity)
+    before = plan.history.last.get(item.identity, {})
+    if last.get("status") == "failed" and last.get("attempt") != before.get("attempt"):
+        return last
+    if last.get("status") == "failed" and before.get("status") == "running":
+        return last
+    return None
+
+
+def after_interruption(outcome: Outcome) -> None:
+    """Clean up after workers that were stopped in the middle of an exposure."""
+    for item in outcome.flying.values():
+        tidy(item.work, item.config)

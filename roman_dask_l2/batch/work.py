@@ -1,0 +1,312 @@
+"""One exposure of a campaign: what is not finished of it, under its lock, and a record of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import platform
+import sys
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..config import Config
+from ..errors import InputError
+from ..io.arrays import keep_open
+from ..provenance import Product
+from . import manifest
+from .campaign import configuration
+from .fingerprint import find_unfinished, product_files
+from .leftovers import own_temp, remove_leftovers, remove_stores
+from .locks import Owner, lock_path, release, take
+from .memory import peak, reset_peak
+
+log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+"""A line of the manifest; or ``status`` ``finished`` (there was nothing to do) or ``held``."""
+
+_one = threading.Lock()
+_PATIENCE = 2.0
+"""Seconds for threads to finish their last task, where one in the TEMP store was at work."""
+_LONGEST = 800
+"""Characters of an error message, so that a line of the manifest is one small write."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that is needed to do one exposure, anywhere; small.
+
+    Attributes
+    ----------
+    identity : str
+    settings : dict
+        Its configuration.
+    campaign, manifest : str
+        Paths.
+    share : str or None
+    redo : tuple of str
+        Products to make even if they are finished,
+    since : float
+        unless they were made after this time (s since 1970).
+    messy : bool
+        Something was left of it by a process that was killed.
+    unknown : bool
+        The manifest does not say that it is done.
+    scheduler : str
+    threads : int or None
+    tile : str or None
+    """
+
+    identity: str
+    settings: Mapping[str, Any] = field(repr=False)
+    campaign: str
+    manifest: str
+    share: str | None = None
+    redo: tuple[Product, ...] = ()
+    since: float = 0.0
+    messy: bool = False
+    unknown: bool = True
+    scheduler: str = "local"
+    threads: int | None = None
+    tile: str | None = None
+
+
+def run_exposure(work: Work) -> Record:
+    """Make the products of one exposure that are not finished.
+
+    Exposures of one process wait for each other: each uses all of its threads and memory.
+
+    Returns
+    -------
+    dict
+        The line that ends the attempt in the manifest, where this function has written it; or only
+        ``identity`` and ``status`` ``finished``, or ``held`` with ``by``.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Once everything is cleaned up and the manifest says so. Nothing else: what goes wrong is in
+        the record.
+    """
+    # A Level-1 file that was renamed is no reason for a warning with each exposure.
+    warnings.filterwarnings("ignore", message="meta.filename")
+    with _one:
+        return _Attempt(work).run()
+
+
+def on_worker(work: Work) -> Record:
+    """`run_exposure` on a Dask worker, with the worker's threads."""
+    from distributed import get_worker
+
+    threads = work.threads or get_worker().state.nthreads
+    return run_exposure(dataclasses.replace(work, threads=threads))
+
+
+class _Attempt:
+    """One go at an exposure."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._manifest = Path(work.manifest)
+        self._token = uuid.uuid4().hex
+        self._started = datetime.now(UTC)
+        self._clock, self._cpu = time.monotonic(), time.process_time()
+        self._seconds: dict[str, float] = {}
+        self._patience = 0.0
+        self._fingerprints: dict[Product, str] = {}
+
+    def run(self) -> Record:
+        reset_peak()
+        try:
+            config = configuration(self._work.settings, Path(self._work.campaign))
+            lock = lock_path(config.OUT)
+            taken, other = take(lock, self._token)
+        except Exception as error:
+            return self._end("failed", error=_one_line(error))
+        if not taken:
+            return {"identity": self._work.identity, "status": "held", "by": str(other)}
+        try:
+            return self._locked(config, lock, other)
+        except Exception as error:
+            log.debug("%s failed", self._work.identity, exc_info=True)
+            remove_stores(config, self._patience)
+            return self._end("failed", error=_one_line(error))
+        finally:
+            release(lock)
+
+    def _locked(self, config: Config, lock: Path, dead: Owner | None) -> Record:
+        note_dead(self._manifest, self._work.identity, dead)
+        if dead is not None or self._work.messy:
+            remove_leftovers(config)
+        reasons, self._fingerprints = find_unfinished(config)
+        for product in self._work.redo:
+            made = product_files(config)[product][0]
+            if product not in reasons and made.stat().st_mtime < self._work.since:
+                reasons[product] = "asked for"
+        if not reasons:
+            if self._work.unknown and not self._noted():
+                self._end("done", note="found finished", output=_outputs(config))
+            return {"identity": self._work.identity, "status": "finished"}
+        self._write({**self._line("running"), "lock": str(lock), "reasons": reasons})
+        for product, reason in reasons.items():
+            log.debug("%s: %s: %s", self._work.identity, product, reason)
+        try:
+            self._make(config, reasons)
+            left, _ = find_unfinished(config)
+            if left:
+                product, reason = next(iter(left.items()))
+                raise InputError(f"{product_files(config)[product][0]}: {reason}")
+        except KeyboardInterrupt:
+            remove_stores(config, self._patience)
+            self._end("interrupted", error="interrupted")
+            raise
+        return self._end("done", output=_outputs(config))
+
+    def _noted(self) -> bool:
+        """Whether another batch has done it since this one began, and said so."""
+        return last_line(self._manifest, self._work.identity).get("status") == "done"
+
+    def _make(self, config: Config, reasons: Mapping[Product, str]) -> None:
+        from ..job import prepare
+        from ..pipeline import calibrate
+
+        keep_open({str(path) for path in (config.IN, *config.references().values())})
+        _forget_schemas()
+        how: dict[str, Any] = {
+            "scheduler": self._work.scheduler,
+            "threads": self._work.threads,
+            "tile": self._work.tile,
+        }
+        if "noise" in reasons:
+            assert config.NOISE is not None
+            prepare(config, noise=True)  # what is wrong with the noise is told before all the work
+        if "l2" in reasons:
+            began = time.monotonic()
+            calibrate(config, **how)
+            self._seconds["l2"] = round(time.monotonic() - began, 3)
+        if "noise" in reasons:
+            from ..noise.layers import generate_noise
+
+            began, self._patience = time.monotonic(), _PATIENCE
+            noise = {**config.raw["NOISE"], "TEMP": str(own_temp(config))}
+            generate_noise(config.replace(NOISE=noise), **how)
+            self._seconds["noise"] = round(time.monotonic() - began, 3)
+
+    def _line(self, status: str) -> Record:
+        return new_line(self._work, status, self._token, self._started)
+
+    def _end(self, status: str, **more: Any) -> Record:
+        """Write the line that ends the attempt."""
+        record = self._line(status) | {
+            "seconds": round(time.monotonic() - self._clock, 3),
+            "cpu_seconds": round(time.process_time() - self._cpu, 3),
+            "peak_memory": peak(),
+            "products": self._seconds,
+            "fingerprint": self._fingerprints if status == "done" else {},
+            "output": [],
+            "error": None,
+        }
+        return self._write(record | more)
+
+    def _write(self, line: Record) -> Record:
+        write_line(self._manifest, line)
+        return line
+
+
+def _forget_schemas() -> None:
+    """asdf keeps the schemas for the last 128 files that it wrote and never looks at them again:
+    0.7 MB more with each exposure, 100 MB in all (asdf 6.0)."""
+    resolver = getattr(sys.modules.get("asdf._jsonschema.validators"), "RefResolver", None)
+    for name in ("_get_subschemas_cache", "_find_in_subschemas"):
+        with contextlib.suppress(AttributeError):
+            getattr(resolver, name).cache_clear()
+
+
+def new_line(
+    work: Work, status: str, attempt: str | None = None, started: datetime | None = None
+) -> Record:
+    """What all lines of the manifest have."""
+    return {
+        "attempt": attempt or uuid.uuid4().hex,
+        "identity": work.identity,
+        "status": status,
+        "started": (started or datetime.now(UTC)).isoformat(timespec="milliseconds"),
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "share": work.share,
+    }
+
+
+def write_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Add a line to the manifest; that it cannot be written is no reason to stop."""
+    try:
+        manifest.append(path, line)
+    except OSError as error:
+        log.warning("%s: %s cannot be noted (%s)", path, line["identity"], error.strerror)
+
+
+def last_line(path: Path, identity: str) -> Record:
+    """The last line of an exposure in the manifest; empty if there is none."""
+    try:
+        return manifest.read(path).last.get(identity, {})
+    except InputError as error:
+        log.warning("%s", error)
+        return {}
+
+
+def note_dead(path: Path, identity: str, dead: Owner | None) -> None:
+    """Note the end of an attempt whose process was killed, if it could not do so itself."""
+    if dead is None:
+        return
+    last = last_line(path, identity)
+    if last.get("attempt") != dead.token or last["status"] != "running":
+        return
+    end = {key: value for key, value in last.items() if key not in ("lock", "reasons")}
+    write_line(path, end | {"status": "interrupted", "error": f"{dead} was killed"})
+
+
+def tidy(work: Work, config: Config) -> bool:
+    """Clean up after a dead process, where no living one works on the exposure.
+
+    Returns
+    -------
+    bool
+        False if the exposure's lock is held, or cannot be taken.
+    """
+    lock = lock_path(config.OUT)
+    try:
+        taken, dead = take(lock, uuid.uuid4().hex)
+    except InputError:
+        return False
+    if not taken:
+        return False
+    try:
+        note_dead(Path(work.manifest), work.identity, dead)
+        remove_leftovers(config)
+    finally:
+        release(lock)
+    return True
+
+
+def _outputs(config: Config) -> list[str]:
+    return [str(path) for paths in product_files(config).values() for path in paths]
+
+
+def _one_line(error: Exception) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, InputError):
+        text = "; ".join(error.problems)
+    else:
+        first = (str(error).strip().splitlines() or [""])[0]
+        text = f"{type(error).__name__}: {first}"
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

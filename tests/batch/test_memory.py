@@ -1,0 +1,116 @@
+"""What a batch knows of memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from roman_dask_l2.batch import memory
+from roman_dask_l2.batch.plan import Options, make_plan
+
+MB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def no_job(monkeypatch):
+    for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_no_more_than_is_free():
+    assert 0 < memory.available() <= psutil.virtual_memory().total
+
+
+def test_a_slurm_job(monkeypatch):
+    used = psutil.Process().memory_info().rss
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", str(used // MB + 300))
+    assert 200 * MB < memory.available() <= 302 * MB
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")  # all of the node
+    free = memory.available()
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", str(used // MB // 2 + 100))
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2")
+    assert memory.available() <= 202 * MB < free
+
+
+@pytest.mark.parametrize("kind", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_limits_of_the_process(kind):
+    """In a process of its own: they cannot be taken back."""
+    code = f"""
+import psutil, resource
+from roman_dask_l2.batch import memory
+used = psutil.Process().memory_info()
+used = used.vms if {kind!r} == "RLIMIT_AS" else used.rss
+resource.setrlimit(resource.{kind}, (used + (500 << 20),) * 2)
+print(memory.available() >> 20)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 300 < int(done.stdout) <= 500, done.stderr
+
+
+def test_control_groups(tmp_path, monkeypatch):
+    """The smallest rest of all groups above the process counts."""
+    files = {
+        "cgroup": "0::/a/b\n",
+        "a/memory.max": f"{900 * MB}",
+        "a/memory.current": f"{200 * MB}",
+    }
+    files |= {"a/b/memory.max": "max", "a/b/memory.current": "1"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def moved(path):
+        place = {"/proc/self/cgroup": tmp_path / "cgroup", "/sys/fs/cgroup": tmp_path}
+        return place.get(str(path), Path(path))
+
+    monkeypatch.setattr(memory, "Path", moved)
+    assert memory._control_groups() == [700 * MB]
+    (tmp_path / "cgroup").write_text("5:cpu:/x\n4:memory:/\n")
+    assert memory._control_groups() == []
+
+
+def test_the_peak_is_that_of_one_exposure():
+    memory.reset_peak()
+    before = memory.peak()
+    array = np.ones(200 * MB // 8)
+    assert memory.peak() - before > 150 * MB
+    del array
+    memory.reset_peak()
+    assert memory.peak() - before < 100 * MB
+
+
+def test_what_an_exposure_takes(campaign):
+    """A projection at first, then what the manifest knows."""
+    plan = make_plan(campaign.file, Options())
+    projected = memory.needed(plan)
+    line = {"identity": "a", "attempt": "x", "status": "done", "products": {"l2": 1.0}}
+    text = [line | {"peak_memory": n} for n in (5, 123456789, 7)]
+    text += [line | {"status": "failed", "peak_memory": 10**12}]
+    text += [line | {"products": {}, "note": "found finished"}]
+    campaign.manifest.write_text("".join(json.dumps(entry) + "\n" for entry in text))
+    assert memory.needed(make_plan(campaign.file, Options())) == 123456789
+    assert 200 * MB < projected < 900 * MB
+
+
+def test_a_batch_warns(campaign, monkeypatch, capsys):
+    from roman_dask_l2.cli import main
+
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")
+    assert main(["batch", str(campaign.file), "--quiet", "--limit", "1"]) == 0
+    assert "GB of memory, 0.0 GB are available" in capsys.readouterr().err
+
+
+def test_exposures_in_flight_are_capped(campaign, undisturbed, monkeypatch):
+    """Two workers, memory for one exposure."""
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "400")
+    done = campaign.run("--scheduler", "local-cluster", "--workers", "2", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    assert "exposures at a time: 1; each takes about" in done.stderr
+    assert [line["status"] for line in campaign.lines()] == ["running", "done"] * 4
+    campaign.check(undisturbed)
