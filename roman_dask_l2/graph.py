@@ -502,10 +502,10 @@ def _tiles(
     names = {b.name for b in segment.steps}
     measured = {k: v for k, v in flow.measured.items() if k in names}
     fixed = _Fixed(segment, entering, stored, dict(putting), [t for t in taps if t.step in names])
-    plan = delayed(_after)(fixed, None, dask_key_name=_unique("plan"))
+    plan = delayed(_after)(fixed, None, dask_key_name=unique("plan"))
     ready = list(flow.seconds) if stored else []
-    name = _unique(segment.label)
-    spent, end = _unique(f"{segment.label}-seconds"), _unique(f"{segment.label}-finished")
+    name = unique(segment.label)
+    spent, end = unique(f"{segment.label}-seconds"), unique(f"{segment.label}-finished")
     places = list(np.ndindex(*grid.shape))
     seconds: dict[Any, Any] = {(spent, *place): (_pick_seconds, (name, *place)) for place in places}
     seconds[end] = (_total_seconds, list(seconds))
@@ -615,18 +615,18 @@ def _reduction(bound: BoundStep, before: Sequence[BoundStep], flow: _Flow) -> De
         known = {b.name: flow.measured[b.name] for b in thin if b.name in flow.measured}
         partials = [
             delayed(_reduce_strip, pure=False)(
-                window, bound, thin, shared, known, dask_key_name=_unique(f"{bound.name}-measure")
+                window, bound, thin, shared, known, dask_key_name=unique(f"{bound.name}-measure")
             )
             for window in windows
         ]
         return delayed(_combine, pure=False)(
-            partials, bound, shared, dask_key_name=_unique(f"{bound.name}-combine")
+            partials, bound, shared, dask_key_name=unique(f"{bound.name}-combine")
         )
     stored = {name: flow.stored[name] for name in reduction.reads if name in flow.stored}
     names = [name for name in reduction.reads if name not in stored]
     sources = [flow.arrays[name] for name in names]
     ready = flow.seconds if stored else []
-    label, end = _unique(f"{bound.name}-measure"), _unique(f"{bound.name}-combine")
+    label, end = unique(f"{bound.name}-measure"), unique(f"{bound.name}-combine")
     tasks: dict[Any, Any] = {}
     for i, window in enumerate(windows):
         pieces = [_overlapping(array, window) for array in sources]
@@ -646,13 +646,14 @@ class _Fixed:
         self.values = values
 
 
-def _unique(label: str) -> str:
+def unique(label: str) -> str:
+    """A key that no other run has: several may share a cluster."""
     return f"{label}-{uuid.uuid4().hex}"
 
 
 def _last_task(key: str, tasks: dict[Any, Any], dependencies: Sequence[Any]) -> Delayed:
     """Many tasks as one layer, which costs far less than a ``delayed`` call for each."""
-    layer = _unique("layer")
+    layer = unique("layer")
     whole = HighLevelGraph.from_collections(layer, tasks, dependencies=list(dependencies))
     return Delayed(key, whole, layer=layer)
 

@@ -315,7 +315,9 @@ def _compute(
     }
     windows = [grid.window(iy, ix) for iy, ix in np.ndindex(*grid.shape)]
     masked = [
-        delayed(_copy)(w, blocks, copy, lazy.seconds, dask_key_name=f"copy-{w.y0}-{w.x0}")
+        delayed(_copy)(
+            w, blocks, copy, lazy.seconds, dask_key_name=graph.unique(f"copy-{w.y0}-{w.x0}")
+        )
         for w in windows
     ]
     (found,) = dask.compute(found | {"masked": masked})

@@ -8,6 +8,7 @@ import os
 import re
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -241,6 +242,9 @@ def _cluster(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(CONFIGURATION))
+        stack.enter_context(warnings.catch_warnings())
+        # The dashboard's address is told anyway.
+        warnings.filterwarnings("ignore", r"Port \d+ is already in use")
         describe: Callable[[], str] = str
         care: Callable[[], None] = _nothing
         target: Any

@@ -290,6 +290,10 @@ def test_no_workers(tmp_path, caplog):
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as scheduler:
         try:
+            end = time.monotonic() + 60
+            while not file.exists():
+                assert time.monotonic() < end
+                time.sleep(0.05)
             caplog.set_level(logging.INFO, "roman_dask_l2")
             with (
                 pytest.raises(NoWorkers, match="none of 4 workers was ready within 2 s"),

@@ -252,7 +252,7 @@ class _Plan:
             self._planes[index],
             self._exposure,
             [self._store, [a for a in (read, read and _rate_of(read), light, *(cube or ())) if a]],
-            dask_key_name=f"finish-layer-{index}",
+            dask_key_name=graph.unique(f"finish-layer-{index}"),
         )
         self._finished.append(done)
         return done
@@ -287,7 +287,7 @@ class _Plan:
         written = [
             delayed(_write_plane, pure=False)(
                 j, own, streams, self._job.inputs, cube, waits,
-                dask_key_name=f"noise-plane-{read.name}-{j}",
+                dask_key_name=graph.unique(f"noise-plane-{read.name}-{j}"),
             )
             for j in range(self._exposure.n_resultants)
         ]  # fmt: skip
@@ -302,7 +302,7 @@ class _Plan:
         lazy = graph.build(
             steps, inputs, self._grid, (), self._per_step, after, sinks, in_flight=in_flight()
         )
-        return delayed(_done)(lazy.seconds, dask_key_name=f"done-{target.name}")
+        return delayed(_done)(lazy.seconds, dask_key_name=graph.unique(f"done-{target.name}"))
 
     def _light_part(
         self, layer: Layer, streams: Streams, light: Spilled, waits: list[Delayed]
@@ -321,13 +321,13 @@ class _Plan:
         if layer.poisson is not None and layer.poisson.background_order is not None:
             background = delayed(_background, pure=False)(
                 self._l2["data_withsky"], layer.poisson.background_order, self._exposure, waits,
-                dask_key_name=f"background-{light.name}",
+                dask_key_name=graph.unique(f"background-{light.name}"),
             )  # fmt: skip
         ny, nx = self._grid.shape
         return [
             delayed(_write_light, pure=False)(
                 layer, streams, self._grid.window(iy, ix), source, background, light, waits,
-                dask_key_name=f"draw-{light.name}-{iy}-{ix}",
+                dask_key_name=graph.unique(f"draw-{light.name}-{iy}-{ix}"),
             )
             for iy in range(ny)
             for ix in range(nx)

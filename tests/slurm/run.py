@@ -125,12 +125,17 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
 # -- the work ------------------------------------------------------------------------------------
 
 
+_programs: list[subprocess.Popen[str]] = []
+
+
 def program(*arguments: object, cwd: Path, **variables: str) -> subprocess.Popen[str]:
     environment = {**os.environ, **variables}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "roman_dask_l2", *map(str, arguments)],
         cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+    _programs.append(process)
+    return process
 
 
 def run(*arguments: object, cwd: Path, **variables: str) -> tuple[int, str]:
@@ -395,6 +400,32 @@ def hidden(place: Path) -> list[Path]:
     return [p for p in (place / "out").iterdir() if p.name.startswith(".")]
 
 
+def check_lifetime(work: Work) -> None:
+    """A worker leaves before its job's time is over: another takes its place, the same bits."""
+    place = work.place("lifetime", GRAPH=SLOW, layers=OWN)
+    settings(place, worker_extra_args=["--lifetime", "35s"])
+    status, output = run("config.yaml", *SLURM, "--workers", 1, cwd=place, SLOW="1.5")
+    expect(status == 0, output)
+    jobs = jobs_of(place)
+    expect(len(jobs) > 1, f"jobs {jobs}, expected more than one")
+    expect(states(jobs[0])[jobs[0]] == "COMPLETED", f"the first job is {states(jobs[0])}")
+    work.same(place, work.own)
+
+
+def check_killed_program(work: Work) -> None:
+    """The program is killed: its jobs end by themselves, no file has a final name."""
+    place = work.place("killed-program", GRAPH=SLOW, layers=OWN)
+    process = program("config.yaml", *SLURM, "--workers", 2, cwd=place, SLOW="2")
+    wait_for(lambda: tiles_begun(place) or process.poll() is not None, "the first tiles")
+    process.kill()
+    process.communicate()
+    jobs = jobs_of(place)
+    expect(len(jobs) == 2, f"jobs {jobs}, expected two")
+    for job in jobs:
+        ended(job)
+    expect(not list(place.glob("*.asdf")), "there are outputs")
+
+
 def tiles_begun(place: Path) -> bool:
     """Some tile has been written into the hidden part of the L2 file."""
     for part in place.glob(".l2.*"):
@@ -414,6 +445,8 @@ CHECKS = (
     check_failing_job,
     check_refused_job,
     check_cancelled_job,
+    check_lifetime,
+    check_killed_program,
 )
 
 
@@ -445,9 +478,14 @@ def main() -> int:
     folder.chmod(0o755)  # munge wants its socket where everybody can reach it
     try:
         work = Work(folder)
-        # The checks wait more than they compute.
-        with slurm(folder / "slurm"), ThreadPoolExecutor(4) as pool:
-            good = list(pool.map(lambda check: attempt(check, work), chosen))
+        with slurm(folder / "slurm"):
+            pool = ThreadPoolExecutor(4)  # the checks wait more than they compute
+            try:
+                good = list(pool.map(lambda check: attempt(check, work), chosen))
+            finally:  # also if this is interrupted
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in _programs:
+                    process.kill()
     finally:
         if options.keep:
             print(f"kept {folder}")
