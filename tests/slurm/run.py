@@ -296,7 +296,7 @@ def check_failing_job(work: Work) -> None:
     for text in ("0 of 2 workers ready, waiting (limit 6 s)", "exit 7", "FAILED NonZeroExitCode",
                  "no such module", "none of 2 workers was ready within 6 s"):  # fmt: skip
         expect(text in output, f"{text!r} is not in the output:\n{output}")
-    expect(not list(place.glob("*.asdf")), "there are outputs")
+    expect(not finished(place), f"outputs {finished(place)}")
 
 
 def check_refused_job(work: Work) -> None:
@@ -361,6 +361,17 @@ def check_array(work: Work) -> None:
     expect("0 done, 6 finished before, 0 failed" in output, output)
 
 
+def check_batch_on_workers(work: Work) -> None:
+    """The same batch by `--scheduler slurm`: one Dask cluster of 2 jobs for all exposures."""
+    place = work.new_batch("batch-on-workers")
+    settings(place)
+    status, output = run("batch", "campaign.yaml", *SLURM[:4], "--workers", 2, cwd=place)
+    expect(status == 0, output)
+    expect("6 done, 0 finished before, 0 failed" in output, output)
+    expect(len(jobs_of(place)) == 2, f"jobs {jobs_of(place)}, expected two")
+    work.same_batch(place)
+
+
 def check_failing_array(work: Work) -> None:
     """A bad exposure: its job fails with status 4, the others are done; repaired, it is done."""
     place = work.new_batch("failing-array")
@@ -372,7 +383,7 @@ def check_failing_array(work: Work) -> None:
     failed = [part for part, state in found.items() if state == "FAILED"]
     expect(len(failed) == 1 and sorted(found.values())[:2] == ["COMPLETED"] * 2, f"{found}")
     expect(exit_code(failed[0]) == "4:0", f"exit code {exit_code(failed[0])}, expected 4:0")
-    expect(len(list((place / "out").glob("*.asdf"))) == 10, "the other exposures are not done")
+    expect(len(finished(place / "out")) == 10, "the other exposures are not done")
     bad.write_bytes(good)
     status, output = run("batch", "campaign.yaml", "--failed-only", cwd=place)
     expect(status == 0, output)
@@ -387,10 +398,10 @@ def check_cancelled_array(work: Work) -> None:
     call("scancel", job)
     found = ended(job)
     expect("CANCELLED" in found.values(), f"{found}")
-    for file in (place / "out").glob("*.asdf"):
+    for file in finished(place / "out"):
         places = differences(work.batch / "out" / file.name, file)
         expect(not places, f"{file.name} differs in {', '.join(places[:5])}")
-    expect(len(list((place / "out").glob("*.asdf"))) < 12, "nothing was left to do")
+    expect(len(finished(place / "out")) < 12, "nothing was left to do")
     found = ended(sbatch(*ARRAY, "campaign.yaml", cwd=place))
     expect(list(found.values()) == ["COMPLETED"] * 3, f"{found}\n{logs(place)}")
     work.same_batch(place)
@@ -423,7 +434,12 @@ def check_killed_program(work: Work) -> None:
     expect(len(jobs) == 2, f"jobs {jobs}, expected two")
     for job in jobs:
         ended(job)
-    expect(not list(place.glob("*.asdf")), "there are outputs")
+    expect(not finished(place), f"outputs {finished(place)}")
+
+
+def finished(folder: Path) -> list[Path]:
+    """ASDF files under their final names."""
+    return [p for p in folder.glob("*.asdf") if not p.name.startswith(".")]
 
 
 def tiles_begun(place: Path) -> bool:
@@ -440,6 +456,7 @@ CHECKS = (
     check_array,
     check_cancelled_array,
     check_failing_array,
+    check_batch_on_workers,
     check_one_allocation,
     check_failing_allocation,
     check_failing_job,
