@@ -9,6 +9,7 @@ The numbers are the same, because a kernel's result on a pixel depends only on i
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -282,6 +283,11 @@ def _after(value: Any, done: Any) -> Any:
     return value
 
 
+def _unpacked(fixed: _Fixed, done: Any) -> Any:
+    """The one value, once `done` is there."""
+    return fixed.values[0]
+
+
 def _boxed(value: Any) -> np.ndarray:
     box = np.empty((1, 1), object)
     box[0, 0] = value
@@ -323,6 +329,18 @@ def _reduce_strip(
     return _partial(window, bound, inputs, **reads)
 
 
+def _strip(
+    window: Window,
+    bound: BoundStep,
+    before: Sequence[BoundStep],
+    names: Sequence[str],
+    values: Sequence[Any],
+) -> Any:
+    """`_reduce_strip`; `values` are the inputs, and what the steps called `names` measured."""
+    inputs, *found = values
+    return _reduce_strip(window, bound, before, inputs, dict(zip(names, found, strict=True)))
+
+
 def _partial(window: Window, bound: BoundStep, inputs: Inputs, **reads: np.ndarray) -> Any:
     reduction = bound.step.reduction
     assert reduction is not None
@@ -348,6 +366,32 @@ def _combine(partials: Sequence[Any], bound: BoundStep, inputs: Inputs) -> Mappi
     }
     context = {"exposure": inputs.exposure, "params": bound.params}
     return reduction.combine(partials, **whole, **accepted(reduction.combine, context))
+
+
+def measure(steps: Sequence[BoundStep], inputs: Inputs) -> dict[str, Mapping[str, Any]]:
+    """What the thin reductions of a recipe's first steps find, here and now, without Dask.
+
+    Parameters
+    ----------
+    steps : sequence of BoundStep
+        Those that apply, from the first one on, none of them with another kind of reduction.
+    inputs : Inputs
+
+    Returns
+    -------
+    dict
+        Step name -> what its kernel gets as ``measured``.
+    """
+    measured: dict[str, Mapping[str, Any]] = {}
+    for i, bound in enumerate(steps):
+        reduction = bound.step.reduction
+        if reduction is None:
+            continue
+        before = feeding(steps[:i], reduction.reads)
+        windows = reduction.windows(inputs.exposure, bound.params)
+        partials = [_reduce_strip(w, bound, before, inputs, measured) for w in windows]
+        measured[bound.name] = _combine(partials, bound, inputs)
+    return measured
 
 
 # -- lazy arrays ---------------------------------------------------------------------------------
@@ -382,11 +426,17 @@ class Lazy:
     seconds : list of Delayed
         For each segment, the time `Spent`. Once these are there, all tiles are finished and what
         goes to a sink has been put there.
+    work : list of dict of str to int
+        The names of the tasks that do the work of these segments, and how many each has.
+    aside : dict of str to int
+        The same for what is measured and no tile waits for.
     """
 
     arrays: dict[str, da.Array]
     measured: dict[str, Delayed]
     seconds: list[Delayed]
+    work: list[dict[str, int]]
+    aside: dict[str, int]
 
 
 def build(
@@ -426,26 +476,34 @@ def build(
     sinks = dict(sinks or {})
     results = [name for name in results if name not in sinks]
     segments = make_segments(steps, [*results, *sinks], per_step)
-    shared = delayed(_after)(inputs, list(after), dask_key_name=f"inputs-{uuid.uuid4().hex}")
+    key = unique("inputs")
+    shared = _last_task(key, {key: (_unpacked, _Fixed(inputs), [d.key for d in after])}, after)
     # Where several segments write a variable, only its last version goes to the sink.
     last = {name: i for i, s in enumerate(segments) for b in s.steps for name in b.step.writes}
     flow = _Flow(inputs, shared, {}, {}, {}, [])
     done: list[BoundStep] = []
+    work: list[dict[str, int]] = []
+    aside: dict[str, int] = {}
     for i, segment in enumerate(segments):
+        reducing: dict[str, int] = {}
         for j, bound in enumerate(segment.steps):
             if bound.step.reduction is not None:
-                flow.measured[bound.name] = _reduction(bound, [*done, *segment.steps[:j]], flow)
+                before = [*done, *segment.steps[:j]]
+                flow.measured[bound.name] = _reduction(bound, before, flow, reducing)
         done += segment.steps
         if not segment.leave:
+            aside |= reducing
             continue
         putting = {n: sinks[n] for n in segment.leave if n in sinks and last[n] == i}
         tiles, seconds = _tiles(segment, grid, flow, putting, taps, in_flight)
+        work.append(reducing | {tiles.name: math.prod(grid.shape)})
         for name in segment.leave:
             if name not in putting:
                 flow.arrays[name] = _variable(tiles, name, grid, inputs.exposure.n_resultants)
         flow.stored.update(putting)
         flow.seconds.append(seconds)
-    return Lazy({name: flow.arrays[name] for name in results}, flow.measured, flow.seconds)
+    arrays = {name: flow.arrays[name] for name in results}
+    return Lazy(arrays, flow.measured, flow.seconds, work, aside)
 
 
 @dataclass(frozen=True)
@@ -604,8 +662,11 @@ def _variable(tiles: _Tiles, name: str, grid: Grid, n_resultants: int) -> da.Arr
     )
 
 
-def _reduction(bound: BoundStep, before: Sequence[BoundStep], flow: _Flow) -> Delayed:
-    """What a step measures on the frame, as a delayed mapping."""
+def _reduction(
+    bound: BoundStep, before: Sequence[BoundStep], flow: _Flow, work: dict[str, int]
+) -> Delayed:
+    """What a step measures on the frame, as a delayed mapping; its tasks on finished tiles are
+    added to `work`."""
     reduction = bound.step.reduction
     assert reduction is not None
     shared = flow.shared
@@ -613,15 +674,12 @@ def _reduction(bound: BoundStep, before: Sequence[BoundStep], flow: _Flow) -> De
     if reduction.thin:
         thin = feeding(before, reduction.reads)
         known = {b.name: flow.measured[b.name] for b in thin if b.name in flow.measured}
-        partials = [
-            delayed(_reduce_strip, pure=False)(
-                window, bound, thin, shared, known, dask_key_name=unique(f"{bound.name}-measure")
-            )
-            for window in windows
-        ]
-        return delayed(_combine, pure=False)(
-            partials, bound, shared, dask_key_name=unique(f"{bound.name}-combine")
-        )
+        needed = [shared, *known.values()]
+        strips = [(window, bound, thin, list(known)) for window in windows]
+        partials = fan(f"{bound.name}-measure", _strip, strips, needed)
+        end = unique(f"{bound.name}-combine")
+        task = (_combine_fixed, _Fixed(bound), shared.key, partials.key)
+        return _last_task(end, {end: task}, [shared, partials])
     stored = {name: flow.stored[name] for name in reduction.reads if name in flow.stored}
     names = [name for name in reduction.reads if name not in stored]
     sources = [flow.arrays[name] for name in names]
@@ -634,7 +692,8 @@ def _reduction(bound: BoundStep, before: Sequence[BoundStep], flow: _Flow) -> De
         keys = [key for found in pieces for key, _ in found]
         fixed = _Fixed(window, bound, places, stored)
         waits = [d.key for d in ready]
-        tasks[f"{label}-{i}"] = (_reduce_finished, fixed, shared.key, keys, waits)
+        tasks[(label, i)] = (_reduce_finished, fixed, shared.key, keys, waits)
+    work[label] = len(windows)
     tasks[end] = (_combine_fixed, _Fixed(bound), shared.key, list(tasks))
     return _last_task(end, tasks, [shared, *sources, *ready])
 
@@ -649,6 +708,42 @@ class _Fixed:
 def unique(label: str) -> str:
     """A key that no other run has: several may share a cluster."""
     return f"{label}-{uuid.uuid4().hex}"
+
+
+def fan(
+    label: str,
+    function: Callable[..., Any],
+    calls: Iterable[Sequence[Any]],
+    after: Sequence[Delayed] = (),
+    work: dict[str, int] | None = None,
+) -> Delayed:
+    """A task for each of `calls`, and one that collects their results in a list.
+
+    Parameters
+    ----------
+    label : str
+        What the dashboard and the progress bar call them.
+    function : callable
+        ``function(*call, values)``, `values` being those of `after`. It is not looked into.
+    calls : iterable of sequence
+    after : sequence of Delayed
+    work : dict, optional
+        The tasks' name, and how many there are, are added to it.
+    """
+    name, end = unique(label), unique(f"{label}-all")
+    waits = [value.key for value in after]
+    tasks: dict[Any, Any] = {
+        (name, i): (_call, _Fixed(function, *call), waits) for i, call in enumerate(calls)
+    }
+    if work is not None:
+        work[name] = len(tasks)
+    tasks[end] = (list, list(tasks))
+    return _last_task(end, tasks, after)
+
+
+def _call(fixed: _Fixed, values: list[Any]) -> Any:
+    function, *arguments = fixed.values
+    return function(*arguments, values)
 
 
 def _last_task(key: str, tasks: dict[Any, Any], dependencies: Sequence[Any]) -> Delayed:
@@ -693,3 +788,29 @@ def _combine_fixed(fixed: _Fixed, inputs: Inputs, partials: Sequence[Any]) -> An
 def applicable(steps: Sequence[BoundStep], inputs: Inputs) -> list[BoundStep]:
     """The steps of a recipe that apply to this exposure and its reference files."""
     return [b for b in steps if b.step.when(inputs.exposure, b.params, inputs.available)]
+
+
+def task_graph(collections: Any) -> dict[Any, set[Any]]:
+    """Keys of all tasks that some Dask collections need, each with those that it waits for.
+
+    Parameters
+    ----------
+    collections : nested structure of Dask collections
+
+    Returns
+    -------
+    dict of key to set of keys
+    """
+    from dask.base import unpack_collections
+    from dask.core import flatten, get_dependencies
+
+    found, _ = unpack_collections(collections)
+    tasks = HighLevelGraph.merge(*(c.__dask_graph__() for c in found)).to_dict()
+    pending = list(flatten([c.__dask_keys__() for c in found]))
+    waits: dict[Any, set[Any]] = {}
+    while pending:
+        key = pending.pop()
+        if key not in waits:
+            waits[key] = get_dependencies(tasks, key)
+            pending += waits[key]
+    return waits

@@ -29,9 +29,9 @@ SCRATCH = 24
 """Bytes per pixel of a tile for what kernels work on in rows and blocks, and is being read."""
 SPARE = 1.12
 """Memory that the allocator holds for each byte in use, measured."""
-NOISE_PLANE = 16
+NOISE_PLANE = 10
 """Bytes per pixel of a frame of the task that makes one resultant with noise."""
-NOISE_FINISH = 20
+NOISE_FINISH = 8
 """Bytes per pixel of a frame of the task that adds a layer up."""
 ROWS = (256, 128, 64, 32)
 """Heights of full-width tiles that are tried, the fastest first."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ from .job import Job, outputs, prepare
 from .median import median
 from .noise.label import Layer
 from .photometry import photometry
-from .progress import progress
+from .progress import Progress, Stage
 from .schedulers import cpu_count, in_flight, running
 from .step import VARIABLES as step_variables
 from .steps.common import all_finite
@@ -199,27 +198,29 @@ def calibrate(
     InputError
         If the configuration or a file cannot be used. Nothing is written then.
     """
-    clock = _Clock()
-    job = prepare(config)
-    config = job.config
-    tile, threads = tile_and_threads(job, scheduler, threads, tile, memory)
-    clock.stage("open")
-    with replacing(*outputs(config)) as parts:
-        file = _l2_file(job, parts[0])
-        copy = FitsCopy.create(parts[1], file.blocks["data"].window) if config.FITSOUT else None
-        with ThreadPoolExecutor(1) as pool:
-            # asdf and what it brings along take their time to be imported: meanwhile, tiles.
-            model = pool.submit(_model, job)
-            with running(scheduler, threads), progress(job.config.IN.name, show_progress):
-                found = _compute(job, file, copy, tile, per_step)
-            segments: list[graph.Spent] = found["seconds"]
-            clock.stage("tiles", segments[0].finished)
-            clock.stage("sky", segments[-1].finished)
-            clock.stage("copy")
-            steps = _steps(segments)
-            timings = {"stages": dict(clock.seconds), "steps": steps, "tile": list(tile)}
-            file.finish(model.result(), _processinfo(job, found) | {"timings": timings})
-    clock.stage("write")
+    with Progress(show_progress) as clock:
+        clock.begin("open")
+        job = prepare(config)
+        config = job.config
+        tile, threads = tile_and_threads(job, scheduler, threads, tile, memory)
+        clock.stage("open")
+        with replacing(*outputs(config)) as parts:
+            file = l2_file(job, parts[0])
+            copy = FitsCopy.create(parts[1], file.blocks["data"].window) if config.FITSOUT else None
+            with ThreadPoolExecutor(1) as pool:
+                # asdf and what it brings along take their time to be imported: meanwhile, tiles.
+                model = pool.submit(_model, job)
+                with running(scheduler, threads) as client:
+                    found = _compute(job, file, copy, tile, per_step, clock, client)
+                segments: list[graph.Spent] = found["seconds"]
+                clock.stage("tiles", segments[0].finished)
+                clock.stage("sky", segments[-1].finished)
+                clock.stage("copy")
+                clock.begin("write")
+                steps = _steps(segments)
+                timings = {"stages": dict(clock.seconds), "steps": steps, "tile": list(tile)}
+                file.finish(model.result(), _processinfo(job, found) | {"timings": timings})
+        clock.stage("write")
     log.info("wrote %s (%.2f%% of the pixels masked)", config.OUT, 100 * found["masked"])
     return Result(
         config.OUT,
@@ -254,21 +255,6 @@ def tile_and_threads(
     return size, count
 
 
-class _Clock:
-    """Wall time of the stages of a run."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.time()
-
-    def stage(self, name: str, until: float | None = None) -> None:
-        """A stage has ended, now or at a Unix time (that a worker's clock has shown)."""
-        now = max(time.time() if until is None else until, self._last)
-        self.seconds[name] = now - self._last
-        self._last = now
-        log.info("%-10s %7.2f s", name, self.seconds[name])
-
-
 def _steps(segments: Sequence[graph.Spent]) -> dict[str, float]:
     """Processor time by step; what the segments share is added up."""
     total: dict[str, float] = {}
@@ -280,7 +266,8 @@ def _steps(segments: Sequence[graph.Spent]) -> dict[str, float]:
     return total
 
 
-def _l2_file(job: Job, path: Path) -> L2File:
+def l2_file(job: Job, path: Path) -> L2File:
+    """The L2 file of an exposure, made and not filled."""
     made = {w for b in job.steps for w in b.step.writes}
     exposure = job.exposure
     return L2File(
@@ -289,9 +276,44 @@ def _l2_file(job: Job, path: Path) -> L2File:
 
 
 def _compute(
-    job: Job, file: L2File, copy: FitsCopy | None, tile: tuple[int, int], per_step: bool
+    job: Job,
+    file: L2File,
+    copy: FitsCopy | None,
+    tile: tuple[int, int],
+    per_step: bool,
+    clock: Progress,
+    client: Any,
 ) -> dict[str, Any]:
     """Run the graph: every tile goes into its place in the files as it is finished."""
+    tasks, stages = calibration_graph(job, file, copy, tile, per_step)
+    with clock.counting(stages, client):
+        (found,) = dask.compute(tasks)
+    found["masked"] = sum(found["masked"]) / np.prod(file.blocks["mask"].shape)
+    return found
+
+
+def calibration_graph(
+    job: Job, file: L2File, copy: FitsCopy | None, tile: tuple[int, int], per_step: bool = False
+) -> tuple[dict[str, Any], list[Stage]]:
+    """All tasks of a calibration, and which of them belong to which stage. Reads no pixels.
+
+    Parameters
+    ----------
+    job : Job
+    file : L2File
+        Made, not filled.
+    copy : FitsCopy or None
+    tile : tuple of int
+        Rows and columns.
+    per_step : bool
+
+    Returns
+    -------
+    tasks : dict
+        Dask collections.
+    stages : list of Stage
+        ``tiles``, ``sky`` and ``copy``.
+    """
     grid = Grid(job.exposure.side, tile)
     # The mission's L2 files carry the reference pixels as they were read, uncorrected.
     first = next(b.name for b in job.steps if "ramp" in b.step.writes)
@@ -313,16 +335,16 @@ def _compute(
         "amp33": delayed(_put_whole)(job.inputs.sources["l1.amp33"], blocks["amp33"]),
         "medgain": delayed(_median_gain)(job.inputs),
     }
-    windows = [grid.window(iy, ix) for iy, ix in np.ndindex(*grid.shape)]
-    masked = [
-        delayed(_copy)(
-            w, blocks, copy, lazy.seconds, dask_key_name=graph.unique(f"copy-{w.y0}-{w.x0}")
-        )
-        for w in windows
+    windows = [(grid.window(*place), blocks, copy) for place in np.ndindex(*grid.shape)]
+    copying: dict[str, int] = {}
+    found["masked"] = graph.fan("copy", _copy, windows, lazy.seconds, copying)
+    later = {task: n for segment in lazy.work[1:] for task, n in segment.items()}
+    stages = [
+        Stage("tiles", lazy.work[0], "tiles"),
+        Stage("sky", later, "tasks"),
+        Stage("copy", lazy.aside | copying, "tasks"),
     ]
-    (found,) = dask.compute(found | {"masked": masked})
-    found["masked"] = sum(found["masked"]) / np.prod(blocks["mask"].shape)
-    return found
+    return found, [stage for stage in stages if stage.tasks]
 
 
 def _put_whole(source: Any, block: Block) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -79,7 +80,7 @@ def in_flight() -> int | None:
     """Tiles that may be under way at a time: as many as there are threads. (With more of them Dask
     follows one chain of tiles to its end before it begins another.) None on a cluster, whose
     workers come and go: the first tiles may begin when most workers are still to come."""
-    if dask.config.get("scheduler", None) in ("threads", "synchronous"):
+    if dask.config.get("scheduler", None) in (dask.threaded.get, dask.local.get_sync):
         return dask.config.get("num_workers", None) or cpu_count()
     return None
 
@@ -156,10 +157,12 @@ def running(
     kind = _kind(scheduler, options)
     _check(scheduler, kind, options)
     if kind == "synchronous":
-        with dask.config.set(scheduler="synchronous"):
+        with dask.config.set(scheduler=dask.local.get_sync):
             yield None
     elif kind == "local":
-        with dask.config.set(scheduler="threads", num_workers=threads or cpu_count()):
+        # The function, not its name: for a name Dask imports distributed, to see if there is a
+        # client.
+        with dask.config.set(scheduler=dask.threaded.get, num_workers=threads or cpu_count()):
             yield None
     else:
         given: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
@@ -242,6 +245,9 @@ def _cluster(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(CONFIGURATION))
+        client_log = logging.getLogger("distributed.client")
+        client_log.addFilter(_no_report)
+        stack.callback(client_log.removeFilter, _no_report)
         stack.enter_context(warnings.catch_warnings())
         # The dashboard's address is told anyway.
         warnings.filterwarnings("ignore", r"Port \d+ is already in use")
@@ -273,6 +279,13 @@ def _cluster(
         stack.enter_context(_watched(client, wanted, wait, describe, care))
         with _report(performance_report), _explained(client):
             yield client
+
+
+def _no_report(record: logging.LogRecord) -> bool:
+    """Where the scheduler is gone, the attempt to reach it again is ended; its traceback says
+    nothing that the error does not say."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not issubclass(kind, asyncio.CancelledError)
 
 
 def _nothing() -> None:
@@ -436,15 +449,11 @@ class _Watch(threading.Thread):
         self.join(timeout=10)
 
     def run(self) -> None:
-        last, seen, spoken = self._wanted, time.monotonic(), time.monotonic()
+        last, seen = self._wanted, time.monotonic()
         while not self._over.wait(min(POLL, self._limit / 10)):
             try:
                 ready = len(self._client.nthreads())
                 now = time.monotonic()
-                if now - spoken > HEARTBEAT:
-                    spoken = now
-                    if left := self._client.run_on_scheduler(_left):
-                        log.info("%d tasks to do, %d workers", left, ready)
             except Exception:  # no scheduler: the client sees that by itself
                 continue
             if ready != last:
@@ -470,13 +479,6 @@ class _Watch(threading.Thread):
             )
         waiting: list[Any] = [Future(key, self._client) for key in list(self._client.futures)]
         self._client.cancel(waiting, force=True)
-
-
-def _left(dask_scheduler: Any) -> int:
-    """Tasks that are to be done; runs on the scheduler."""
-    todo = ("waiting", "no-worker", "queued", "processing")
-    groups = dask_scheduler.task_groups.values()
-    return sum(group.states[state] for group in groups for state in todo)
 
 
 _watches: weakref.WeakKeyDictionary[Any, _Watch] = weakref.WeakKeyDictionary()
@@ -514,7 +516,9 @@ def _explained(client: Client) -> Iterator[None]:
         watch = _watches.get(client)
         if watch is not None and watch.problem is not None:
             raise watch.problem from error
-        reason = str(error).splitlines()[-1]
+        # Not the names of all tasks that were at work, only why they are given up.
+        lines = str(error).splitlines()
+        reason = next((line for line in lines if "for reason: " in line), (lines or [""])[-1])
         raise ClusterError(f"the Dask scheduler is gone or gave up the run: {reason}") from error
     except BaseException:
         _settle(client)

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from .detector import Window
+from .dq import GROUP, PIXEL
 from .exposure import Exposure
 
 
@@ -157,6 +158,10 @@ class Step:
     when : callable
         ``when(exposure, params, available)`` -> whether the step applies; ``available(name)``
         tells whether a reference array is there.
+    sets : mapping of str to tuple of str
+        Variable of `writes` -> flags that the kernel sets in it, names of `dq.GROUP` for
+        ``groupdq`` and of `dq.PIXEL` for the others. Flags that it copies from the ``dq`` of a
+        reference file do not count. The manual's tables of flags are made of this.
     cal_step : str
         Key of ``meta.cal_step`` that this step completes, if any.
     """
@@ -173,6 +178,7 @@ class Step:
     settings: Mapping[str, str] = field(default_factory=dict)
     reduction: Reduction | None = None
     when: Callable[[Exposure, Any, Callable[[str], bool]], bool] = _always
+    sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cal_step: str = ""
 
     def __post_init__(self) -> None:
@@ -182,6 +188,10 @@ class Step:
         bad = [p for p in self.settings if p not in self.params.model_fields]
         if bad:
             raise TypeError(f"step {self.name}: settings for unknown parameters {bad}")
+        known = {(v, f) for v in self.writes for f in (GROUP if v == "groupdq" else PIXEL)}
+        strange = [(v, f) for v, flags in self.sets.items() for f in flags if (v, f) not in known]
+        if strange:
+            raise TypeError(f"step {self.name}: sets what it cannot set, {strange}")
         references = self.references_for(self.params())
         inputs = [*self.reads, *self.optional_reads, *references]
         _check_signature(f"step {self.name}: kernel", self.kernel, inputs)

@@ -62,6 +62,18 @@ def test_whole_frame_is_the_kernels_in_turn(whole):
         assert arrays[name].dtype == VARIABLES[name].dtype
 
 
+def test_measured_without_dask(whole):
+    """What the steps up to the ramp fit measure is the same when it is looked for at once."""
+    steps, inputs, (_, measured) = whole
+    names = [bound.name for bound in steps]
+    found = graph.measure(steps[: names.index("ramp_fit") + 1], inputs)
+    assert "refpix" in found
+    for name, values in found.items():
+        assert values.keys() == measured[name].keys()
+        for key, value in values.items():
+            np.testing.assert_array_equal(value, measured[name][key], f"{name}: {key}")
+
+
 def test_the_exposure_has_everything(whole):
     """What the comparisons are worth."""
     steps, _, (arrays, measured) = whole

@@ -1,17 +1,18 @@
 """The TEMP store: intermediate cubes and images of noise layers, in a Zarr store of their own.
 
 One store per run, under a name of its own, so that runs that share a TEMP do not meet. Only whole
-chunks are ever written, each by one task, so no locks are needed; zarr writes a chunk under a
-temporary name and renames it.
+chunks are ever written, each by one task, so no locks are needed; a chunk is written under a
+temporary name and renamed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
+import json
 import logging
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import numpy as np
 
 from ..detector import Window
 from ..errors import InputError
+from ..processes import own
 from .atomic import require_writable
 
 log = logging.getLogger(__name__)
@@ -31,54 +33,108 @@ IN_FLIGHT = 2
 finished."""
 
 
+class NotWritten(RuntimeError):
+    """A chunk that should be there is not."""
+
+
 @dataclass(frozen=True)
 class Spilled:
     """One array of the store, as a source that tasks read by window.
+
+    Zarr makes the array and its description; chunks, which are not compressed, are read and written
+    here as the plain files that they are: through zarr a tile's image takes three times as long,
+    and a window that touches three chunks reads all three.
 
     Attributes
     ----------
     store : str
         Path of the Zarr store.
     name : str
+    shape, chunks : tuple of int
+    dtype : str
     """
 
     store: str
     name: str
-
-    def open(self) -> Any:
-        """The Zarr array."""
-        import zarr
-
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            return zarr.open_array(self.store, path=self.name, mode="r+")
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: str
 
     def read(self, window: Window | None = None) -> np.ndarray:
         """A window of the last two axes, all of the first.
 
         Raises
         ------
-        RuntimeError
-            If a chunk of it was never written: that is not the same as zero.
+        NotWritten
+            If a chunk of it was never written (or was dropped): that is not the same as zero.
         """
-        array: Any = self.open()
-        window = window or Window(0, array.shape[-2], 0, array.shape[-1])
-        ranges = [range(-(-n // c)) for n, c in zip(array.shape[:-2], array.chunks, strict=False)]
-        ny, nx = array.chunks[-2:]
-        ranges += [range(window.y0 // ny, -(-window.y1 // ny))]
-        ranges += [range(window.x0 // nx, -(-window.x1 // nx))]
-        folder = Path(self.store) / self.name / "c"
-        for index in itertools.product(*ranges):
-            if not folder.joinpath(*map(str, index)).is_file():
-                raise RuntimeError(f"{folder}: chunk {index} was not written")
-        return np.asarray(array[(..., *window.slices)])
+        window = window or Window(0, self.shape[-2], 0, self.shape[-1])
+        out = np.empty((*self.shape[:-2], *window.shape), self.dtype)
+        planes = out.reshape(-1, *window.shape)
+        ny, nx = self.chunks[-2:]
+        for j, plane in enumerate(planes):
+            lead = (j,) if self.shape[:-2] else ()
+            for iy in range(window.y0 // ny, -(-window.y1 // ny)):
+                for ix in range(window.x0 // nx, -(-window.x1 // nx)):
+                    chunk = Window(iy * ny, iy * ny + ny, ix * nx, ix * nx + nx)
+                    both = chunk.meet(window)
+                    assert both is not None
+                    part = plane[both.within(window)]
+                    self._read_rows((*lead, iy, ix), both.y0 - chunk.y0, both.x0 - chunk.x0, part)
+        return out
 
-    def put(self, values: np.ndarray, window: Window) -> None:
-        """Write one tile of an image."""
-        self[window.slices] = values
+    def _read_rows(self, index: tuple[int, ...], y: int, x: int, part: np.ndarray) -> None:
+        """Fill `part` from the chunk's row `y` and column `x` on."""
+        width = self.chunks[-1]
+        whole = part.shape[1] == width and part.flags.c_contiguous
+        rows = part if whole else np.empty((part.shape[0], width), self.dtype)
+        path = self._path(index)
+        try:
+            fd = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise NotWritten(f"{path}: chunk was not written") from None
+        try:
+            view, start = rows.data.cast("B"), y * width * rows.itemsize
+            while len(view):
+                n = os.preadv(fd, [view], start)
+                if n == 0:
+                    raise OSError(f"{path}: ends before byte {start + len(view)}")
+                view, start = view[n:], start + n
+        finally:
+            os.close(fd)
+        if not whole:
+            part[:] = rows[:, x : x + part.shape[1]]
 
-    def __setitem__(self, place: Any, values: np.ndarray) -> None:
-        """Write whole chunks."""
-        self.open()[place] = values
+    def put(self, values: np.ndarray, window: Window, plane: int | None = None) -> None:
+        """Write whole chunks: `values` on a window, of plane `plane` where there is a first axis.
+
+        Each chunk is written under another name and renamed, as zarr does, so that a chunk that is
+        there is whole.
+        """
+        ny, nx = self.chunks[-2:]
+        values = np.asarray(values, self.dtype)
+        lead = () if plane is None else (plane,)
+        for y in range(window.y0, window.y1, ny):
+            for x in range(window.x0, window.x1, nx):
+                chunk = values[y - window.y0 :, x - window.x0 :][:ny, :nx]
+                if chunk.shape != (ny, nx):  # at the frame's edge, where chunks are whole, too
+                    part, chunk = chunk, np.zeros((ny, nx), self.dtype)
+                    chunk[: part.shape[0], : part.shape[1]] = part
+                path = self._path((*lead, y // ny, x // nx))
+                if not os.path.isdir(os.path.join(self.store, self.name)):
+                    # A task that outlives a failed run must not bring its store back.
+                    raise NotWritten(f"{self.store}: {self.name} is not there any more")
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                part_path = f"{path}.{uuid.uuid4().hex}.partial"
+                with open(part_path, "xb", buffering=0) as file:
+                    view = np.ascontiguousarray(chunk).data.cast("B")
+                    while len(view):
+                        view = view[file.write(view) :]
+                os.replace(part_path, path)
+
+    def _path(self, index: tuple[int, ...]) -> str:
+        """File of a chunk, as zarr's default names it."""
+        return os.path.join(self.store, self.name, "c", *map(str, index))
 
 
 @dataclass(frozen=True)
@@ -97,6 +153,7 @@ class TempStore:
     ) -> Spilled:
         """Make an array of which nothing is written yet."""
         import zarr
+        from zarr.codecs import BytesCodec
 
         zarr.create_array(
             store=self.path,
@@ -104,11 +161,27 @@ class TempStore:
             shape=shape,
             chunks=chunks,
             dtype=dtype,
+            serializer=BytesCodec(endian=sys.byteorder),
             compressors=None,  # noise does not compress
             fill_value=0,
             overwrite=True,
         )
-        return Spilled(self.path, name)
+        return Spilled(self.path, name, shape, chunks, dtype)
+
+    def write_note(self, name: str, value: dict[str, Any]) -> None:
+        """Keep a few words beside the arrays; they are there as a whole or not at all."""
+        path = f"{self.path}/{name}.json"
+        part = f"{path}.{uuid.uuid4().hex}.partial"
+        Path(part).write_text(json.dumps(value))
+        os.replace(part, path)
+
+    def note(self, name: str) -> dict[str, Any] | None:
+        """A note, None if it was never written."""
+        try:
+            value: dict[str, Any] = json.loads(Path(f"{self.path}/{name}.json").read_text())
+        except FileNotFoundError:
+            return None
+        return value
 
     def drop(self, spilled: Spilled) -> None:
         """Remove an array and give its space back."""
@@ -162,6 +235,8 @@ def temp_store(temp: Path, needed: int, keep: bool = False) -> Iterator[TempStor
     path = folder / f"{stem}-{os.getpid()}-{uuid.uuid4().hex[:8]}.zarr"
     path.mkdir()
     try:
+        if not keep:
+            own(path)
         yield TempStore(str(path))
     finally:
         if keep:

@@ -13,14 +13,17 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dask
 import numpy as np
-from dask.delayed import Delayed, delayed
+from dask.delayed import Delayed
 
 from .. import graph
 from ..config import Config
@@ -34,10 +37,11 @@ from ..io.fits import create_fits
 from ..io.inplace import InPlaceFile
 from ..io.layout import Layout, read_layout
 from ..io.references import Inputs
-from ..io.spill import IN_FLIGHT, Spilled, TempStore, temp_store
+from ..io.spill import IN_FLIGHT, NotWritten, Spilled, TempStore, temp_store
 from ..job import Job, check_noise, prepare, temp_needed
+from ..median import median, quartiles
 from ..pipeline import tile_and_threads
-from ..progress import progress
+from ..progress import Progress, Stage
 from ..provenance import provenance
 from ..recipe import BoundStep
 from ..schedulers import in_flight, running
@@ -47,11 +51,13 @@ from ..steps.sky import SkyParams, cell_edges, fit_sky, sky_model
 from .label import Layer
 from .pearson import pearson_noise
 from .poisson import poisson_noise
-from .read_noise import base_plane, common_series, noisy_amp33, noisy_plane
-from .streams import Streams, What, layer_streams
+from .read_noise import Border, base_plane, border_of, common_series, noisy_amp33, noisy_plane
+from .streams import Streams, What
 
 log = logging.getLogger(__name__)
 
+FINISH_ROWS = 256
+"""Rows of a layer that are worked on at a time when its parts are added up."""
 SIGMA = 1.34896
 """Interquartile range of a Gaussian, in standard deviations."""
 
@@ -139,12 +145,12 @@ def generate_noise(
     with (
         replacing(*finals) as parts,
         temp_store(noise.TEMP, needed, keep_temp) as store,
-        running(scheduler, threads),
-        progress(noise.OUT.name, show_progress),
+        running(scheduler, threads) as client,
+        Progress(show_progress) as shown,
     ):
         file, planes = _outputs(job, parts, len(layers))
-        plan = _Plan(job, l2, grid, store, per_step, planes)
-        (statistics,) = dask.compute([plan.layer(*item) for item in layers])
+        new_plan = partial(_Plan, job, l2, grid, store, per_step, planes)
+        statistics = _make(layers, store, new_plan, partial(shown.counting, client=client))
         for line in statistics:
             _log_layer(line)
         file.finish(
@@ -191,6 +197,45 @@ def open_l2(job: Job, layers: Sequence[tuple[Layer, int]]) -> Layout:
     return layout
 
 
+def _make(
+    layers: Sequence[tuple[Layer, int]],
+    store: TempStore,
+    new_plan: Callable[[], _Plan],
+    counting: Callable[..., AbstractContextManager[None]],
+) -> list[dict[str, Any]]:
+    """Make all layers; their statistics.
+
+    A layer that is finished is noted in the store, and what it was made from is dropped. If its
+    worker dies then, Dask wants to make it again and cannot. So the layers without a note are made
+    by a new graph, as long as each attempt finishes one at least.
+    """
+    todo = [*range(len(layers))]
+    while todo:
+        plan = new_plan()
+        try:
+            tasks = [plan.layer(i, *layers[i]) for i in todo]
+            with counting(plan.stages, in_turn=False):
+                dask.compute(tasks)
+        except NotWritten as error:
+            left = [i for i in todo if store.note(_finished(i)) is None]
+            if len(left) == len(todo):
+                raise
+            log.warning("%s; %d layers are made again", error, len(left))
+            todo = left
+        else:
+            break
+    notes = [store.note(_finished(i)) for i in range(len(layers))]
+    missing = [layers[i][0].label for i, note in enumerate(notes) if note is None]
+    if missing:
+        raise RuntimeError(f"{store.path}: layers {', '.join(missing)} are not noted as finished")
+    return [note for note in notes if note is not None]
+
+
+def _finished(index: int) -> str:
+    """Name of the note that a layer is finished."""
+    return f"finished-{index}"
+
+
 # -- the graph -----------------------------------------------------------------------------------
 
 
@@ -207,6 +252,8 @@ class _Plan:
         planes: list[list[Block]],
     ) -> None:
         self._planes = planes
+        # Tasks of a plan that has failed may still be at work.
+        self._token = uuid.uuid4().hex[:8]
         self._job, self._grid, self._store, self._per_step = job, grid, store, per_step
         self._exposure = job.exposure
         n = self._exposure.side
@@ -223,90 +270,105 @@ class _Plan:
         assert noise is not None
         self._seed = noise.SEED
         self._finished: list[Delayed] = []
-        self._base: Delayed | None = None
+        self._base: tuple[Spilled, Delayed] | None = None
+        self.stages: list[Stage] = []
+        """Tasks of each layer; those of the base are with the first one that needs it."""
 
-    def layer(self, layer: Layer, occurrence: int) -> Delayed:
-        """All tasks of one layer; its value are the layer's statistics."""
-        index = len(self._finished)
-        waits = self._finished[max(index - IN_FLIGHT, 0) : index - IN_FLIGHT + 1]
-        streams = layer_streams(self._seed, layer.label, occurrence)
+    def layer(self, index: int, layer: Layer, occurrence: int) -> Delayed:
+        """All tasks of one layer, which is the output's plane `index`."""
+        before = len(self._finished)
+        waits = self._finished[max(before - IN_FLIGHT, 0) : before - IN_FLIGHT + 1]
+        streams = Streams(self._seed, layer.label, occurrence)
+        work: dict[str, int] = {}
         read = light = None
-        cube: tuple[Spilled, Spilled] | None = None
         parts: list[Delayed] = []
-        if layer.read is not None:
-            read = self._image(f"read{index}")
-            cube = self._cube(index)
-            parts += self._read_part(layer, streams, read, cube, waits)
-        if layer.poisson is not None or layer.pearson:
-            light = self._image(f"light{index}")
-            parts += self._light_part(layer, streams, light, waits)
+        rubbish: list[Spilled] = []
         base: Any = None
         if layer.read is not None:
-            base = self._l2["data"] if layer.read.own_ramp else self._image("base", make=False)
-        done = delayed(_finish, pure=False)(
-            layer,
-            parts,
-            read,
-            base,
-            light,
-            self._planes[index],
-            self._exposure,
-            [self._store, [a for a in (read, read and _rate_of(read), light, *(cube or ())) if a]],
-            dask_key_name=graph.unique(f"finish-layer-{index}"),
-        )
-        self._finished.append(done)
-        return done
+            cube = self._cube(index)
+            read, rate, done = self._read_part(layer, streams, index, cube, waits, work)
+            base = self._l2["data"]
+            parts, rubbish = [done], [*cube, read, rate]
+            if not layer.read.own_ramp:
+                base, ready = self._base_image(work)
+                parts.append(ready)
+        if layer.poisson is not None or layer.pearson:
+            light = self._image(f"light{index}")
+            parts.append(self._light_part(layer, streams, light, waits, work))
+            rubbish.append(light)
+        images = (read, base, light)
+        place = (index, self._planes[index])
+        call = (layer, images, place, self._exposure, self._store, rubbish)
+        finished = graph.fan(f"finish-layer-{index}", _finish, [call], parts, work)
+        self._finished.append(finished)
+        name = f"layer {index + 1} of {len(self._planes)} {layer.label}"
+        self.stages.append(Stage(name, work, "tasks"))
+        return finished
 
-    def _image(self, name: str, make: bool = True) -> Spilled:
+    def _image(self, name: str) -> Spilled:
         n = self._exposure.side
-        if not make:
-            return Spilled(self._store.path, name)
-        return self._store.create(name, (n, n), self._grid.tile, "float32")
+        return self._store.create(f"{name}-{self._token}", (n, n), self._grid.tile, "float32")
 
     def _cube(self, index: int) -> tuple[Spilled, Spilled]:
         """Stores of a noisy ramp: rows of tiles are whole chunks, planes are written whole."""
         r, n = self._exposure.n_resultants, self._exposure.side
         rows = self._grid.tile[0]
         return (
-            self._store.create(f"cube{index}", (r, n, n), (1, rows, n), "uint16"),
-            self._store.create(f"amp{index}", (r, n, CHANNEL), (1, n, CHANNEL), "uint16"),
+            self._store.create(f"cube{index}-{self._token}", (r, n, n), (1, rows, n), "uint16"),
+            self._store.create(
+                f"amp{index}-{self._token}", (r, n, CHANNEL), (1, n, CHANNEL), "uint16"
+            ),
         )
 
     def _read_part(
         self,
         layer: Layer,
         streams: Streams,
-        read: Spilled,
+        index: int,
         cube: tuple[Spilled, Spilled],
         waits: list[Delayed],
-    ) -> list[Delayed]:
+        work: dict[str, int],
+    ) -> tuple[Spilled, Spilled, Delayed]:
+        """The noisy ramp through the recipe: image, its rate, and when they are there."""
         assert layer.read is not None
         own = layer.read.own_ramp
-        if not own and self._base is None:
-            self._base = self._run(_base_inputs(self._job.inputs), self._image("base"), [])
-        written = [
-            delayed(_write_plane, pure=False)(
-                j, own, streams, self._job.inputs, cube, waits,
-                dask_key_name=graph.unique(f"noise-plane-{read.name}-{j}"),
-            )
-            for j in range(self._exposure.n_resultants)
-        ]  # fmt: skip
+        planes = [
+            (j, own, streams, self._job.inputs, cube) for j in range(self._exposure.n_resultants)
+        ]
+        written = graph.fan(f"noise-plane-{index}", _write_plane, planes, waits, work)
         inputs = _noisy_inputs(self._job.inputs, cube, own)
-        parts = [self._run(inputs, read, written)]
-        return parts if own else [*parts, self._base]  # type: ignore[list-item]
+        return self._run(inputs, f"read{index}", [written], work)
 
-    def _run(self, inputs: Inputs, target: Spilled, after: list[Delayed]) -> Delayed:
+    def _base_image(self, work: dict[str, int]) -> tuple[Spilled, Delayed]:
+        """The image of the dark cube, the same for all layers, and when it is there."""
+        if self._base is None:
+            image, _, done = self._run(_base_inputs(self._job.inputs), "base", [], work)
+            self._base = image, done
+        return self._base
+
+    def _run(
+        self, inputs: Inputs, name: str, after: list[Delayed], work: dict[str, int]
+    ) -> tuple[Spilled, Spilled, Delayed]:
         """The recipe on other inputs, its sky-subtracted rate written to the store."""
         steps = quiet_steps(self._job.steps)
-        sinks = {"rate": self._image(_rate_of(target).name), "data": target}
+        target, rate = self._image(name), self._image(f"{name}-rate")
+        sinks = {"rate": rate, "data": target}
         lazy = graph.build(
             steps, inputs, self._grid, (), self._per_step, after, sinks, in_flight=in_flight()
         )
-        return delayed(_done)(lazy.seconds, dask_key_name=graph.unique(f"done-{target.name}"))
+        for names in lazy.work:
+            work |= names  # what is measured aside is not asked for
+        return target, rate, lazy.seconds[-1]
 
     def _light_part(
-        self, layer: Layer, streams: Streams, light: Spilled, waits: list[Delayed]
-    ) -> list[Delayed]:
+        self,
+        layer: Layer,
+        streams: Streams,
+        light: Spilled,
+        waits: list[Delayed],
+        work: dict[str, int],
+    ) -> Delayed:
+        """P and O on all tiles; its value: their inadmissible pixels."""
         fit = self._job.params("ramp_fit")
         if not isinstance(fit, RampFitParams):
             raise InputError(f"layer {layer.label!r}: P and O need the ramp_fit step in the recipe")
@@ -317,21 +379,12 @@ class _Plan:
             np.array([f.k for f in fits(self._exposure, fit)], float),
             self._exposure,
         )
-        background = None
         if layer.poisson is not None and layer.poisson.background_order is not None:
-            background = delayed(_background, pure=False)(
-                self._l2["data_withsky"], layer.poisson.background_order, self._exposure, waits,
-                dask_key_name=graph.unique(f"background-{light.name}"),
-            )  # fmt: skip
-        ny, nx = self._grid.shape
-        return [
-            delayed(_write_light, pure=False)(
-                layer, streams, self._grid.window(iy, ix), source, background, light, waits,
-                dask_key_name=graph.unique(f"draw-{light.name}-{iy}-{ix}"),
-            )
-            for iy in range(ny)
-            for ix in range(nx)
-        ]  # fmt: skip
+            level = (self._l2["data_withsky"], layer.poisson.background_order, self._exposure)
+            waits = [graph.fan(f"background-{light.name}", _background, [level], waits)]
+        windows = [self._grid.window(*place) for place in np.ndindex(*self._grid.shape)]
+        tiles = [(layer, streams, window, source, light) for window in windows]
+        return graph.fan(f"draw-{light.name}", _write_light, tiles, waits, work)
 
 
 def _found(layout: Layout, *key: str) -> FileArray:
@@ -397,15 +450,6 @@ class Quiet:
 # -- tasks ---------------------------------------------------------------------------------------
 
 
-def _rate_of(image: Spilled) -> Spilled:
-    """Where the rate waits for its sky to be found."""
-    return Spilled(image.store, f"{image.name}-rate")
-
-
-def _done(ready: Any) -> None:
-    """Nothing but the fact that `ready` is there."""
-
-
 def _write_plane(
     j: int, own: bool, streams: Streams, inputs: Inputs, cube: tuple[Spilled, Spilled], waits: Any
 ) -> None:
@@ -413,17 +457,19 @@ def _write_plane(
     exposure, sources = inputs.exposure, inputs.sources
     plane = slice(j, j + 1)
     dark = _plane(sources["dark.data"], plane)
-    base = base_plane(dark)
+    mean, base = border_of(dark), base_plane(dark)
+    del dark  # planes are large, and each thread has some
     if own:
         base = _decoded(_plane(sources["l1.data"], plane), inputs, "l1.reference_read")
     n_reads = float(exposure.n_reads[j])
     common = common_series(streams, j, exposure.side)
     c_pink = float(sources["read.anc.C_PINK"].read())
-    cube[0][j] = noisy_plane(
+    whole = Window(0, exposure.side, 0, exposure.side)
+    noisy = noisy_plane(
         base,
-        dark,
+        mean,
         sources["read.data"].read(),
-        sources["read.resetnoise"].read(),
+        _border(sources["read.resetnoise"], exposure.side),
         c_pink,
         float(sources["read.anc.U_PINK"].read()),
         n_reads,
@@ -431,6 +477,7 @@ def _write_plane(
         streams,
         j,
     )
+    cube[0].put(noisy, whole, j)
     if "read.amp33.med" in sources:
         median, std, m_pink, ru_pink = (
             sources[f"read.amp33.{name}"].read() for name in ("med", "std", "M_PINK", "RU_PINK")
@@ -440,7 +487,7 @@ def _write_plane(
         )
     else:  # nothing looks at it
         amp33 = np.zeros((exposure.side, CHANNEL), np.uint16)
-    cube[1][j] = amp33
+    cube[1].put(amp33, Window(0, exposure.side, 0, CHANNEL), j)
 
 
 def _plane(source: Placed, plane: slice) -> np.ndarray:
@@ -448,6 +495,15 @@ def _plane(source: Placed, plane: slice) -> np.ndarray:
     extra = source.array.shape[0] - (source.planes or source.array.shape[0])
     values = source.array.read(planes=slice(plane.start + extra, plane.stop + extra))[0]
     return values.astype(source.dtype or values.dtype, copy=False)
+
+
+def _border(source: Placed, n: int) -> Border:
+    """The reference pixels of an image."""
+    bands = (0, BORDER), (n - BORDER, n)
+    return Border(
+        np.concatenate([source.read(Window(*band, 0, n)) for band in bands]).astype(np.float32),
+        np.concatenate([source.read(Window(0, n, *band)) for band in bands], 1).astype(np.float32),
+    )
 
 
 def _decoded(plane: np.ndarray, inputs: Inputs, reference: str) -> np.ndarray:
@@ -471,7 +527,7 @@ def _inside(exposure: Exposure) -> tuple[slice, slice]:
 def _fit(image: np.ndarray, order: int, exposure: Exposure) -> np.ndarray:
     """Sky coefficients of an image of the active pixels."""
     edges = cell_edges(exposure.side)
-    medians = [float(np.median(image[a:b, c:d])) for a, b in edges for c, d in edges]
+    medians = [median(image[a:b, c:d]) for a, b in edges for c, d in edges]
     return fit_sky(medians, exposure=exposure, params=SkyParams(order=order))["coefs"]
 
 
@@ -480,14 +536,17 @@ def _write_light(
     streams: Streams,
     window: Window,
     light: _Light,
-    background: np.ndarray | None,
     target: Spilled,
-    waits: Any,
+    ready: Any,
 ) -> int:
     """Draw P and O on one tile and write it to the store; returns inadmissible O pixels.
 
+    With a background only, `ready` holds its coefficients.
+
     Draws are made in whole blocks of 128 x 128 detector pixels, whatever the tile, and cut.
     """
+    order = None if layer.poisson is None else layer.poisson.background_order
+    background = None if order is None else ready[0][0]
     out = np.zeros(window.shape, np.float32)
     blocks = Window(
         window.y0 // CHANNEL * CHANNEL,
@@ -551,46 +610,55 @@ def _draw_block(
 
 def _finish(
     layer: Layer,
-    parts: list[Any],
-    read: Spilled | None,
-    base: Any,
-    light: Spilled | None,
-    planes: list[Block],
+    images: tuple[Spilled | None, Any, Spilled | None],
+    place: tuple[int, list[Block]],
     exposure: Exposure,
-    rubbish: tuple[TempStore, list[Spilled]],
-) -> dict[str, Any]:
-    """Add the parts up, subtract the layer's own sky, write it, and take its statistics."""
-    cut = _inside(exposure)
-    size = exposure.side - 2 * BORDER
-    image = np.zeros((size, size), np.float32)
+    store: TempStore,
+    rubbish: Sequence[Spilled],
+    parts: list[Any],
+) -> None:
+    """Add the parts up, subtract the layer's own sky, write it, and note its statistics."""
+    index, planes = place
+    read, base, light = images
+    n = exposure.side
+    image = np.zeros((n - 2 * BORDER, n - 2 * BORDER), np.float32)
+    # In bands of rows, so that there is one frame in memory and not five of them.
+    bands = [
+        (image[y - BORDER : y - BORDER + FINISH_ROWS],
+         Window(y, min(y + FINISH_ROWS, n - BORDER), BORDER, n - BORDER))
+        for y in range(BORDER, n - BORDER, FINISH_ROWS)
+    ]  # fmt: skip
     clipped = 0.0
     if read is not None:
-        image += read.read()[cut]
-        image -= base.read(Window(0, exposure.side, 0, exposure.side))[cut]
+        for rows, window in bands:
+            rows += read.read(window)
+            rows -= base.read(window)
         assert layer.read is not None
         if layer.read.clip is not None:
             clipped = clip(image, layer.read.clip)
     if light is not None:
-        image += light.read()[cut]
+        for rows, window in bands:
+            rows += light.read(window)
     if layer.sky_order is not None:
-        window = Window(BORDER, exposure.side - BORDER, BORDER, exposure.side - BORDER)
         coefs = _fit(image, layer.sky_order, exposure)
-        image -= sky_model(coefs, layer.sky_order, window, exposure.side).astype(np.float32)
+        for rows, window in bands:
+            rows -= sky_model(coefs, layer.sky_order, window, n).astype(np.float32)
     largest = np.finfo(planes[0].dtype).max
     np.clip(image, -largest, largest, out=image)
-    for plane in planes:
-        plane.put(image, plane.window)
-    store, arrays = rubbish
-    for array in arrays:
-        store.drop(array)
-    q25, median, q75 = np.percentile(image, [25, 50, 75])
-    return {
+    for rows, window in bands:
+        for plane in planes:
+            plane.put(rows, window)
+    q25, middle, q75 = quartiles(image)
+    line = {
         "label": layer.label,
-        "median": float(median),
-        "sigma": float((q75 - q25) / SIGMA),
+        "median": middle,
+        "sigma": (q75 - q25) / SIGMA,
         "clipped": clipped,
-        "inadmissible": int(sum(p for p in parts if isinstance(p, int))),
+        "inadmissible": 0 if light is None else sum(parts[-1]),
     }
+    store.write_note(_finished(index), line)
+    for array in rubbish:
+        store.drop(array)
 
 
 def clip(image: np.ndarray, q: float) -> float:
@@ -601,9 +669,9 @@ def clip(image: np.ndarray, q: float) -> float:
     float
         Fraction of pixels that were clipped.
     """
-    q25, median, q75 = np.percentile(image, [25, 50, 75])
+    q25, middle, q75 = quartiles(image)
     reach = q * (q75 - q25) / SIGMA
-    low, high = np.float32(median - reach), np.float32(median + reach)
+    low, high = np.float32(middle - reach), np.float32(middle + reach)
     outside = float(((image < low) | (image > high)).mean())
     np.clip(image, low, high, out=image)
     return outside

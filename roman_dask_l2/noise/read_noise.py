@@ -8,6 +8,7 @@ the streams alone.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
@@ -17,7 +18,7 @@ from ..jit import kernel
 from .streams import Streams, What
 
 
-def pink_series(rng: np.random.Generator, side: int) -> np.ndarray:
+def pink_series(normals: np.ndarray) -> np.ndarray:
     """One realisation of 1/f noise in the order in which a channel is read out.
 
     The first half of the periodic series of length L = 256 `side`
@@ -31,25 +32,26 @@ def pink_series(rng: np.random.Generator, side: int) -> np.ndarray:
 
     Parameters
     ----------
-    rng : numpy.random.Generator
-        L normals are drawn: c_1, s_1, c_2, s_2, ..
-    side : int
-        Detector side N.
+    normals : ndarray (256 N,) of float32
+        c_1, s_1, c_2, s_2, ..
 
     Returns
     -------
     ndarray (N, 128) of float32
         Without unit.
     """
-    length = 2 * CHANNEL * side
+    length = len(normals)
     spectrum = np.empty(length // 2 + 1, np.complex64)
     spectrum[0] = 0
-    modes = spectrum.view(np.float32)[2:]
-    rng.standard_normal(dtype=np.float32, out=modes)
-    modes *= _amplitudes(length)
+    np.multiply(normals, _amplitudes(length), out=spectrum.view(np.float32)[2:])
     series = scipy.fft.irfft(spectrum, n=length, norm="forward", overwrite_x=True)
     half = series[: length // 2]
-    return (half - np.float32(half.mean(dtype=np.float64))).reshape(side, CHANNEL)
+    return (half - np.float32(half.mean(dtype=np.float64))).reshape(-1, CHANNEL)
+
+
+def _pink(streams: Streams, what: What, resultant: int, block: int, side: int) -> np.ndarray:
+    """The 1/f noise of a stream, see `pink_series`."""
+    return pink_series(streams.normals(what, resultant, block, (2 * CHANNEL * side,)))
 
 
 @lru_cache(maxsize=2)  # sides: one in a run, 4 MB of a flight detector
@@ -72,7 +74,7 @@ def common_series(streams: Streams, resultant: int, side: int) -> np.ndarray:
 
     Parameters
     ----------
-    streams : callable
+    streams : Streams
         The layer's streams.
     resultant : int
     side : int
@@ -83,7 +85,7 @@ def common_series(streams: Streams, resultant: int, side: int) -> np.ndarray:
     ndarray (N, 128) of float32
         Without unit, in readout order; see `pink_series`.
     """
-    return pink_series(streams(What.PINK_COMMON, resultant, 0), side)
+    return _pink(streams, What.PINK_COMMON, resultant, 0, side)
 
 
 def base_plane(dark: np.ndarray) -> np.ndarray:
@@ -99,8 +101,34 @@ def base_plane(dark: np.ndarray) -> np.ndarray:
     ndarray (N, N) of uint16
         DN.
     """
-    plane = np.nan_to_num(dark, nan=0.0, posinf=0.0, neginf=0.0)
-    return np.clip(plane, 0, 65535).astype(np.uint16)
+    out = np.empty(dark.shape, np.uint16)
+    _cut_off(np.ascontiguousarray(dark).reshape(-1), out.reshape(-1))
+    return out
+
+
+class Border(NamedTuple):
+    """The reference pixels of a plane."""
+
+    rows: np.ndarray
+    """(8, N) float32: the first four rows, then the last four."""
+    columns: np.ndarray
+    """(N, 8) float32: the first four columns, then the last four."""
+
+
+def border_of(plane: np.ndarray) -> Border:
+    """The reference pixels of a plane (N, N)."""
+    first, last = slice(BORDER), slice(-BORDER, None)
+    rows = np.concatenate([plane[first], plane[last]])
+    columns = np.concatenate([plane[:, first], plane[:, last]], axis=1)
+    return Border(rows.astype(np.float32), columns.astype(np.float32))
+
+
+@kernel
+def _cut_off(values, out):
+    for i in range(out.size):
+        value = values[i] if np.isfinite(values[i]) else values.dtype.type(0)
+        value = min(max(value, values.dtype.type(0)), values.dtype.type(65535))
+        out[i] = np.uint16(value)
 
 
 @kernel
@@ -118,14 +146,11 @@ def _level1(value):
 
 
 @kernel
-def _fill_channel(
-    base, dark, sigma, reset, rows, columns, white, own, common, u, c, scale, x0, out
-):
+def _fill_channel(base, sigma, rows, columns, white, own, common, u, c, scale, x0, out):
     """Write the noisy columns ``x0:x0 + 128`` of a plane to `out`.
 
-    `rows` (8, N) and `columns` (N, 8) are the reset draws of the border; `white`, `own` and
-    `common` (N, 128) those of the channel, in the order of x. `scale` is
-    1/sqrt(N_j), which reset noise has not.
+    `rows` (8, N) and `columns` (N, 8) are the reference pixels without read noise; `white`, `own`
+    and `common` (N, 128) the draws of the channel, in the order of x. `scale` is 1/sqrt(N_j).
     """
     n = base.shape[0]
     for y in range(n):
@@ -143,19 +168,18 @@ def _fill_channel(
                 continue
             i = x - x0
             if inside:
-                draw = columns[y, x if x < 4 else x - n + 8]
+                value = columns[y, x if x < 4 else x - n + 8]
             else:
-                draw = rows[y if y < 4 else y - n + 8, x]
-            value = _sane(dark[y, x]) + _sane(reset[y, x]) * draw
+                value = rows[y if y < 4 else y - n + 8, x]
             value = value + _sane(sigma[y, x]) * white[y, i] * scale
             out[y, x] = np.uint16(_level1(value + (c * common[y, i] + u * own[y, i]) * scale))
 
 
 def noisy_plane(
     base: np.ndarray,
-    dark: np.ndarray,
+    dark: Border,
     read_noise: np.ndarray,
-    reset_noise: np.ndarray,
+    reset_noise: Border,
     c_pink: float,
     u_pink: float,
     n_reads: float,
@@ -175,11 +199,11 @@ def noisy_plane(
     ----------
     base : ndarray (N, N) of uint16
         Active pixels of the noise-free ramp, DN; a float plane goes through `base_plane`.
-    dark : ndarray (N, N) of float32
+    dark : Border
         Mean of the reference pixels in this resultant, DN.
     read_noise : ndarray (N, N) of float32
         White noise of one read, DN.
-    reset_noise : ndarray (N, N) of float32
+    reset_noise : Border
         Reset noise of the reference pixels, DN.
     c_pink, u_pink : float
         C_PINK and U_PINK: 1/f noise common to the channels and of each, DN.
@@ -187,7 +211,7 @@ def noisy_plane(
         Reads averaged into this resultant, N_j.
     common : ndarray (N, 128) of float32
         See `common_series`.
-    streams : callable
+    streams : Streams
         The layer's streams.
     resultant : int
 
@@ -203,25 +227,24 @@ def noisy_plane(
     """
     n = base.shape[0]
     base = base if base.dtype == np.uint16 else base_plane(base)
-    dark, read_noise, reset_noise = (
-        np.asarray(array, np.float32) for array in (dark, read_noise, reset_noise)
-    )
+    read_noise = np.asarray(read_noise, np.float32)
     c, u, scale = _amplitude(c_pink), _amplitude(u_pink), np.float32(1 / np.sqrt(n_reads))
-    rng = streams(What.RESET, None, 0)
-    rows = rng.standard_normal((2 * BORDER, n), np.float32)
-    columns = rng.standard_normal((n, 2 * BORDER), np.float32)
+    draws = streams.normals(What.RESET, None, 0, (2, 2 * BORDER * n))
+    rows, columns = (
+        _finite(mean) + _finite(sigma) * draw.reshape(mean.shape)
+        for mean, sigma, draw in zip(dark, reset_noise, draws, strict=True)
+    )
     along_x = common, np.ascontiguousarray(common[:, ::-1])  # in even and odd channels
     own = np.zeros((n, CHANNEL), np.float32)
-    white = np.empty((n, CHANNEL), np.float32)
     out = np.empty((n, n), np.uint16)
     for channel in range(n // CHANNEL):
         if u != 0:
-            own = pink_series(streams(What.PINK_CHANNEL, resultant, channel), n)
+            own = _pink(streams, What.PINK_CHANNEL, resultant, channel, n)
             if channel % 2:
                 own = np.ascontiguousarray(own[:, ::-1])
-        streams(What.WHITE, resultant, channel).standard_normal(dtype=np.float32, out=white)
+        white = streams.normals(What.WHITE, resultant, channel, (n, CHANNEL))
         _fill_channel(
-            base, dark, read_noise, reset_noise, rows, columns, white, own, along_x[channel % 2],
+            base, read_noise, rows, columns, white, own, along_x[channel % 2],
             u, c, scale, channel * CHANNEL, out,
         )  # fmt: skip
     return out
@@ -259,7 +282,7 @@ def noisy_amp33(
         Reads averaged into this resultant, N_j.
     common : ndarray (N, 128) of float32
         The same as for `noisy_plane`.
-    streams : callable
+    streams : Streams
         The layer's streams.
     resultant : int
 
@@ -272,20 +295,22 @@ def noisy_amp33(
     -----
     Values that are not finite count as 0. It is read out as even channels are, not reversed.
     """
-    median, std = (
-        np.nan_to_num(np.asarray(array, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        for array in (median, std)
-    )
+    median, std = _finite(median), _finite(std)
     shared, ru = _amplitude(m_pink) * _amplitude(c_pink), _amplitude(ru_pink)
     n = median.shape[0]
-    noise = streams(What.AMP33_WHITE, resultant, 0).standard_normal((n, CHANNEL), np.float32)
+    noise = streams.normals(What.AMP33_WHITE, resultant, 0, (n, CHANNEL))
     noise *= std
     noise += shared * common
     if ru != 0:
-        noise += ru * pink_series(streams(What.AMP33_PINK, resultant, 0), n)
+        noise += ru * _pink(streams, What.AMP33_PINK, resultant, 0, n)
     noise *= np.float32(1 / np.sqrt(n_reads))
     noise += median
     return np.clip(np.rint(noise), 0, 65535).astype(np.uint16)
+
+
+def _finite(array: np.ndarray) -> np.ndarray:
+    """As float32, 0 where not finite."""
+    return np.nan_to_num(np.asarray(array, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _amplitude(value: float) -> np.float32:

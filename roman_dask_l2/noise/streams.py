@@ -1,8 +1,10 @@
 """Random streams: every draw is named by what it is for, never by who draws it or when.
 
-A stream is the counter-based generator Philox4x64-10 (Salmon et al. 2011, *Parallel random numbers:
-as easy as 1, 2, 3*, SC'11, doi:10.1145/2063384.2063405) with a 128-bit key of its own and its
-counter at 0. The key is the BLAKE2b hash (RFC 7693), 16 bytes long, of the text
+A stream is a counter-based generator of Salmon et al. (2011, *Parallel random numbers: as easy as
+1, 2, 3*, SC'11, doi:10.1145/2063384.2063405) with a 128-bit key of its own and its counter at 0:
+NumPy's Philox4x64-10, or for the hundreds of millions of normals of read noise Philox4x32-10 (see
+`normals`), which is never given the key of the other. The key is the BLAKE2b hash (RFC 7693), 16
+bytes long, of the text
 
     seed LF occurrence LF what LF resultant LF block LF label
 
@@ -12,20 +14,21 @@ the scheme changes every stream. Streams of different keys are statistically ind
 collide with probability n^2 / 2^129: 2e-22 for 100 layers of 64 resultants, 10 kinds of draws and
 4096 blocks. A stream has 2^258 words of 64 bits; no caller draws more than 2^24 numbers from one.
 
-The words are the same on every machine. NumPy makes other distributions of them and may change how
-in a new release (NEP 19), so equal bits need equal releases of NumPy.
+The words are the same on every machine, and so are the normals of `normals`. NumPy makes other
+distributions of its words and may change how in a new release (NEP 19), so equal bits need equal
+releases of NumPy.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from operator import index
-from typing import TypeAlias
 
 import numpy as np
+
+from .normals import normals
 
 VERSION = b"roman-dask-l2 v1"
 """At most 16 bytes."""
@@ -50,10 +53,6 @@ class What(StrEnum):
     """Poisson draws, no resultant. Block: 128 x 128 pixels of the frame, counted row by row."""
     PEARSON = "pearson"
     """Pearson draws, no resultant. Block: as of POISSON."""
-
-
-Streams: TypeAlias = Callable[[What, int | None, int], np.random.Generator]
-"""The streams of one layer: ``streams(what, resultant, block)``."""
 
 
 def stream_key(
@@ -95,6 +94,28 @@ def stream(
     return np.random.Generator(np.random.Philox(key=key))
 
 
-def layer_streams(seed: int, label: str, occurrence: int) -> Streams:
-    """The streams of one layer; small, and can be sent to other processes."""
-    return partial(stream, seed, label, occurrence)
+@dataclass(frozen=True)
+class Streams:
+    """The streams of one layer; small, and can be sent to other processes.
+
+    Attributes
+    ----------
+    seed : int
+    label : str
+    occurrence : int
+    """
+
+    seed: int
+    label: str
+    occurrence: int
+
+    def __call__(self, what: What, resultant: int | None, block: int) -> np.random.Generator:
+        """A generator at the beginning of a stream, see `stream`."""
+        return stream(self.seed, self.label, self.occurrence, what, resultant, block)
+
+    def normals(
+        self, what: What, resultant: int | None, block: int, shape: tuple[int, ...]
+    ) -> np.ndarray:
+        """The first unit normals of a stream of nothing else, float32; see `normals.normals`."""
+        key = stream_key(self.seed, self.label, self.occurrence, what, resultant, block)
+        return normals(key, shape)

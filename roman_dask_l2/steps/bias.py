@@ -9,7 +9,7 @@ import numpy as np
 from ..dq import PIXEL
 from ..jit import kernel
 from ..step import Step, Tile
-from .common import finite, flagged
+from .common import copy, finite, flagged
 
 
 @kernel
@@ -19,7 +19,7 @@ def _subtract(ramp, bias, rows, columns, out):
     x0, x1 = columns
     for j in range(ramp.shape[0]):
         for y in range(ramp.shape[1]):
-            out[j, y] = ramp[j, y]
+            copy(ramp[j, y], out[j, y])
             if y0 <= y < y1:
                 s, b, target = ramp[j, y, x0:x1], bias[j, y, x0:x1], out[j, y, x0:x1]
                 for x in range(len(s)):
@@ -59,4 +59,5 @@ step = Step(
     writes=("ramp", "pixeldq"),
     references={"bias": "biascorr.data"},
     when=lambda exposure, params, available: available("biascorr.data"),
+    sets={"pixeldq": ("UNRELIABLE_BIAS",)},
 )

@@ -8,6 +8,14 @@ from ..jit import kernel
 
 
 @kernel
+def copy(source, target):
+    """For rows inside kernels: an assignment of slices makes numba compile the message of the error
+    that it could raise, which takes two seconds."""
+    for i in range(len(target)):
+        target[i] = source[i]
+
+
+@kernel
 def _all_finite32(bits):
     """Whether no float32, seen as uint32, has the exponent of infinity and NaN."""
     bad = np.uint32(0)

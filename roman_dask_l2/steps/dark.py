@@ -8,7 +8,7 @@ from ..dq import PIXEL
 from ..exposure import Exposure
 from ..jit import kernel
 from ..step import Params, Step, Tile
-from .common import finite, flagged
+from .common import copy, finite, flagged
 from .ipc import deconvolve, repaired
 
 
@@ -20,7 +20,7 @@ def _subtract(ramp, slope, times, rows, columns, out):
     for j in range(ramp.shape[0]):
         t = times[j]
         for y in range(ramp.shape[1]):
-            out[j, y] = ramp[j, y]
+            copy(ramp[j, y], out[j, y])
             if y0 <= y < y1:
                 s, d, target = ramp[j, y, x0:x1], slope[y, x0:x1], out[j, y, x0:x1]
                 for x in range(len(s)):
@@ -73,6 +73,7 @@ step = Step(
     reads=("ramp", "pixeldq"),
     writes=("ramp", "pixeldq"),
     references={"dark_slope": "dark.dark_slope", "dark_dq": "dark.dq"},
+    sets={"pixeldq": ("UNRELIABLE_DARK",)},
     cal_step="dark",
 )
 
@@ -137,5 +138,6 @@ rate_step = Step(
     references=_rate_references,
     reference_halo=lambda params: params.order,
     params=DarkRateParams,
+    sets={"dq": ("UNRELIABLE_DARK",)},
     cal_step="dark",
 )

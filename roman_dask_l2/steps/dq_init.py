@@ -92,5 +92,9 @@ step = Step(
         "resultantdq": "l1.resultantdq",
         "mask_dq": "mask.dq",
     },
+    sets={
+        "groupdq": ("DO_NOT_USE",),
+        "pixeldq": ("DO_NOT_USE", "GW_AFFECTED_DATA", "UNRELIABLE_BIAS"),
+    },
     cal_step="dq_init",
 )

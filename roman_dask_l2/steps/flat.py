@@ -152,5 +152,6 @@ step = Step(
     references=_references,
     reference_halo=lambda params: params.order,
     params=FlatParams,
+    sets={"dq": ("DO_NOT_USE", "NO_FLAT_FIELD", "NO_GAIN_VALUE")},
     cal_step="flat_field",
 )

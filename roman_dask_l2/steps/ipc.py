@@ -9,7 +9,7 @@ import numpy as np
 from ..dq import PIXEL
 from ..jit import kernel
 from ..step import Params, Step, Tile
-from .common import finite, flagged
+from .common import copy, finite, flagged
 
 
 class IpcParams(Params):
@@ -64,10 +64,10 @@ def _deconvolve(planes, gain, ipc, rows, columns, order, out):
     for p in range(len(planes)):
         for y in range(planes.shape[1]):
             if y < y0 or y >= y1:
-                out[p, y] = planes[p, y]
+                copy(planes[p, y], out[p, y])
             else:
-                out[p, y, :x0] = planes[p, y, :x0]
-                out[p, y, x1:] = planes[p, y, x1:]
+                copy(planes[p, y, :x0], out[p, y, :x0])
+                copy(planes[p, y, x1:], out[p, y, x1:])
     for left in range(x0, x1, _BLOCK):
         right = min(left + _BLOCK, x1)
         lo, hi = max(left - order, x0), min(right + order, x1)
@@ -76,7 +76,7 @@ def _deconvolve(planes, gain, ipc, rows, columns, order, out):
             for j in range(3):
                 for y in range(ny):
                     start = (3 * i + j) * size + (y + 1) * width + 1
-                    k[start : start + n] = ipc[i, j, y0 + y, lo:hi]
+                    copy(ipc[i, j, y0 + y, lo:hi], k[start : start + n])
                     k[start + n] = 0
         for y in range(1, ny + 1):  # what a wider block has left behind
             e[y * width + n + 1] = 0
@@ -187,4 +187,5 @@ step = Step(
     halo=lambda params: params.order,
     params=IpcParams,
     when=lambda exposure, params, available: available("ipc4d.data"),
+    sets={"pixeldq": ("OTHER_BAD_PIXEL",)},
 )

@@ -154,5 +154,6 @@ step = Step(
         "Sref": "linearitylegendre.Sref",
         "linearity_dq": "linearitylegendre.dq",
     },
+    sets={"pixeldq": ("NO_LIN_CORR",)},
     cal_step="linearity",
 )

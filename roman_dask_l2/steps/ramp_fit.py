@@ -582,5 +582,19 @@ step = Step(
         "rate_a": "JUMP_DETECT_PARS.IthreshA",
         "rate_b": "JUMP_DETECT_PARS.IthreshB",
     },
+    sets={
+        "groupdq": ("JUMP_DET",),
+        # All but the last are folded in from the resultants. What is WFI18_TRANSIENT there has
+        # the bit of OUTLIER here.
+        "dq": (
+            "DO_NOT_USE",
+            "SATURATED",
+            "JUMP_DET",
+            "DROPOUT",
+            "AD_FLOOR",
+            "OUTLIER",
+            "UNRELIABLE_ERROR",
+        ),
+    },
     cal_step="ramp_fit",
 )

@@ -168,5 +168,9 @@ step = Step(
     halo=halo,
     params=SaturationParams,
     settings={"backup": "SATURATION_BACKUP"},
+    sets={
+        "groupdq": ("DO_NOT_USE", "SATURATED", "AD_FLOOR"),
+        "pixeldq": ("NO_SAT_CHECK",),
+    },
     cal_step="saturation",
 )

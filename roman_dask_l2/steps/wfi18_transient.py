@@ -151,5 +151,6 @@ step = Step(
     when=lambda exposure, params, available: (
         exposure.detector == "WFI18" and (params.correct or params.mask_rows)
     ),
+    sets={"groupdq": ("DO_NOT_USE", "WFI18_TRANSIENT")},
     cal_step="wfi18_transient",
 )

@@ -8,21 +8,30 @@ from scipy import stats
 
 from roman_dask_l2.noise.read_noise import (
     base_plane,
+    border_of,
     common_series,
     noisy_amp33,
     noisy_plane,
     pink_series,
 )
-from roman_dask_l2.noise.streams import What, layer_streams
+from roman_dask_l2.noise.streams import Streams, What
 from roman_dask_l2.steps.refpix import row_weight
 
 N = 256
-STREAMS = layer_streams(11, "R", 0)
+STREAMS = Streams(11, "R", 0)
 
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(5)
+
+
+def unit(rng, side):
+    return rng.standard_normal(256 * side, np.float32)
+
+
+def pink(what, j, block, side):
+    return pink_series(STREAMS.normals(what, j, block, (256 * side,)))
 
 
 def plane(j=0, *, side=N, streams=STREAMS, **changes):
@@ -39,7 +48,9 @@ def plane(j=0, *, side=N, streams=STREAMS, **changes):
         "streams": streams,
         "resultant": j,
     }
-    return noisy_plane(**given | changes)
+    given |= changes
+    given |= {name: border_of(given[name]) for name in ("dark", "reset_noise")}
+    return noisy_plane(**given)
 
 
 def amp33(j=0, *, side=N, streams=STREAMS, **changes):
@@ -89,7 +100,7 @@ def expected_periodogram(side):
 def test_series_is_the_formula(rng):
     """Some of its values by direct summation of the sines and cosines."""
     side, state = N, rng.bit_generator.state
-    series = pink_series(rng, side).ravel()
+    series = pink_series(unit(rng, side)).ravel()
     rng.bit_generator.state = state
     length = 2 * 128 * side
     c, s = rng.standard_normal(length, np.float32).astype(float).reshape(-1, 2).T
@@ -104,7 +115,7 @@ def test_series_is_the_formula(rng):
 
 @pytest.mark.parametrize("side", [256, 384, 1408])
 def test_series_of_any_side(side, rng):
-    series = pink_series(rng, side)
+    series = pink_series(unit(rng, side))
     assert series.shape == (side, 128)
     assert series.dtype == np.float32
     assert series.flags.c_contiguous
@@ -112,9 +123,9 @@ def test_series_of_any_side(side, rng):
 
 
 def test_same_stream_same_bits():
-    streams = layer_streams(1, "R", 0)
+    streams = Streams(1, "R", 0)
     for what in (What.PINK_COMMON, What.PINK_CHANNEL):
-        first, again = (pink_series(streams(what, 3, 1), 256) for _ in range(2))
+        first, again = (pink_series(streams.normals(what, 3, 1, (2**16,))) for _ in range(2))
         np.testing.assert_array_equal(first, again)
 
 
@@ -131,7 +142,7 @@ def test_power_spectrum_is_one_over_f():
     expected = expected_periodogram(side)
     ratio = np.zeros(m // 2 - 1)
     for _ in range(blocks):
-        spectrum = np.fft.rfft(pink_series(rng, side).ravel().astype(float))
+        spectrum = np.fft.rfft(pink_series(unit(rng, side)).ravel().astype(float))
         ratio += np.abs(spectrum[1:-1]) ** 2 / expected[1:-1]
     edges = np.unique(np.geomspace(1, m // 2, 31).astype(int))
     counts = np.diff(edges)
@@ -244,11 +255,11 @@ def test_pink_part_of_each_channel(side):
     active and reference pixels alike, over sqrt(N_j)."""
     j, c, u = 3, 200.0, 300.0
     common = common_series(STREAMS, j, side)
-    np.testing.assert_array_equal(common, pink_series(STREAMS(What.PINK_COMMON, j, 0), side))
+    np.testing.assert_array_equal(common, pink(What.PINK_COMMON, j, 0, side))
     flat = np.full((side, side), 30_000, np.float32)
     made = plane(j, side=side, c_pink=c, u_pink=u, n_reads=4, common=common, dark=flat)
     for channel in range(side // 128):
-        own = pink_series(STREAMS(What.PINK_CHANNEL, j, channel), side)
+        own = pink(What.PINK_CHANNEL, j, channel, side)
         expected = 30_000 + (c * common.astype(float) + u * own) / 2
         block = made[:, 128 * channel : 128 * (channel + 1)]
         if channel % 2:
@@ -305,8 +316,8 @@ def test_resultants_and_layers_have_their_own_noise():
     made = [
         plane(j, c_pink=200.0, u_pink=100.0, dark=flat, streams=streams)
         for j, streams in [
-            (0, STREAMS), (1, STREAMS), (0, layer_streams(11, "R", 1)),
-            (0, layer_streams(11, "RC1", 0)), (0, layer_streams(12, "R", 0)),
+            (0, STREAMS), (1, STREAMS), (0, Streams(11, "R", 1)),
+            (0, Streams(11, "RC1", 0)), (0, Streams(12, "R", 0)),
         ]
     ]  # fmt: skip
     modes = np.array([np.fft.rfft(image[:, :128].ravel())[1:-1] / weight for image in made])
@@ -337,7 +348,7 @@ def test_pink_part_of_the_reference_output():
     """To the rounding; it is not reversed, and its own noise is no channel's."""
     j, m, c, ru = 2, 0.5, 400.0, 250.0
     common = common_series(STREAMS, j, N)
-    own = pink_series(STREAMS(What.AMP33_PINK, j, 0), N)
+    own = pink(What.AMP33_PINK, j, 0, N)
     made = amp33(j, m_pink=m, c_pink=c, ru_pink=ru, n_reads=16, common=common)
     assert made.shape == (N, 128)
     assert made.dtype == np.uint16

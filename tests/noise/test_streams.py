@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from roman_dask_l2.noise.label import parse_all
-from roman_dask_l2.noise.streams import What, layer_streams, stream, stream_key
+from roman_dask_l2.noise.streams import Streams, What, stream, stream_key
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FULL = 2**64 - 1
@@ -146,7 +146,7 @@ def test_numbers_of_any_integer_type():
 
 
 def test_streams_of_a_layer_travel():
-    streams = pickle.loads(pickle.dumps(layer_streams(4, "R", 1)))
+    streams = pickle.loads(pickle.dumps(Streams(4, "R", 1)))
     draws = streams(What.WHITE, 2, 3).random(5)
     np.testing.assert_array_equal(draws, stream(4, "R", 1, What.WHITE, 2, 3).random(5))
 

@@ -1,0 +1,101 @@
+"""The TEMP store: chunks as plain files that zarr can read, and nothing half written."""
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roman_dask_l2.detector import Grid, Window
+from roman_dask_l2.io.spill import NotWritten, TempStore
+
+SIDE = 50
+
+
+@pytest.fixture
+def store(tmp_path):
+    return TempStore(str(tmp_path / "store.zarr"))
+
+
+def put_tiles(spilled, image, tile):
+    grid = Grid(SIDE, tile)
+    for place in np.ndindex(*grid.shape):
+        window = grid.window(*place)
+        spilled.put(image[window.slices], window)
+
+
+@pytest.mark.parametrize("tile", [(50, 50), (16, 50), (16, 12), (7, 9)])
+@pytest.mark.parametrize("dtype", ["float32", "uint16"])
+def test_zarr_reads_the_same(store, tile, dtype):
+    image = (np.random.default_rng(1).random((SIDE, SIDE)) * 1000).astype(dtype)
+    spilled = store.create("image", (SIDE, SIDE), tile, dtype)
+    put_tiles(spilled, image, tile)
+    array = zarr.open_array(store.path, path="image", mode="r")
+    np.testing.assert_array_equal(array[:], image)
+    np.testing.assert_array_equal(spilled.read(), image)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    tile=st.tuples(st.integers(3, SIDE), st.integers(3, SIDE)),
+    ys=st.tuples(st.integers(0, SIDE - 1), st.integers(1, SIDE)),
+    xs=st.tuples(st.integers(0, SIDE - 1), st.integers(1, SIDE)),
+)
+def test_any_window_of_any_tiles(tmp_path_factory, tile, ys, xs):
+    window = Window(ys[0], max(ys[1], ys[0] + 1), xs[0], max(xs[1], xs[0] + 1))
+    store = TempStore(str(tmp_path_factory.mktemp("any") / "store.zarr"))
+    image = np.arange(SIDE * SIDE, dtype=np.float32).reshape(SIDE, SIDE)
+    spilled = store.create("image", (SIDE, SIDE), tile, "float32")
+    put_tiles(spilled, image, tile)
+    np.testing.assert_array_equal(spilled.read(window), image[window.slices])
+
+
+def test_planes_of_a_cube(store):
+    cube = np.random.default_rng(2).integers(0, 65536, (3, SIDE, SIDE)).astype(np.uint16)
+    spilled = store.create("cube", cube.shape, (1, 16, SIDE), "uint16")
+    for j in (2, 0, 1):
+        spilled.put(cube[j], Window(0, SIDE, 0, SIDE), j)
+    window = Window(13, 35, 4, 40)
+    np.testing.assert_array_equal(spilled.read(window), cube[:, 13:35, 4:40])
+    np.testing.assert_array_equal(zarr.open_array(store.path, path="cube", mode="r")[:], cube)
+
+
+def test_not_written_is_not_zero(store):
+    spilled = store.create("image", (SIDE, SIDE), (16, SIDE), "float32")
+    spilled.put(np.ones((16, SIDE), np.float32), Window(0, 16, 0, SIDE))
+    assert (spilled.read(Window(0, 16, 0, SIDE)) == 1).all()
+    with pytest.raises(NotWritten, match="c/1/0: chunk was not written"):
+        spilled.read(Window(10, 20, 0, SIDE))
+    store.drop(spilled)
+    with pytest.raises(NotWritten):
+        spilled.read(Window(0, 16, 0, SIDE))
+
+
+def test_a_chunk_is_whole_or_not_there(store, monkeypatch):
+    """A write that fails midway leaves the old chunk and nothing under its name."""
+    spilled = store.create("image", (SIDE, SIDE), (SIDE, SIDE), "float32")
+    whole = Window(0, SIDE, 0, SIDE)
+    spilled.put(np.ones((SIDE, SIDE), np.float32), whole)
+
+    def fails(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("roman_dask_l2.io.spill.os.replace", fails)
+    with pytest.raises(OSError, match="no space"):
+        spilled.put(np.zeros((SIDE, SIDE), np.float32), whole)
+    assert (spilled.read() == 1).all()
+
+
+def test_late_tasks_do_not_bring_a_store_back(store, tmp_path):
+    spilled = store.create("image", (SIDE, SIDE), (SIDE, SIDE), "float32")
+    store.drop(spilled)
+    with pytest.raises(NotWritten, match="not there any more"):
+        spilled.put(np.ones((SIDE, SIDE), np.float32), Window(0, SIDE, 0, SIDE))
+    assert not (tmp_path / "store.zarr" / "image").exists()
+
+
+def test_notes(store):
+    store.create("image", (SIDE, SIDE), (SIDE, SIDE), "float32")
+    assert store.note("finished-0") is None
+    store.write_note("finished-0", {"label": "R", "median": 0.1})
+    assert store.note("finished-0") == {"label": "R", "median": 0.1}
