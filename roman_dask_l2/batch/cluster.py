@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import sys
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import memory
 from .outcome import Outcome
 from .plan import Item
-from .work import Record, new_line, on_worker, tidy, write_line
+from .work import Record, last_line, new_line, on_worker, tidy, write_line
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -44,44 +45,40 @@ def on_cluster(
     from distributed import wait
 
     queue = deque(items)
-    flying: dict[Future, tuple[Item, str]] = {}
-    cap = outcome.plan.options.in_flight
-    by_memory = _cap_here(client, need)
+    flying: dict[Future, Item] = {}
+    most = _most_at_a_time(client, need, outcome.plan.options.in_flight)
     while queue or flying:
-        used = {address for _, address in flying.values()}
-        workers = _workers(client, need)
-        free = [address for address in workers if address not in used]
-        room = min(cap or len(workers), by_memory or len(workers)) - len(flying)
-        if not workers and not flying:
-            free, room = [""], 1  # one that waits for a worker; the wait has a limit
-        for address in free[: max(room, 0)]:
-            if queue:
-                item = queue.popleft()
-                outcome.flying[item.identity] = item
-                flying[_submit(client, item, address)] = item, address
-        try:
-            done = wait(list(flying), timeout=LOOK, return_when="FIRST_COMPLETED").done
-        except TimeoutError:
-            continue
-        for future in done:
-            item, _ = flying.pop(future)
-            yield item, _result(future, item)
+        # At least one: where there is no worker it waits for one, and that wait has a limit.
+        room = max(min(len(client.nthreads()), most), 1) - len(flying)
+        for _ in range(min(room, len(queue))):
+            item = queue.popleft()
+            outcome.flying[item.identity] = item
+            # Not pinned to a worker: one that is pinned is never run if its worker dies while there
+            # is no other (distributed 2026.8).
+            key = f"exposure-{item.identity}-{uuid.uuid4().hex}"
+            flying[client.submit(on_worker, item.work, key=key, pure=False)] = item
+        for future in _ended(list(flying), wait):
+            try:
+                record = _result(future, flying[future], outcome)
+            except TimeoutError:  # the result was lost with its worker; the task is done again
+                continue
+            yield flying.pop(future), record
 
 
-def _submit(client: Client, item: Item, address: str) -> Future:
-    where: dict[str, Any] = {}
-    if address:
-        where = {"workers": [address], "allow_other_workers": True}
-    key = f"exposure-{item.identity}-{uuid.uuid4().hex}"
-    return client.submit(on_worker, item.work, key=key, pure=False, **where)
+def _ended(futures: list[Future], wait: Any) -> Collection[Future]:
+    try:
+        return wait(futures, timeout=LOOK, return_when="FIRST_COMPLETED").done
+    except TimeoutError:
+        return []
 
 
-def _result(future: Future, item: Item) -> Record:
+def _result(future: Future, item: Item, outcome: Outcome) -> Record:
     """The record, also of an exposure that took its worker down with it."""
     from distributed import KilledWorker
 
     if future.status != "error":
-        return future.result()  # raises if the whole run was given up
+        record = future.result(timeout=LOOK)  # raises if the whole run was given up
+        return record if record["status"] != "finished" else _found(record, item, outcome)
     error = future.exception()
     if isinstance(error, KilledWorker):
         text = f"its worker died {error.allowed_failures + 1} times (too little memory?)"
@@ -93,11 +90,13 @@ def _result(future: Future, item: Item) -> Record:
     return line
 
 
-def _workers(client: Client, need: int) -> list[str]:
-    """Addresses of the workers with memory enough for an exposure; of all if none has."""
-    limits: dict[str, int] = client.run_on_scheduler(_memory_limits)
-    enough = [address for address, limit in limits.items() if not limit or limit >= need]
-    return enough or [*limits]
+def _found(record: Record, item: Item, outcome: Outcome) -> Record:
+    """A worker that died after it had finished an exposure took the record with it; the manifest
+    has it."""
+    last = last_line(Path(item.work.manifest), item.identity)
+    before = outcome.plan.history.last.get(item.identity, {})
+    ours = last.get("status") == "done" and last["attempt"] != before.get("attempt")
+    return last if ours and not item.by else record
 
 
 def _memory_limits(dask_scheduler: Any) -> dict[str, int]:
@@ -105,15 +104,24 @@ def _memory_limits(dask_scheduler: Any) -> dict[str, int]:
     return {worker.address: worker.memory_limit for worker in dask_scheduler.workers.values()}
 
 
-def _cap_here(client: Client, need: int) -> int:
-    """Exposures at a time for which this machine has memory, if the workers are here; else 0."""
+def _most_at_a_time(client: Client, need: int, in_flight: int | None) -> int:
+    """Exposures at a time that were asked for, and for which this machine has memory if the workers
+    are here."""
+    limits: dict[str, int] = client.run_on_scheduler(_memory_limits)
+    small = [limit for limit in limits.values() if 0 < limit < need]
+    if small:
+        log.warning(
+            "an exposure takes about %.1f GB of memory, %d of %d workers have less, %.1f GB at "
+            "least", need / 1e9, len(small), len(limits), min(small) / 1e9,
+        )  # fmt: skip
+    most = in_flight or sys.maxsize
     if type(client.cluster).__name__ != "LocalCluster" or not need:
-        return 0
+        return most
     free = memory.available()
     cap = max(free // need, 1)
-    if cap < len(client.nthreads()):
+    if cap < min(len(limits), most):
         log.warning(
             "exposures at a time: %d; each takes about %.1f GB of memory, %.1f GB are available",
             cap, need / 1e9, free / 1e9,
         )  # fmt: skip
-    return cap
+    return min(cap, most)

@@ -19,8 +19,9 @@ from pathlib import Path
 from ..config import Config
 from ..io.atomic import parse_part
 from ..io.spill import temp_place
+from ..processes import is_orphan, process_lives
 from .fingerprint import product_files
-from .locks import lock_path, process_lives
+from .locks import lock_path
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,40 @@ def remove_stores(config: Config, patience: float = 0.0) -> list[Path]:
         if time.monotonic() >= end:
             return removed
         time.sleep(0.1)
+
+
+def remove_orphans(config: Config) -> list[Path]:
+    """Remove what single runs that were killed on this machine left: unfinished files of these
+    outputs, and their TEMP stores.
+
+    Single runs take no locks: only what belongs to a process that is known to be gone is removed.
+
+    Returns
+    -------
+    list of Path
+        What was removed.
+    """
+    removed = []
+    finals = {p for paths in product_files(config).values() for p in paths}
+    for folder in {p.parent for p in finals}:
+        for name in _names(folder):
+            part, path = parse_part(name), folder / name
+            if not part or folder / part[0] not in finals or part[1] != platform.node():
+                continue
+            if part[2] != os.getpid() and not _in_use(path, part[1], part[2]):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    removed.append(path)
+    if config.NOISE is not None:
+        folder, _ = temp_place(config.NOISE.TEMP)
+        for name in _names(folder):
+            path = folder / name
+            if _STORE.fullmatch(name) and is_orphan(path):
+                shutil.rmtree(path, ignore_errors=True)
+                removed.append(path)
+    for path in removed:
+        log.info("removed %s, left by a process that was killed", path)
+    return removed
 
 
 def _names(folder: Path) -> list[str]:

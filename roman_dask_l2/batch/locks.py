@@ -19,12 +19,10 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 
-import psutil
-
 from ..errors import InputError
+from ..processes import born, space
 
 log = logging.getLogger(__name__)
 
@@ -65,33 +63,6 @@ def lock_path(out: Path) -> Path:
     return out.with_name(f".{out.name}.lock")
 
 
-@lru_cache(maxsize=1)
-def _space() -> str:
-    with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    return ""
-
-
-def _born(pid: int) -> float | None:
-    """When a process of this machine started; None if there is none."""
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return process.create_time()
-    except psutil.NoSuchProcess:
-        return None
-    except psutil.Error:
-        return 0.0
-
-
-def process_lives(pid: int, since: float) -> bool:
-    """Whether this machine has such a process, and had it at the time `since` (s since 1970)."""
-    born = _born(pid)
-    return born is not None and born <= since + 1
-
-
 def read_owner(path: Path) -> tuple[Owner | None, float] | None:
     """Who holds a lock, and the time of the last sign of life; None if there is no such lock.
 
@@ -127,11 +98,11 @@ def _dead(owner: Owner | None, touched: float) -> bool:
     silent = time.time() - touched
     if owner is None:
         return silent > DEAD_AFTER
-    if (owner.host, owner.space) == (platform.node(), _space()) and owner.space:
+    if (owner.host, owner.space) == (platform.node(), space()) and owner.space:
         if owner.pid == os.getpid():
             return owner.token not in _held.values()
-        born = _born(owner.pid)
-        return born is None or (born > 0 and abs(born - owner.born) > 1)
+        began = born(owner.pid)
+        return began is None or (began > 0 and abs(began - owner.born) > 1)
     return silent > DEAD_AFTER
 
 
@@ -160,7 +131,7 @@ def take(path: Path, token: str) -> tuple[bool, Owner | None]:
     InputError
         If the lock cannot be written: there is no such directory, or it is read-only or full.
     """
-    me = Owner(platform.node(), _space(), os.getpid(), _born(os.getpid()) or 0.0, token)
+    me = Owner(platform.node(), space(), os.getpid(), born(os.getpid()) or 0.0, token)
     dead: Owner | None = None
     while True:
         try:

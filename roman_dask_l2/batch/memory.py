@@ -41,6 +41,11 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def resident() -> int:
+    """Resident memory of this process now, bytes."""
+    return psutil.Process().memory_info().rss
+
+
 def available() -> int:
     """Bytes that processes of this job may still take: free memory, or what is left under the
     limits of the control group, SLURM and the process."""

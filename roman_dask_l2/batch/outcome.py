@@ -6,6 +6,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 
+from ..progress import Row
 from .plan import Item, Plan
 from .table import clock, duration, table
 from .work import Record
@@ -35,6 +36,7 @@ class Outcome:
     records: list[Record] = field(default_factory=list)
     flying: dict[str, Item] = field(default_factory=dict)
     _began: float = field(default_factory=time.monotonic)
+    _last: float = 0.0
 
     def count(self, *statuses: str) -> int:
         return sum(record["status"] in statuses for record in self.records)
@@ -52,19 +54,32 @@ class Outcome:
         """Take a result, and tell how far the batch is."""
         self.flying.pop(record["identity"], None)
         self.records.append(record)
+        self._last = time.monotonic()
         if record["status"] == "failed":
             log.error("%s: failed: %s", record["identity"], record["error"])
-        done, failed = self.count("done", "finished"), self.count("failed")
         spent = f", {record['seconds']:.1f} s" if record.get("seconds") else ""
         log.info(
-            "%s: %s%s; %d done, %d failed, %d left%s",
-            record["identity"], record["status"], spent, done, failed, self.left, self._end(),
+            "%s: %s%s; %s", record["identity"], record["status"], spent, self._so_far(),
+            extra={"stage": "exposure", "fields": record},
         )  # fmt: skip
 
+    def rows(self) -> list[Row]:
+        """How far the batch is, for a display."""
+        total = len(self.plan.todo)
+        text = f"{self._so_far()}, {len(self.flying)} at work"
+        return [Row("exposures", total - self.left, total, text)]
+
+    def _so_far(self) -> str:
+        done, failed = self.count("done", "finished"), self.count("failed")
+        return f"{done} done, {failed} failed, {self.left} left{self._end()}"
+
     def _end(self) -> str:
-        if not self.left:
+        if not self.left or not self.records:
             return ""
-        rest = (time.monotonic() - self._began) / len(self.records) * self.left
+        each = (self._last - self._began) / len(self.records)
+        # Those at work have begun; where they take longer than usual, the end moves.
+        since = time.monotonic() - self._last
+        rest = max(each * self.left - since, each * (self.left - 1), 0.0)
         return f", end about {clock(rest)} (in {duration(rest)})"
 
     def lines(self) -> list[str]:

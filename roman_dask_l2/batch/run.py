@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..progress import Progress
 from . import manifest
 from .fingerprint import product_files
 from .locks import holder, lock_path, moves
@@ -26,7 +27,7 @@ LOOK = 1.0
 """Seconds between looks at exposures that another batch works on."""
 
 
-def execute(outcome: Outcome, client: Client | None = None) -> None:
+def execute(outcome: Outcome, client: Client | None = None, *, show_progress: bool = False) -> None:
     """Do what is planned; `outcome` is filled on the way.
 
     Parameters
@@ -34,6 +35,8 @@ def execute(outcome: Outcome, client: Client | None = None) -> None:
     outcome : Outcome
     client : distributed.Client, optional
         Each exposure is one task of a worker. Default: one after the other in this process.
+    show_progress : bool
+        A bar on a terminal, a line now and then elsewhere.
 
     Raises
     ------
@@ -59,17 +62,23 @@ def execute(outcome: Outcome, client: Client | None = None) -> None:
             free / 1e9,
         )  # fmt: skip
     todo: list[Item] = plan.todo
-    while todo:
-        held = []
-        records = _here(outcome, todo) if client is None else _there(outcome, todo, client, need)
-        for item, record in records:
-            if record["status"] == "held":
-                outcome.flying.pop(item.identity, None)
-                item.by = record["by"]
-                held.append(item)
-            else:
-                outcome.add(record)
-        todo = _wait(outcome, held)
+    with Progress(show_progress) as shown, shown.showing(outcome.rows):
+        while todo:
+            todo = _wait(outcome, _once(outcome, todo, client, need))
+
+
+def _once(outcome: Outcome, todo: Sequence[Item], client: Client | None, need: int) -> list[Item]:
+    """Go through exposures; those that other batches work on are returned."""
+    held = []
+    records = _here(outcome, todo) if client is None else _there(outcome, todo, client, need)
+    for item, record in records:
+        if record["status"] == "held":
+            outcome.flying.pop(item.identity, None)
+            item.by = record["by"]
+            held.append(item)
+        else:
+            outcome.add(record)
+    return held
 
 
 def _note_finished(item: Item) -> None:

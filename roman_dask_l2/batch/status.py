@@ -14,6 +14,8 @@ from .campaign import load_campaign
 from .locks import holder, read_owner
 from .table import clock, duration, table
 
+NAMES = ("done", "failed", "running", "interrupted", "not begun")
+"""States of an exposure."""
 WINDOW = 3600.0
 """Seconds over which the rate is taken."""
 _SHOWN = 50
@@ -30,21 +32,18 @@ def status_lines(path: Path, now: float | None = None) -> list[str]:
     now = time.time() if now is None else now
     campaign = load_campaign(path)
     history = manifest.read(campaign.manifest)
-    states = {
-        entry.identity: _state(history.last.get(entry.identity)) for entry in campaign.entries
-    }
+    states = {entry.identity: state(history.last.get(entry.identity)) for entry in campaign.entries}
     count = Counter(states.values())
-    names = ("done", "failed", "running", "interrupted", "not begun")
     lines = [f"{path}: {len(states)} exposures"]
-    lines += [f"  {name:12} {count[name]:7}" for name in names]
+    lines += [f"  {name:12} {count[name]:7}" for name in NAMES]
     gone = sum(identity not in states for identity in history.last)
     if gone:
         lines.append(f"  {gone} more in the manifest are not in the campaign any more")
     lines += _speed(history.ended, len(states) - count["done"] - count["failed"], count, now)
     failures = [
         (identity, history.last[identity].get("error") or "")
-        for identity, state in states.items()
-        if state in ("failed", "interrupted")
+        for identity, found in states.items()
+        if found in ("failed", "interrupted")
     ]
     if failures:
         lines += ["", *table(("not done", "error"), failures[:_SHOWN])]
@@ -53,8 +52,8 @@ def status_lines(path: Path, now: float | None = None) -> list[str]:
     return lines
 
 
-def _state(line: Mapping[str, Any] | None) -> str:
-    """done, failed, running, interrupted or not begun."""
+def state(line: Mapping[str, Any] | None) -> str:
+    """One of `NAMES`, from the last line of an exposure in the manifest."""
     if line is None:
         return "not begun"
     if line["status"] != "running":

@@ -22,12 +22,13 @@ from ..config import Config
 from ..errors import InputError
 from ..io.arrays import keep_open
 from ..provenance import Product
+from ..quality import measure
 from . import manifest
 from .campaign import configuration
 from .fingerprint import find_unfinished, product_files
 from .leftovers import own_temp, remove_leftovers, remove_stores
 from .locks import Owner, lock_path, release, take
-from .memory import peak, reset_peak
+from .memory import peak, reset_peak, resident
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class _Attempt:
                 reasons[product] = "asked for"
         if not reasons:
             if self._work.unknown and not self._noted():
-                self._end("done", note="found finished", output=_outputs(config))
+                self._done(config, note="found finished")
             return {"identity": self._work.identity, "status": "finished"}
         self._write({**self._line("running"), "lock": str(lock), "reasons": reasons})
         for product, reason in reasons.items():
@@ -169,7 +170,7 @@ class _Attempt:
             remove_stores(config, self._patience)
             self._end("interrupted", error="interrupted")
             raise
-        return self._end("done", output=_outputs(config))
+        return self._done(config)
 
     def _noted(self) -> bool:
         """Whether another batch has done it since this one began, and said so."""
@@ -204,12 +205,17 @@ class _Attempt:
     def _line(self, status: str) -> Record:
         return new_line(self._work, status, self._token, self._started)
 
+    def _done(self, config: Config, **more: Any) -> Record:
+        """Write the line that ends the attempt, with what the report of a campaign shows."""
+        return self._end("done", output=_outputs(config), quality=_quality(config), **more)
+
     def _end(self, status: str, **more: Any) -> Record:
         """Write the line that ends the attempt."""
         record = self._line(status) | {
             "seconds": round(time.monotonic() - self._clock, 3),
             "cpu_seconds": round(time.process_time() - self._cpu, 3),
             "peak_memory": peak(),
+            "memory": resident(),
             "products": self._seconds,
             "fingerprint": self._fingerprints if status == "done" else {},
             "output": [],
@@ -299,6 +305,15 @@ def tidy(work: Work, config: Config) -> bool:
 
 def _outputs(config: Config) -> list[str]:
     return [str(path) for paths in product_files(config).values() for path in paths]
+
+
+def _quality(config: Config) -> dict[str, Any]:
+    """Numbers that tell whether the exposure is good; none if its file does not give them."""
+    try:
+        return measure(config.OUT)
+    except InputError as error:
+        log.debug("%s", error)
+        return {}
 
 
 def _one_line(error: Exception) -> str:

@@ -1,14 +1,20 @@
-"""Batches on a Dask cluster: each exposure is a task of a worker."""
+"""Batches on a Dask cluster: each exposure is a task of a worker. What kills for real has the
+marker `faults`."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
 
 CLUSTER = ("--scheduler", "local-cluster", "--workers", "2", "--threads", "1")
 FIRST = "filter=F158,obs=1,sca=1"
@@ -54,22 +60,20 @@ def test_the_same_bits(campaign, undisturbed, tools):
     assert "dashboard: http" in done.stderr
 
 
-def test_in_flight(campaign, undisturbed):
-    """One at a time, though there are two workers."""
-    done = campaign.run(*CLUSTER, "--in-flight", "1")
-    assert done.returncode == 0, done.stderr
-    assert [line["status"] for line in campaign.lines()] == ["running", "done"] * 4
-    campaign.check(undisturbed)
-
-
 def test_one_bad_exposure_does_not_stop_the_others(campaign):
-    os.truncate(campaign.l1(2, 1), 3000)
-    done = campaign.run(*CLUSTER)
+    """One at a time, though there are two workers."""
+    os.truncate(campaign.l1(1, 1), 3000)
+    campaign.edit(NOISE=None)
+    done = campaign.run(*CLUSTER, "--in-flight", "1", "--only", "sca=1", "--only", "obs=1")
     assert done.returncode == 4, done.stderr
-    assert "sim_L1_F158_2_1.asdf: truncated" in done.stdout
-    assert "3 done, 0 finished before, 1 failed" in done.stdout
+    assert "sim_L1_F158_1_1.asdf: truncated" in done.stdout
+    assert "2 done, 0 finished before, 1 failed" in done.stdout
+    states = [line["status"] for line in campaign.lines()]
+    assert states[::2] == ["running"] * 3
+    assert sorted(states[1::2]) == ["done", "done", "failed"]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("moment", ["tiles", "noise"])
 def test_a_worker_is_killed(campaign, undisturbed, moment):
     """Its exposure is done again by another one."""
@@ -86,6 +90,7 @@ def test_a_worker_is_killed(campaign, undisturbed, moment):
     assert campaign.statuses()[FIRST][-3:] == ["interrupted", "running", "done"]
 
 
+@pytest.mark.faults
 def test_an_exposure_that_kills_its_workers(campaign, undisturbed, tools):
     """As one does that takes too much memory: after four it has failed, the others go on."""
     stop = threading.Event()
@@ -103,7 +108,7 @@ def test_an_exposure_that_kills_its_workers(campaign, undisturbed, tools):
     killer = threading.Thread(target=kill_them)
     killer.start()
     try:
-        done = campaign.run(*CLUSTER, timeout=300)
+        done = campaign.run(*CLUSTER, timeout=150)
     finally:
         stop.set()
         killer.join()
@@ -118,6 +123,7 @@ def test_an_exposure_that_kills_its_workers(campaign, undisturbed, tools):
     campaign.check(undisturbed)
 
 
+@pytest.mark.faults
 def test_the_client_is_interrupted(campaign, undisturbed):
     with campaign.started(*CLUSTER) as process:
         wait_for(lambda: campaign.parts(campaign.out(1, 1)), process)
@@ -131,6 +137,7 @@ def test_the_client_is_interrupted(campaign, undisturbed):
     campaign.check(undisturbed)
 
 
+@pytest.mark.faults
 def test_the_client_is_killed(campaign, undisturbed):
     """Its workers end by themselves; the next batch waits for what they still do."""
     with campaign.started(*CLUSTER) as process:
@@ -139,5 +146,68 @@ def test_the_client_is_killed(campaign, undisturbed):
         process.wait()
     done = campaign.run(*CLUSTER)
     assert done.returncode == 0, done.stderr
+    campaign.check(undisturbed)
+    assert nothing_stray(campaign)
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A Dask cluster that others have started: its file, scheduler and two workers."""
+    file = tmp_path / "scheduler.json"
+    where = ["--scheduler-file", str(file), "--host", "127.0.0.1"]
+    where += ["--dashboard-address", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "distributed.cli.dask_{}", *where]
+
+    def start(what, *arguments):
+        words = [word.format(what) for word in command]
+        return subprocess.Popen([*words, *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
+
+    processes = [start("scheduler", "--port", "0")]
+    try:
+        wait_for(file.exists, processes[0])
+        processes += [start("worker", "--no-nanny", "--nthreads", "1") for _ in range(2)]
+        yield file, processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.faults
+def test_the_scheduler_is_killed(campaign, undisturbed, outside):
+    """Status 3, with what is done so far; what its workers were at, the next batch cleans up."""
+    file, processes = outside
+    with campaign.started("--scheduler-file", str(file), "--wait", "5") as process:
+        wait_for(lambda: campaign.parts(campaign.out(1, 1)), process)
+        processes[0].kill()
+        out, error = process.communicate(timeout=120)
+    assert process.returncode == 3, error
+    assert "the Dask scheduler is gone" in error
+    assert "Futures: [" not in error  # as many as exposures were at work
+    assert "Traceback" not in error, error
+    assert "interrupted" in out
+    for worker in processes[1:]:
+        worker.kill()
+        worker.wait()
+    again = campaign.run()
+    assert again.returncode == 0, again.stderr
+    campaign.check(undisturbed)
+    assert nothing_stray(campaign)
+
+
+@pytest.mark.faults
+def test_all_workers_are_killed(campaign, undisturbed, outside):
+    """And none comes back: status 3 after the limit, no hang."""
+    file, processes = outside
+    with campaign.started("--scheduler-file", str(file), "--wait", "5") as process:
+        wait_for(lambda: campaign.parts(campaign.out(1, 1)), process)
+        for worker in processes[1:]:
+            worker.kill()
+        out, error = process.communicate(timeout=120)
+    assert process.returncode == 3, error
+    assert "all workers are gone, none came back within 5 s" in error
+    assert "Traceback" not in error
+    again = campaign.run()
+    assert again.returncode == 0, again.stderr
     campaign.check(undisturbed)
     assert nothing_stray(campaign)

@@ -16,12 +16,12 @@ from roman_dask_l2.batch import locks
 from roman_dask_l2.batch.locks import (
     holder,
     lock_path,
-    process_lives,
     read_owner,
     release,
     take,
 )
 from roman_dask_l2.errors import InputError
+from roman_dask_l2.processes import process_lives
 
 
 @pytest.fixture

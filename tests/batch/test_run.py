@@ -67,6 +67,7 @@ def test_a_whole_campaign(campaign, undisturbed, tools, capsys):
             assert line["seconds"] >= sum(line["products"].values()) > 0
             assert line["cpu_seconds"] > 0
             assert line["peak_memory"] > 50e6
+            assert line["memory"] > 50e6
             assert all(os.path.isfile(path) for path in line["output"])
             assert len(line["output"]) == 4
             assert set(line["fingerprint"]) == {"l2", "noise"}

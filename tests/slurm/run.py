@@ -59,9 +59,9 @@ def install() -> None:
     print(f"installing {' '.join(PACKAGES)}", flush=True)
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
-        done = subprocess.run(
-            ["apt-get", "-qq", *command], env=quiet, capture_output=True, text=True
-        )
+        # Others may be installing something at this moment: wait for them.
+        apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", *command]
+        done = subprocess.run(apt, env=quiet, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"apt-get {command[0]} failed:\n{done.stderr}")
 
