@@ -1,0 +1,69 @@
+"""Reports that people look at: of one exposure, of a campaign, and a quick look as one picture."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .blocks import KINDS, block_kinds, block_mean
+from .campaign import campaign_report
+from .exposure import exposure_report, report_path
+from .look import quicklook
+
+__all__ = [
+    "KINDS",
+    "block_kinds",
+    "block_mean",
+    "campaign_report",
+    "exposure_report",
+    "quicklook",
+    "report_path",
+    "write_report",
+]
+
+
+def write_report(
+    path: str | os.PathLike,
+    out: str | os.PathLike | None = None,
+    *,
+    png: str | os.PathLike | None = None,
+    noise: str | os.PathLike | None = None,
+) -> Path:
+    """Write the report on whatever a file stands for.
+
+    Parameters
+    ----------
+    path : path
+        An L2 file, the configuration that it was made with, or a campaign file.
+    out, png, noise : path, optional
+        As for `exposure_report`; a campaign has no noise file.
+
+    Returns
+    -------
+    Path
+        The report.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read or written, or matplotlib is not installed.
+    """
+    from ..config import _read, load_config
+    from ..errors import InputError
+
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            is_asdf = file.read(5) == b"#ASDF"
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if is_asdf:
+        return exposure_report(path, out, png=png, noise=noise)
+    if "exposures" in _read(path.absolute()):
+        if noise is not None:
+            raise InputError(f"--noise {noise}: {path} is a campaign file")
+        return campaign_report(path, out, png=png)
+    config = load_config(path)
+    if noise is None and config.NOISE is not None and config.NOISE.OUT.exists():
+        noise = config.NOISE.OUT
+    return exposure_report(config.OUT, out, png=png, noise=noise)

@@ -1,0 +1,298 @@
+"""Noise layers in a report: pictures, distributions and power spectra, and what they should be."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import fft
+
+from ..config import readable_paths
+from ..detector import BORDER, CHANNEL, Window
+from ..errors import InputError
+from ..io.layout import Layout, read_layout
+from ..noise.label import Layer, parse_all
+from .blocks import block_mean
+from .replay import Replay
+from .survey import L2, Survey, bands
+
+log = logging.getLogger(__name__)
+
+SHOWN = 6
+"""Layers that get pictures; of all, the statistics are shown."""
+BINS = np.linspace(-6, 6, 121)
+"""Of the distribution, in standard deviations of the layer."""
+MIXED = 40
+"""Quantiles of the variance that an expected distribution is mixed from."""
+
+
+@dataclass(frozen=True)
+class NoiseFile:
+    """A noise file that belongs to an image."""
+
+    layout: Layout
+    layers: list[Layer]
+
+    @property
+    def statistics(self) -> list[dict[str, Any]]:
+        """Label, median, sigma, .. of each layer."""
+        return self.layout.value("statistics", default=[])
+
+
+@dataclass
+class Seen:
+    """What was seen of one layer.
+
+    Attributes
+    ----------
+    layer : Layer
+    scale : float
+        Standard deviation by which `BINS` are scaled, DN/s.
+    cells : ndarray (y, x)
+        Means of k x k pixels, DN/s.
+    counts : ndarray
+        Quiet pixels by bin.
+    power : ndarray (65,)
+        Sum of periodograms.
+    weight : int
+        Pixels that are in it.
+    """
+
+    layer: Layer
+    scale: float
+    cells: np.ndarray
+    counts: np.ndarray
+    power: np.ndarray
+    weight: int = 0
+
+    def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
+        """Frequencies (cycles/pixel) and one-sided power ((DN/s)^2 / (cycle/pixel))."""
+        return FREQUENCIES[1:], 2 * self.power[1:] / max(self.weight, 1)
+
+
+FREQUENCIES = np.arange(CHANNEL // 2 + 1) / CHANNEL
+
+
+def find_noise(l2: L2) -> Path | None:
+    """The noise file that the configuration of an image names; None if it names none.
+
+    The folder that relative paths of the configuration start at is not known from the image, but
+    where the image lies is, and what OUT was.
+    """
+    config = l2.info.get("config", {})
+    out = str(config.get("OUT", ""))
+    place = str(l2.layout.path)
+    base = Path(place[: -len(out)]) if out and place.endswith(out) else Path(place).parent
+    found = readable_paths(dict(config), base).get("NOISE.OUT")
+    if found is not None and not found.exists():
+        found = Path(place).with_name(found.name)
+    return found
+
+
+def open_noise(path: Path, l2: L2) -> NoiseFile:
+    """Describe a noise file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or was made from another exposure or by other steps.
+    """
+    layout = read_layout(path)
+    array = layout.array("noise")
+    labels = [line["label"] for line in layout.value("statistics", default=[])]
+    if array is None or len(labels) != array.shape[0]:
+        raise InputError(f"{path}: not a noise file, it has no noise with its statistics")
+    if array.shape[1:] != (l2.side, l2.side):
+        raise InputError(f"{path}: layers have shape {array.shape[1:]}, the image has {l2.side}")
+    here, there = (
+        known.value(*key, default={})
+        for known, key in (
+            (layout, ("provenance",)),
+            (l2.layout, ("processinfo", "provenance")),
+        )
+    )
+    same = {
+        "another exposure": [
+            m.get("files", {}).get("IN", {}).get("content") for m in (here, there)
+        ],
+        "other steps or options": [m.get("recipe", {}).get("steps") for m in (here, there)],
+    }
+    for what, (ours, its) in same.items():
+        if ours != its:
+            raise InputError(f"{path}: was made from {what}")
+    return NoiseFile(layout, [layer for layer, _ in parse_all(labels)])
+
+
+def look(noise: NoiseFile, l2: L2, seen: Survey) -> list[Seen]:
+    """Look at every pixel of the first layers once, with the image beside them."""
+    array = noise.layout.array("noise")
+    assert array is not None
+    n = l2.side // seen.k
+    chosen = [
+        Seen(
+            layer,
+            float(line["sigma"]) or 1.0,
+            np.empty((n, n), np.float32),
+            np.zeros(len(BINS) - 1, np.int64),
+            np.zeros(CHANNEL // 2 + 1),
+        )
+        for layer, line in zip(noise.layers[:SHOWN], noise.statistics, strict=False)
+    ]
+    inner = slice(CHANNEL - BORDER, l2.side - (CHANNEL - BORDER))  # channels without border
+    for band in bands(l2, seen.edges):
+        quiet = band.quiet
+        rows = Window(band.y0, band.y1, 0, l2.side)
+        for j, one in enumerate(chosen):
+            values = array.read(rows, planes=slice(j, j + 1))[0].astype(np.float32, copy=False)
+            one.cells[band.y0 // seen.k : band.y1 // seen.k] = block_mean(
+                values, np.zeros_like(quiet), seen.k
+            )
+            one.counts += np.histogram(values[quiet], BINS * one.scale)[0]
+            use = quiet[:, inner].reshape(-1, CHANNEL)
+            segments = np.where(use, values[:, inner].reshape(-1, CHANNEL), np.float32(0))
+            one.power += (np.abs(fft.rfft(segments, axis=1)) ** 2).sum(axis=0, dtype=float)
+            one.weight += int(np.count_nonzero(use))
+    return chosen
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a layer should be.
+
+    Attributes
+    ----------
+    sigma : float
+        Standard deviation of a typical quiet pixel, DN/s.
+    density : ndarray or None
+        At the middles of the bins, 1/(DN/s).
+    spectra : dict of str to ndarray
+        Name of a curve -> power at `FREQUENCIES` from the second one on.
+    """
+
+    sigma: float
+    density: np.ndarray | None
+    spectra: dict[str, np.ndarray]
+
+
+def expect(one: Seen, l2: L2, seen: Survey, replay: Replay | None) -> Expected | None:
+    """Distribution and spectrum of a layer from the errors of the image.
+
+    Read noise has the variance err^2 - var_poisson, Poisson noise var_poisson (its median where
+    only the background counts). None where the image has no var_poisson.
+    """
+    if not seen.read_variance.size:
+        return None
+    layer, light, read = one.layer, seen.light_variance, seen.read_variance
+    white = np.zeros_like(read)
+    if layer.poisson is not None:
+        faint = layer.poisson.background_order is not None
+        white = white + (np.median(light) if faint else light)
+    if layer.pearson:
+        white = white + light
+    flat = 2 * float(np.mean(white))
+    if layer.read is not None:
+        white = white + read
+    if not white.any():
+        return None
+    ones = np.ones(len(FREQUENCIES) - 1)
+    spectra = {"expected": flat * ones}
+    if layer.read is not None:
+        level = float(np.mean(read))
+        simple = {"expected, white": (flat + 2 * level) * ones}
+        coloured = None if replay is None else _read_spectrum(level, l2, replay)
+        spectra = simple if coloured is None else {"expected": flat + coloured, **simple}
+    variance = np.quantile(white, (np.arange(MIXED) + 0.5) / MIXED)
+    return Expected(float(np.sqrt(np.median(white))), _mixture(variance, one.scale), spectra)
+
+
+def _mixture(variance: np.ndarray, scale: float) -> np.ndarray:
+    """Density of normal draws with these variances at the middles of the bins."""
+    x = (BINS[1:] + BINS[:-1]) / 2 * scale
+    sigma = np.sqrt(variance[variance > 0])
+    heights = np.exp(-0.5 * (x[:, None] / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)
+    return heights.mean(axis=1)
+
+
+def _read_spectrum(variance: float, l2: L2, replay: Replay) -> np.ndarray | None:
+    """Spectrum along rows of read noise with this variance in the errors of the image.
+
+    ``s^2 B(f) [2 + 2 q / sigma^2 + (U^2 + C^2) / sigma^2 p(f)]``: white noise of standard
+    deviation s per pixel, and in their proportion to the read noise sigma the 1/f noises U and C
+    and the variance q = (1/6 DN^2) sum K^2 / sum (K^2 / N) of rounding each resultant to integers
+    twice. All go through the correction of inter-pixel capacitance, whose mean square gain over
+    the frequencies along columns is B. s^2 is `variance` times the square of the share that a
+    pixel keeps.
+    """
+    sigma = replay.median("read.data")
+    own, common = (replay.scalar(f"read.anc.{name}") for name in ("U_PINK", "C_PINK"))
+    if not sigma or own is None or common is None:
+        return None
+    gain, share = np.ones(len(FREQUENCIES) - 1), 1.0
+    ipc = next((b for b in replay.steps if b.name == "ipc"), None)
+    if ipc is not None:
+        kernel = np.array(
+            [[replay.median("ipc4d.data", i, j) for j in range(3)] for i in range(3)], float
+        )
+        order = int(getattr(ipc.params, "order", 1))
+        gain, share = ipc_gain(kernel, order), float(kernel[1, 1])
+    pink = pink_spectrum(replay.exposure.side)
+    k = l2.numbers("weights").astype(float)
+    rounding = (k**2).sum() / (k**2 / l2.exposure.n_reads).sum() / 6 if k.size else 0.0
+    noise = 2 * (sigma**2 + rounding) + (own**2 + common**2) * pink
+    return variance * share**2 / sigma**2 * gain * noise
+
+
+def ipc_gain(kernel: np.ndarray, order: int) -> np.ndarray:
+    """Mean square gain along x, at `FREQUENCIES` from the second one on, of the correction.
+
+    With the transfer function k of the kernel the correction multiplies by
+    ``sum_{i=0}^{order} (1 - k)^i``.
+    """
+    x = 2 * np.pi * FREQUENCIES[1:, None]
+    y = 2 * np.pi * (np.arange(64) + 0.5) / 64
+    transfer = sum(
+        kernel[1 + dy, 1 + dx] * np.exp(-1j * (x * dx + y * dy))
+        for dy in (-1, 0, 1)
+        for dx in (-1, 0, 1)
+    )
+    return np.mean(np.abs(sum((1 - transfer) ** i for i in range(order + 1))) ** 2, axis=1)
+
+
+def pink_spectrum(side: int) -> np.ndarray:
+    """Expected one-sided periodogram of 128 pixels of 1/f noise, from frequency 1/128 on.
+
+    The noise is that of `roman_dask_l2.noise.read_noise`: modes k = 1 .. L/2 with variance 1/k of
+    a period of L = 256 `side` pixels. Their autocovariance c gives the periodogram
+    ``(2 / 128) sum_l (128 - |l|) c(l) cos(2 pi m l / 128)``, leakage included.
+    """
+    period = 2 * CHANNEL * side
+    power = np.zeros(period // 2 + 1)
+    power[1:] = 1 / np.arange(1, period // 2 + 1)
+    covariance = fft.irfft(power)[:CHANNEL] * period / 2
+    lag = np.arange(CHANNEL)
+    weight = (CHANNEL - lag) * covariance * np.where(lag == 0, 1, 2)
+    angle = 2 * np.pi * FREQUENCIES[1:, None] * lag
+    return 2 / CHANNEL * (np.cos(angle) * weight).sum(axis=1)
+
+
+def summary(
+    noise: NoiseFile, expected: Sequence[Expected | None]
+) -> tuple[list[str], list[list[str]]]:
+    """Names and rows of the table of all layers."""
+    names = ["layer", "median (DN/s)", "sigma (DN/s)", "white noise (DN/s)"]
+    names += ["clipped", "no draw"]
+    rows = []
+    for i, line in enumerate(noise.statistics):
+        known = expected[i] if i < len(expected) else None
+        rows.append(
+            [
+                str(line["label"]), f"{line['median']:.2e}", f"{line['sigma']:.5f}",
+                "-" if known is None else f"{known.sigma:.5f}",
+                f"{100 * line['clipped']:.4f} %", str(line["inadmissible"]),
+            ]
+        )  # fmt: skip
+    return names, rows

@@ -1,0 +1,174 @@
+"""A page of HTML that needs nothing but itself: pictures inside, no script, no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..io.atomic import replacing, require_writable
+
+DPI = 160
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table; `mark` draws attention to it."""
+
+    text: str
+    mark: bool = False
+
+
+@dataclass
+class Page:
+    """What a page says, collected piece by piece, and its pictures.
+
+    Attributes
+    ----------
+    title, subtitle : str
+    pictures : dict of str to bytes
+        Name -> PNG.
+    """
+
+    title: str
+    subtitle: str = ""
+    pictures: dict[str, bytes] = field(default_factory=dict)
+    _head: list[str] = field(default_factory=list)
+    _body: list[str] = field(default_factory=list)
+    _sections: list[tuple[str, str]] = field(default_factory=list)
+
+    def cards(self, values: Iterable[tuple[str, str]]) -> None:
+        """Key numbers, on top."""
+        items = [f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in values]
+        self._head.append(f'<dl class="cards">{"".join(items)}</dl>')
+
+    def section(self, key: str, title: str) -> None:
+        """Begin a section; `key` names it in links."""
+        self._sections.append((key, title))
+        self._body.append(f'<h2 id="{key}">{escape(title)}</h2>')
+
+    def text(self, text: str) -> None:
+        """A paragraph."""
+        self._body.append(f"<p>{escape(text)}</p>")
+
+    def formula(self, html: str) -> None:
+        """A formula in HTML, not escaped."""
+        self._body.append(f'<div class="formula">{html}</div>')
+
+    def bullets(self, lines: Sequence[str], of: str = "") -> None:
+        """A list; `of` is its class."""
+        items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+        self._body.append(f'<ul class="{of}">{items}</ul>')
+
+    def plots(self, plots: Iterable[tuple[str, Any, str]]) -> None:
+        """Pictures side by side where there is room: (name, figure, caption)."""
+        shown = []
+        for name, figure, caption in plots:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"compress_level": 4})
+            self.pictures[name] = buffer.getvalue()
+            data = base64.b64encode(buffer.getvalue()).decode()
+            width, height = (round(DPI * inches) for inches in figure.get_size_inches())
+            shown.append(
+                f'<figure><label class="zoom"><input type="checkbox" aria-label="enlarge">'
+                f'<img width="{width}" height="{height}" src="data:image/png;base64,{data}" '
+                f'alt="{escape(caption)}"></label><figcaption>{escape(caption)}</figcaption></figure>'
+            )
+        self._body.append(f'<div class="plots">{"".join(shown)}</div>')
+
+    def table(self, names: Sequence[str], rows: Iterable[Sequence[str | Cell]]) -> None:
+        """A table; columns of numbers stand on the right. Nothing if there are no rows."""
+        cells = [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in rows]
+        if not cells:
+            return
+        columns = zip(*cells, strict=True)
+        right = [all(_is_number(cell.text) for cell in column) for column in columns]
+        head = "".join(_tag("th", n, r) for n, r in zip(names, right, strict=True))
+        body = "".join(
+            "<tr>"
+            + "".join(_tag("td", c.text, r, c.mark) for c, r in zip(row, right, strict=True))
+            + "</tr>"
+            for row in cells
+        )
+        self._body.append(
+            f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
+            "</table></div>"
+        )
+
+    def pre(self, title: str, text: str) -> None:
+        """Text as it is, folded away."""
+        summary = f"<summary>{escape(title)}</summary>"
+        self._body.append(f"<details>{summary}<pre>{escape(text)}</pre></details>")
+
+    def html(self) -> str:
+        """The page."""
+        links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title in self._sections)
+        style = files(__package__).joinpath("page.css").read_text()
+        return (
+            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            '<meta http-equiv="Content-Security-Policy" '
+            "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+            '<link rel="icon" href="data:,">'
+            f"<title>{escape(self.title)}</title><style>{style}</style></head>\n<body>"
+            f'<header><h1>{escape(self.title)}</h1><p class="sub">{escape(self.subtitle)}</p>'
+            f"{''.join(self._head)}<nav>{links}</nav></header>\n<main>"
+            + "\n".join(self._body)
+            + "</main>\n<footer>Tap or click a picture to enlarge it.</footer></body></html>\n"
+        )
+
+    def write(self, path: Path, png: Path | None = None) -> None:
+        """Write the page, and each picture as a PNG into the folder `png`.
+
+        Raises
+        ------
+        InputError
+            If it cannot be written.
+        """
+        check_target(path)
+        try:
+            with replacing(path) as (part,):
+                part.write_text(self.html(), encoding="utf-8")
+            if png is not None:
+                png.mkdir(parents=True, exist_ok=True)
+                for name, picture in self.pictures.items():
+                    with replacing(png / f"{name}.png") as (part,):
+                        part.write_bytes(picture)
+        except OSError as error:
+            where = error.filename or path
+            raise InputError(f"{where}: cannot be written: {error.strerror or error}") from None
+
+
+def check_target(path: Path) -> None:
+    """A page can be written there.
+
+    Raises
+    ------
+    InputError
+    """
+    require_writable(path.parent, str(path))
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory, expected a file name")
+
+
+def _tag(tag: str, text: str, right: bool, mark: bool = False) -> str:
+    kinds = " ".join(["n"] * right + ["mark"] * mark)
+    return (
+        f'<{tag} class="{kinds}">{escape(text)}</{tag}>'
+        if kinds
+        else (f"<{tag}>{escape(text)}</{tag}>")
+    )
+
+
+_NUMBER = re.compile(r"[▲▼ ]*[-+−]?[\d.,]+(e[-+]?\d+)?[ ]?(%|s|DN|DN/s|GB)?|[-–]?|NaN")
+
+
+def _is_number(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None
