@@ -1,18 +1,19 @@
 """Calibrate exposures of the Roman Wide Field Instrument from Level 1 to Level 2, with Dask.
 
 `calibrate` runs a configuration and writes its files, `generate_noise` makes its noise layers;
-`l1_to_l2` returns the lazy Dask arrays. All are imported on first use, so that importing the
-package costs nothing.
+`l1_to_l2` returns the lazy Dask arrays, `open_l2` opens a finished file with xarray. All are
+imported on first use, so that importing the package costs nothing.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["InputError", "__version__", "calibrate", "generate_noise", "l1_to_l2"]
+__all__ = ["InputError", "__version__", "calibrate", "generate_noise", "l1_to_l2", "open_l2"]
 
 if TYPE_CHECKING:
     __version__: str
+    from .dataset import open_l2
     from .errors import InputError
     from .noise.layers import generate_noise
     from .pipeline import calibrate, l1_to_l2
@@ -22,6 +23,7 @@ _HOME = {
     "calibrate": "pipeline",
     "generate_noise": "noise.layers",
     "l1_to_l2": "pipeline",
+    "open_l2": "dataset",
 }
 
 

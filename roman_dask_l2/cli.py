@@ -17,12 +17,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .commands import add_commands
 from .errors import ClusterError, InputError
+from .logs import Messages
 
 log = logging.getLogger("roman_dask_l2")
 
 PROGRAM = "roman-dask-l2"
-COMMANDS = ("run", "demo", "validate", "simulate", "batch", "status")
+COMMANDS = (
+    "run", "demo", "validate", "simulate", "batch", "status", "report", "graph", "schema",
+    "completion",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,34 +47,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # cycles takes a quarter of a second.
     gc.set_threshold(50_000, 20, 20)
     given = list(sys.argv[1:] if arguments is None else arguments)
-    args = _parser().parse_args(_with_command(given))
-    _set_up_logging(args)
+    args = make_parser().parse_args(_with_command(given))
+    level = logging.DEBUG if args.debug else logging.WARNING if args.quiet else logging.INFO
+    messages = Messages(PROGRAM, level)
     # A batch system says SIGTERM before it says SIGKILL: clean up as for Ctrl-C.
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    status, problems = _act(args, messages)
+    messages.end(status, problems)
+    return status
+
+
+def _act(args: argparse.Namespace, messages: Messages) -> tuple[int, list[str]]:
+    """Exit status of a command, and why it could not be carried out."""
     try:
-        return args.action(args)
+        messages.also_to(args.log_json)
+        return args.action(args), []
     except InputError as error:
         _trace(args)
-        for problem in error.problems:
-            _say_error(problem)
-        return 2
+        return 2, error.problems
     except ClusterError as error:
         _trace(args)
         if error.details:
             sys.stderr.write(error.details + "\n")
-        _say_error(str(error))
-        return 3
+        return 3, [str(error)]
     except KeyboardInterrupt:
-        _say_error("interrupted; no unfinished file is left behind")
-        return 1
+        return 1, ["interrupted; no unfinished file is left behind"]
     except BrokenPipeError:
-        return 1
+        return 1, []
     except Exception as error:
         _trace(args)
         first = (str(error).splitlines() or [""])[0]
-        _say_error(f"failed: {type(error).__name__}: {first} (--debug shows where)")
-        return 1
+        return 1, [f"failed: {type(error).__name__}: {first} (--debug shows where)"]
 
 
 def _with_command(given: list[str]) -> list[str]:
@@ -86,21 +95,8 @@ def _trace(args: argparse.Namespace) -> None:
         traceback.print_exc()
 
 
-def _say_error(problem: str) -> None:
-    line = " ".join(str(problem).split())
-    sys.stderr.write(f"{PROGRAM}: error: {line}\n")
-
-
-def _set_up_logging(args: argparse.Namespace) -> None:
-    level = logging.DEBUG if args.debug else logging.WARNING if args.quiet else logging.INFO
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    log.handlers[:] = [handler]
-    log.setLevel(level)
-    log.propagate = False
-
-
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The command line's parser; making it imports nothing heavy."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Calibrate Roman WFI exposures from Level 1 to Level 2.",
@@ -111,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks and more log lines")
     common.add_argument("--quiet", action="store_true", help="only warnings and errors")
+    common.add_argument(
+        "--log-json", type=Path, metavar="FILE", help="add log lines to FILE as JSON objects"
+    )
     common.add_argument("--version", action=_Version, nargs=0, help=argparse.SUPPRESS)
     running = argparse.ArgumentParser(add_help=False)
     running.add_argument(
@@ -127,7 +126,9 @@ def _parser() -> argparse.ArgumentParser:
         help="threads, of each worker if there are some (default: all processors)",
     )
     running.add_argument(
-        "--tile", metavar="SIZE", help="pixels, 512 or rows x columns 128x4096 (the default)"
+        "--tile",
+        metavar="SIZE",
+        help="pixels, such as 512 (square) or rows x columns 128x4096 (default: 64 full rows)",
     )
     cluster = argparse.ArgumentParser(add_help=False)
     options = cluster.add_argument_group("Dask clusters")
@@ -170,6 +171,9 @@ def _parser() -> argparse.ArgumentParser:
         help="one Dask layer for each step instead of one task for each tile; the same numbers",
     )
     run.add_argument("--timings", action="store_true", help="print where the time went")
+    run.add_argument(
+        "--report", action="store_true", help="write a report beside OUT, NAME_report.html"
+    )
     stage = run.add_mutually_exclusive_group()
     stage.add_argument("--no-noise", action="store_true", help="make no noise layers")
     stage.add_argument(
@@ -212,6 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     simulate.set_defaults(action=_simulate)
     _add_batch(commands, common, [running, cluster])
+    add_commands(commands, common)
     return parser
 
 
@@ -254,6 +259,22 @@ def _add_batch(commands: Any, common: Any, running: list[Any]) -> None:
     status = commands.add_parser("status", parents=[common], help="how far a campaign is")
     status.add_argument("campaign", type=Path, help="YAML campaign file")
     status.set_defaults(action=_status)
+    report = commands.add_parser(
+        "report", parents=[common], help="write a report of an exposure or a campaign (HTML)"
+    )
+    report.add_argument(
+        "file", type=Path, help="Level-2 file, its configuration, or a campaign file"
+    )
+    report.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="default: beside it, NAME_report.html"
+    )
+    report.add_argument(
+        "--png", type=Path, metavar="DIR", help="also write each plot as a PNG into this folder"
+    )
+    report.add_argument(
+        "--noise", type=Path, metavar="FILE", help="noise file (default: as the Level-2 file says)"
+    )
+    report.set_defaults(action=_report)
 
 
 class _Version(argparse.Action):
@@ -289,8 +310,16 @@ def _run(args: argparse.Namespace) -> int:
     if with_noise or _wants_cluster(args):
         # A wrong NOISE block is told before the calibration, all that is wrong before jobs wait.
         prepare(config, noise=with_noise)
+    from .batch.leftovers import remove_orphans
+
+    remove_orphans(config)
     timings: dict[str, float] = {"start": _since_start()}
     steps: dict[str, float] = {}
+    if args.report:
+        from .report.panels import figure_class
+
+        figure_class()  # told before the work if it cannot be drawn
+    warned = _keep_warnings() if args.report else []
     with _running(args) as how["scheduler"]:
         if not args.noise_only:
             made = calibrate(config.replace(SLICEOUT=True) if with_noise else config, **how)
@@ -300,9 +329,23 @@ def _run(args: argparse.Namespace) -> int:
             from .noise.layers import generate_noise
 
             timings["noise"] = generate_noise(config, keep_temp=args.keep_temp, **how).seconds
+    if args.report:
+        from .report import exposure_report
+
+        noise = config.NOISE.OUT if config.NOISE and with_noise else None
+        exposure_report(config.OUT, noise=noise, logged=warned)
     if args.timings:
         sys.stdout.write(_table(timings, steps))
     return 0
+
+
+def _keep_warnings() -> list[str]:
+    """A list that takes every warning from now on."""
+    kept: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: kept.append(record.getMessage())  # type: ignore[method-assign]
+    log.addHandler(handler)
+    return kept
 
 
 def _since_start() -> float:
@@ -400,7 +443,8 @@ def _batch(args: argparse.Namespace) -> int:
     cluster = _running(args) if plan.todo else contextlib.nullcontext("local")
     try:
         with cluster as scheduler:
-            execute(outcome, None if isinstance(scheduler, str) else scheduler)
+            client = None if isinstance(scheduler, str) else scheduler
+            execute(outcome, client, show_progress=not args.quiet)
     except BaseException:
         after_interruption(outcome)
         raise
@@ -419,6 +463,14 @@ def _status(args: argparse.Namespace) -> int:
     from .batch.status import status_lines
 
     sys.stdout.write("\n".join(status_lines(args.campaign)) + "\n")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from .report import write_report
+
+    written = write_report(args.file, args.output, png=args.png, noise=args.noise)
+    sys.stdout.write(f"{written}\n")
     return 0
 
 

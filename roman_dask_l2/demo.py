@@ -21,7 +21,7 @@ from .errors import InputError
 from .exposure import Exposure
 from .job import prepare
 from .pipeline import calibrate
-from .report import quicklook
+from .report import exposure_report, quicklook
 from .schedulers import cpu_count
 from .steps.ramp_fit import Fit, fits
 
@@ -184,10 +184,11 @@ def run_demo(
     try:
         quicklook(report.files["L2 image"], report.files["truth"], picture)
         report.files["quick look"] = picture
+        report.files["report"] = exposure_report(report.files["L2 image"])
     except InputError as error:  # the calibration is fine without a picture of it
         log.warning("no quick look: %s", error)
         report.notes.append(f"no quick look: {error}")
-    stage("picture")
+    stage("pictures")
     for check in report.checks:
         level = logging.INFO if check.ok else logging.ERROR
         log.log(level, "%s: %s, expected %s", check.name, check.measured, check.expected)

@@ -33,7 +33,7 @@ def test_passes(report, directory):
     for name in ("l1", "l2", "truth"):
         assert (directory / f"{name}.asdf").is_file()
     assert all(path.is_file() for path in report.files.values())
-    assert {"configuration", "L2 image", "FITS copy", "quick look"} <= set(report.files)
+    assert {"configuration", "L2 image", "FITS copy", "quick look", "report"} <= set(report.files)
 
 
 def test_summary(report):

@@ -1,0 +1,119 @@
+"""Steps set the flags that they declare, and no others."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from roman_dask_l2 import graph
+from roman_dask_l2.detector import Grid
+from roman_dask_l2.dq import GROUP, PIXEL
+from roman_dask_l2.recipe import STEPS, BoundStep, find_step
+from roman_dask_l2.step import NoParams, Step
+
+FLAGS = ("groupdq", "pixeldq", "dq")
+BEFORE = {"dq": "pixeldq"}
+"""What the ramp fit makes `dq` of."""
+
+
+def watched(bound, found):
+    """The step, with a kernel that notes which bits were not there before, nor in a file."""
+    kernel, step = bound.step.kernel, bound.step
+
+    @functools.wraps(kernel)
+    def noting(**inputs):
+        if step.name == "flat":  # nothing makes such a rate by itself
+            inputs["rate"] = inputs["rate"].copy()
+            inputs["rate"][-20, -20] = np.nan
+        results = kernel(**inputs)
+        written = results if isinstance(results, tuple) else (results,)
+        for name, flags in zip(step.writes, written, strict=True):
+            if name not in FLAGS:
+                continue
+            kept = inputs.get(name, inputs.get(BEFORE.get(name, ""), 0))
+            files = [
+                inputs[keyword]
+                for keyword, source in step.references_for(bound.params).items()
+                if source.endswith("dq")
+                and (source == "l1.resultantdq") == (name == "groupdq")
+                and inputs.get(keyword) is not None
+            ]
+            for known in (kept, *files):
+                flags = flags & ~np.asarray(known, flags.dtype)
+            found[step.name, name] |= int(np.bitwise_or.reduce(flags, axis=None))
+        return results
+
+    return BoundStep(replace(step, kernel=noting), bound.params)
+
+
+def declared():
+    bits = {}
+    for name in STEPS:
+        step = find_step(name, "test")
+        for variable in step.writes:
+            if variable in FLAGS:
+                table = GROUP if variable == "groupdq" else PIXEL
+                bits[name, variable] = sum(table[f] for f in step.sets.get(variable, ()))
+    return bits
+
+
+def names(bits, variable):
+    table = GROUP if variable == "groupdq" else PIXEL
+    return {name for name, bit in table.items() if bits & bit}
+
+
+@pytest.fixture(scope="module")
+def observed(simulated, pipeline):
+    """What each step has set in exposures with every kind of defect."""
+    found = defaultdict(int)
+    transient = {"detector": "WFI18", "conditions": "nan_reference", "reference_read": 1000}
+    for simulation, recipe, changes in (
+        (simulated(), "l1_to_l2", {}),
+        (simulated(**transient), "l1_to_l2", {"wfi18_mask_rows": True, "EXCLUDE_FIRST": False}),
+        (simulated(**transient), "romanimpreprocess_1.0", {}),
+    ):
+        steps, inputs = pipeline(simulation, recipe, **changes)
+        side = inputs.exposure.side
+        if simulation.l1.parent == simulated(**transient).l1.parent:
+            _lose_the_reference_read(inputs)
+        steps = [watched(bound, found) for bound in steps]
+        lazy = graph.build(steps, inputs, Grid(side, (side, side)), ["dq", "mask"], False)
+        lazy.arrays["dq"].compute(scheduler="synchronous")
+    return found
+
+
+def _lose_the_reference_read(inputs):
+    """A reference read whose pixel is not finite, which a file of uint16 cannot hold."""
+    source = inputs.sources["l1.reference_read"]
+
+    class Lost:
+        def __getattr__(self, name):
+            return getattr(source, name)
+
+        def read(self, *where):
+            out = np.array(source.read(*where), np.float32)
+            out[out.shape[0] // 2, out.shape[1] // 2] = np.nan
+            return out
+
+    inputs.sources["l1.reference_read"] = Lost()
+
+
+def test_every_step_sets_what_it_declares(observed):
+    for (step, variable), bits in declared().items():
+        said = names(bits, variable)
+        assert names(observed[step, variable], variable) == said, f"{step}: {variable}"
+        assert observed[step, variable] & ~bits == 0
+
+
+def test_a_flag_that_a_step_cannot_set():
+    def kernel(dq):
+        return dq
+
+    with pytest.raises(TypeError, match="sets what it cannot set"):
+        Step("x", kernel, ("dq",), ("dq",), params=NoParams, sets={"dq": ("WFI18_TRANSIENT",)})
+    with pytest.raises(TypeError, match="sets what it cannot set"):
+        Step("x", kernel, ("dq",), ("dq",), params=NoParams, sets={"groupdq": ("JUMP_DET",)})
