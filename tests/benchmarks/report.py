@@ -83,7 +83,9 @@ def now() -> str:
 
 def stages(log: Path) -> dict[str, float]:
     """Wall time (s) of the stages that our program has reported in its log."""
-    found = re.findall(r"^\d\d:\d\d:\d\d (\S+) +(\d+\.\d+) s$", log.read_text(), re.MULTILINE)
+    found = re.findall(
+        r"^\d\d:\d\d:\d\d (\S+) +(\d+\.\d+) s(?:, .*)?$", log.read_text(), re.MULTILINE
+    )
     return {name: float(seconds) for name, seconds in found}
 
 

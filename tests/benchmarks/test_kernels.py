@@ -23,8 +23,8 @@ from roman_dask_l2.detector import CHANNEL, Grid, Window
 from roman_dask_l2.io.references import ARRAYS
 from roman_dask_l2.noise.pearson import pearson_noise
 from roman_dask_l2.noise.poisson import poisson_noise
-from roman_dask_l2.noise.read_noise import common_series, noisy_amp33, noisy_plane
-from roman_dask_l2.noise.streams import What, layer_streams
+from roman_dask_l2.noise.read_noise import border_of, common_series, noisy_amp33, noisy_plane
+from roman_dask_l2.noise.streams import Streams, What
 from roman_dask_l2.recipe import load_recipe
 from roman_dask_l2.step import Tile, accepted
 from roman_dask_l2.steps.ramp_fit import fits
@@ -156,7 +156,7 @@ def test_measuring(chains, per_pixel, name):
 
 @pytest.fixture(scope="module")
 def streams():
-    return layer_streams(15000, "Rz4S2C1", 0)
+    return Streams(15000, "Rz4S2C1", 0)
 
 
 @pytest.fixture(scope="module")
@@ -188,9 +188,9 @@ def test_noisy_plane(per_pixel, noise, streams, chains):
     """One of 8 resultants: times are per pixel of its plane."""
     arguments = [
         noise("dark.data", PLANE).astype(np.uint16),
-        noise("dark.data", PLANE),
+        border_of(noise("dark.data", PLANE)),
         noise("read.data"),
-        noise("read.resetnoise"),
+        border_of(noise("read.resetnoise")),
         float(noise("read.anc.C_PINK")),
         float(noise("read.anc.U_PINK")),
         float(chains(DEFAULT).exposure.n_reads[PLANE]),
