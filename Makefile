@@ -7,7 +7,8 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-faults slurm-test parity bench bench-scaling bench-kernels lint docs clean
+.PHONY: help demo test test-faults slurm-test report-test parity bench bench-scaling bench-batch \
+    bench-scheduler bench-kernels lint docs picture dist clean
 .NOTPARALLEL:
 
 help:
@@ -15,10 +16,14 @@ help:
 	@echo "make test    run the tests (ARGS=... goes to pytest)"
 	@echo "make test-faults   kill workers, schedulers and clients of Dask clusters, and see"
 	@echo "make slurm-test    run on a real SLURM of one node, installed and started for it (root)"
+	@echo "make report-test   look at reports in a real browser, installed for it (root)"
 	@echo "make parity  compare with romanimpreprocess on a full frame"
-	@echo "make bench   time and memory beside romanimpreprocess (bench-scaling, bench-kernels: ours alone)"
+	@echo "make bench   time and memory beside romanimpreprocess (ours alone: bench-scaling, bench-batch,"
+	@echo "             bench-scheduler, bench-kernels)"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    build the manual in docs/_build/html"
+	@echo "make picture the picture of the README, from the demo"
+	@echo "make dist    source archive and wheel in dist/, installed and tried somewhere else"
 	@echo "make clean   remove everything that make made, .venv too"
 
 demo: $(VENV)/.plots
@@ -33,6 +38,9 @@ test-faults: $(VENV)/.test
 slurm-test: $(VENV)/.test
 	$(BIN)/python tests/slurm/run.py $(ARGS)
 
+report-test: $(VENV)/.test
+	$(BIN)/python tests/browser/run.py $(ARGS)
+
 parity: $(VENV)/.test
 	$(BIN)/python tests/parity/run.py $(ARGS)
 
@@ -41,6 +49,12 @@ bench: $(VENV)/.test
 
 bench-scaling: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/scaling.py $(ARGS)
+
+bench-batch: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/batch.py $(ARGS)
+
+bench-scheduler: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/scheduler.py $(ARGS)
 
 bench-kernels: $(VENV)/.bench
 	$(BIN)/python -m pytest -q -m kernels tests/benchmarks --benchmark-columns=min,median,rounds \
@@ -54,6 +68,20 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+picture: demo
+	$(BIN)/python docs/picture.py demo/quicklook.png docs/images/demo.png
+
+# The wheel is tried where no source is near: in an empty environment, in a directory of its own.
+dist: $(VENV)/.dev
+	rm -rf dist build
+	$(BIN)/python -m build --outdir dist .
+	rm -rf build *.egg-info/SOURCES.txt
+	set -eu; place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; wheel=$$(echo "$$PWD"/dist/*.whl); \
+	    $(PYTHON) -m venv "$$place/venv"; cd "$$place"; \
+	    venv/bin/python -m pip install -qq --disable-pip-version-check "$$wheel[plots]"; \
+	    venv/bin/roman-dask-l2 --version; venv/bin/roman-dask-l2 demo --side 256 --quiet
+	@ls -l dist
 
 clean:
 	rm -rf $(VENV) demo parity benchmarks .benchmarks build dist *.egg-info docs/_build docs/_generated

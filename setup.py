@@ -16,6 +16,7 @@ setup(
     package_dir={"roman_dask_l2.graphs": "graphs", "roman_dask_l2.deploy": "deploy"},
     package_data={
         "roman_dask_l2": ["py.typed"],
+        "roman_dask_l2.report": ["*.css"],
         "roman_dask_l2.graphs": ["*.yaml"],
         "roman_dask_l2.deploy": ["*.yaml"],
     },

@@ -6,11 +6,13 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import cli_table  # noqa: E402
 import config_table  # noqa: E402
 import step_tables  # noqa: E402
 
 from roman_dask_l2 import __version__  # noqa: E402
 
+cli_table.write(HERE / "_generated")
 config_table.write(HERE / "_generated")
 step_tables.write(HERE / "_generated")
 

@@ -6,13 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from roman_dask_l2.batch.campaign import CampaignFile
+from roman_dask_l2.batch.sources import Exposures
 from roman_dask_l2.config import Config, blocks
 
 
 def write(folder: Path) -> None:
-    """Write ``configuration_keys.md`` and ``config.schema.json`` into `folder`."""
+    """Write the tables of keys and ``config.schema.json`` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "configuration_keys.md").write_text(table())
+    (folder / "campaign_keys.md").write_text(campaign_table())
     (folder / "config.schema.json").write_text(json.dumps(Config.model_json_schema(), indent=2))
 
 
@@ -21,20 +26,42 @@ def table() -> str:
     schema = Config.model_json_schema()
     lines: list[str] = []
     for name, model in blocks().items():
-        block = schema["$defs"][model.__name__] if name else schema
-        lines += [f"## {name}", "", _one_line(block["description"]), ""] if name else []
-        lines += ["| key | value | default | meaning |", "|---|---|---|---|"]
-        required = block.get("required", [])
-        for key in sorted(block["properties"], key=lambda key: key not in required):
-            prop = block["properties"][key]
-            default = "required" if key in required else _default(prop, key)
-            meaning = _one_line(prop["description"])
-            lines.append(f"| `{key}` | {_kind(prop, schema)} | {default} | {meaning} |")
-        lines.append("")
+        lines += [f"## {name}", "", *_said(model, schema)] if name else []
+        lines += _keys(model, schema)
     growth = schema["properties"]["MASK"]["default"]
     lines += ["## MASK", "", "The default table:", "", "| flag | pixels masked |", "|---|---|"]
     lines += [f"| `{flag}` | {pixels} |" for flag, pixels in growth.items()]
     return "\n".join(lines) + "\n"
+
+
+def campaign_table() -> str:
+    """The same for campaign files."""
+    schema = CampaignFile.model_json_schema()
+    lines = [*_said(CampaignFile, schema), *_keys(CampaignFile, schema)]
+    lines += ["### exposures", "", *_said(Exposures, schema), *_keys(Exposures, schema)]
+    return "\n".join(lines) + "\n"
+
+
+def _block(model: type[BaseModel], schema: dict[str, Any]) -> dict[str, Any]:
+    """The part of a schema that is about `model`."""
+    return schema["$defs"].get(model.__name__, schema)
+
+
+def _said(model: type[BaseModel], schema: dict[str, Any]) -> list[str]:
+    return [_one_line(_block(model, schema)["description"]), ""]
+
+
+def _keys(model: type[BaseModel], schema: dict[str, Any]) -> list[str]:
+    """The table of a model's keys, the required ones first."""
+    block = _block(model, schema)
+    lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    required = block.get("required", [])
+    for key in sorted(block["properties"], key=lambda key: key not in required):
+        prop = block["properties"][key]
+        default = "required" if key in required else _default(prop, key)
+        meaning = _one_line(prop["description"])
+        lines.append(f"| `{key}` | {_kind(prop, schema)} | {default} | {meaning} |")
+    return [*lines, ""]
 
 
 def _one_line(text: str) -> str:
@@ -47,6 +74,8 @@ def _default(prop: dict[str, Any], key: str) -> str:
         return "-"
     if isinstance(value, dict):
         return f"[below](#{key.lower()})"
+    if isinstance(value, bool):
+        return f"`{json.dumps(value)}`"
     return f"`{value}`"
 
 
@@ -70,6 +99,10 @@ def _kind(prop: dict[str, Any], schema: dict[str, Any]) -> str:
             return "true or false"
         case "array":
             return f"list of {_kind(prop['items'], schema)}"
-        case "object":
+        case "object" if prop["additionalProperties"] is True:
+            return "mapping"
+        case "object" if "propertyNames" in prop:
             return f"flag: {_kind(prop['additionalProperties'], schema)}"
+        case "object":
+            return f"mapping to {_kind(prop['additionalProperties'], schema)}"
     raise ValueError(f"no words for {prop}")  # a new kind of key: add it above

@@ -40,6 +40,7 @@ def tables() -> dict[str, str]:
         "steps": overview(bound.values()),
         "flags": flags(),
         "groupflags": group_flags(),
+        "copied_flags": copied_flags(),
         "growth": growth(),
         "variables": variables(),
         "references": references(),
@@ -107,25 +108,52 @@ def step_table(bound: BoundStep) -> str:
 
 
 def flags() -> str:
-    """Flags of pixels, with the growth of each in the combined mask."""
-    return _table(
-        ("flag", "bit", "value", "pixels masked"),
-        (
-            (
-                f"`{name}`",
-                str(value.bit_length() - 1),
-                str(value),
-                str(dq.MASK_GROWTH.get(name, "")),
-            )
-            for name, value in dq.PIXEL.items()
-        ),
+    """Flags of pixels: who sets each, and how far it grows in the combined mask."""
+    rows = (
+        (*_bit(name, value), _setters(name, pixels=True), str(dq.MASK_GROWTH.get(name, 0)))
+        for name, value in dq.PIXEL.items()
     )
+    return _table(("flag", "bit", "value", "set by", "pixels masked"), rows)
 
 
 def group_flags() -> str:
-    """Flags of resultants."""
-    rows = ((f"`{n}`", str(v.bit_length() - 1), str(v)) for n, v in dq.GROUP.items())
-    return _table(("flag", "bit", "value"), rows)
+    """Flags of resultants, and who sets each."""
+    rows = ((*_bit(n, v), _setters(n, pixels=False)) for n, v in dq.GROUP.items())
+    return _table(("flag", "bit", "value", "set by"), rows)
+
+
+def copied_flags() -> str:
+    """Where flags of files come in."""
+    rows = []
+    for bound in every_step().values():
+        for name in _references_of(bound).values():
+            if name.endswith("dq"):
+                into = "groupdq" if name == "l1.resultantdq" else _flags_written(bound)
+                rows.append((_link(bound.name), f"`{name}`", f"`{into}`"))
+    return _table(("step", "takes over", "into"), rows)
+
+
+def _flags_written(bound: BoundStep) -> str:
+    """The two-dimensional flags that a step writes."""
+    return next(name for name in bound.step.writes if name in ("pixeldq", "dq"))
+
+
+def _bit(name: str, value: int) -> tuple[str, str, str]:
+    return f"`{name}`", str(value.bit_length() - 1), str(value)
+
+
+def _setters(flag: str, pixels: bool) -> str:
+    """Steps that set a flag of pixels, or else of resultants."""
+    steps = (
+        _link(bound.name)
+        for bound in every_step().values()
+        if any(flag in f for v, f in bound.step.sets.items() if (v != "groupdq") == pixels)
+    )
+    return ", ".join(steps) or "files only"
+
+
+def _link(step: str) -> str:
+    return f"[{step}](algorithms.md#{step})"
 
 
 def growth() -> str:

@@ -21,10 +21,11 @@ def project():
 
 def test_every_dependency_has_its_reason(project):
     """docs/dependencies.md lists what pyproject.toml asks for, no less and no more."""
-    rows = re.findall(r"^\| (.*) \|$", (ROOT / "docs/dependencies.md").read_text(), re.MULTILINE)
-    cells = [[cell.strip(" `") for cell in row.split("|")] for row in rows]
-    named = [tuple(row[:-1]) for row in cells if row[0] not in ("package", "extra", "---")]
-    named = [row for row in named if "---" not in row[0]]
+    named = []
+    for table in (ROOT / "docs/dependencies.md").read_text().split("\n\n"):
+        rows = [[c.strip(" `") for c in r.strip("| ").split("|")] for r in table.splitlines()]
+        if rows[0][0] in ("package", "extra"):
+            named += [tuple(row[: rows[0].index("why")]) for row in rows[2:]]
     wanted = [(re.split("[<>=~]", line)[0],) for line in project["dependencies"]]
     wanted += [
         (extra, re.split("[<>=~]", line)[0])
@@ -33,6 +34,29 @@ def test_every_dependency_has_its_reason(project):
         if not line.startswith("roman-dask-l2")
     ]
     assert sorted(named) == sorted(wanted)
+
+
+PLUGINS = {"asdf-astropy": "asdf", "bokeh": "distributed"}
+"""What is loaded by another package, without an import of ours."""
+MODULES = {"pyyaml": "yaml", "dask-jobqueue": "dask_jobqueue"}
+
+
+def test_every_dependency_is_used(project):
+    """What users have to install is imported somewhere, or by what is imported."""
+    lines = project["dependencies"] + project["optional-dependencies"]["plots"]
+    lines += project["optional-dependencies"]["slurm"]
+    source = "\n".join(p.read_text() for p in (ROOT / "roman_dask_l2").rglob("*.py"))
+    for line in lines:
+        package = re.split(r"[<>=~\[]", line)[0]
+        module = MODULES.get(package, PLUGINS.get(package, package))
+        assert re.search(rf"^\s*(import|from) {module}\b", source, re.MULTILINE), package
+
+
+def test_what_is_written_by_hand_is_there():
+    text = (ROOT / "docs/dependencies.md").read_text().partition("## Written by hand")[2]
+    files = re.findall(r"`(\w+(?:/\w+)?\.py)`", text)
+    assert len(files) > 15
+    assert [file for file in files if not (ROOT / "roman_dask_l2" / file).is_file()] == []
 
 
 def test_dependencies_have_lower_bounds(project):

@@ -25,4 +25,5 @@ step = Step(
     reads=("rate", "err", "dq"),
     writes=("dq",),
     params=NegativeParams,
+    sets={"dq": ("UNRELIABLE_SLOPE",)},
 )

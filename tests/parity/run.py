@@ -4,7 +4,8 @@ Installs the package from PyPI into an environment of its own, simulates an expo
 condition that it can read, runs it as it is, and compares what it writes with our bit-compatible
 recipe, array by array. Then it goes from that recipe to the default one, one option at a time, so
 that every difference between the default recipe and the package has a name and a size. Last it
-compares the statistics of noise layers with the scatter between our own realisations.
+compares the statistics of noise layers with the scatter between our own realisations, and gives
+our files to romancal's steps and to PyIMCOM's way of reading them (`ecosystem.py`).
 
 Exit status 1 if anything is outside its tolerance.
 """
@@ -23,6 +24,7 @@ import asdf
 import numpy as np
 import yaml
 from astropy.io import fits
+from ecosystem import check_ecosystem
 from package import LAYERS, PACKAGE, ROOT, environment, say, simulated, table
 
 from roman_dask_l2.io.references import Inputs
@@ -94,8 +96,9 @@ def main() -> int:
     say(f"Noise layers, DN/s\n\n{third}\n")
     if args.write_docs:
         write_docs(first, second, third)
-    failed = [r.name for r in rows if r.outside] + wrong
-    total = len(rows) + len(LAYERS)
+    others, unusable = check_ecosystem(folder)
+    failed = [r.name for r in rows if r.outside] + wrong + unusable
+    total = len(rows) + len(LAYERS) + others
     say(f"parity: {total - len(failed)} passed, {len(failed)} failed")
     if failed:
         say("failed: " + ", ".join(failed))
