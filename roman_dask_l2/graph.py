@@ -9,10 +9,11 @@ The numbers are the same, because a kernel's result on a pixel depends only on i
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +21,7 @@ import numpy as np
 from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
 
-from .detector import Grid, Window
+from .detector import BORDER, Grid, Window
 from .io.references import Inputs
 from .recipe import BoundStep
 from .step import VARIABLES, Tile, accepted
@@ -392,6 +393,47 @@ def measure(steps: Sequence[BoundStep], inputs: Inputs) -> dict[str, Mapping[str
         partials = [_reduce_strip(w, bound, before, inputs, measured) for w in windows]
         measured[bound.name] = _combine(partials, bound, inputs)
     return measured
+
+
+def rehearse(steps: Sequence[BoundStep], inputs: Inputs) -> Iterator[str]:
+    """Run kernels on a few blank pixels, the last step first, so that they are compiled.
+
+    Parameters
+    ----------
+    steps : sequence of BoundStep
+        Those that apply. What needs numbers that a thin reduction finds is left out: a run begins
+        with that.
+    inputs : Inputs
+
+    Yields
+    ------
+    str
+        What has run, or has failed: this does not judge what blank pixels do to a kernel.
+    """
+    exposure = inputs.exposure
+    corner = Window(0, 2 * BORDER, 0, 2 * BORDER)
+
+    def blank(names: Iterable[str], window: Window) -> dict[str, np.ndarray]:
+        lead = {"ryx": (exposure.n_resultants,), "yx": ()}
+        return {
+            name: np.zeros((*lead[v.dims], *window.shape), v.dtype)
+            for name in names
+            for v in [VARIABLES[name]]
+        }
+
+    written = {name for b in steps for name in b.step.writes}
+    for bound in reversed(steps):
+        step, reduction = bound.step, bound.step.reduction
+        if reduction is not None and not reduction.thin:
+            window = reduction.windows(exposure, bound.params)[0]
+            with contextlib.suppress(Exception):
+                _partial(window, bound, inputs, **blank(reduction.reads, window))
+            yield f"{bound.name}-measure"
+        if reduction is None:
+            reads = {*step.reads, *(written & set(step.optional_reads))}
+            with contextlib.suppress(Exception):
+                run_steps([bound], blank(reads, corner), Tile(corner, exposure.side), inputs, {})
+            yield bound.name
 
 
 # -- lazy arrays ---------------------------------------------------------------------------------

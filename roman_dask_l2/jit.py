@@ -68,10 +68,31 @@ class _SharedCache(FunctionCache):
             yield
 
 
+_kernels: list[Any] = []
+"""Every kernel of the modules that are imported."""
+
+
+def cold_cache() -> Path | None:
+    """Where compiled kernels are kept, if that can be written to and has nothing yet for most of
+    the kernels that are imported; else None."""
+    caches = [k._cache for k in _kernels]
+    if not caches:
+        return None
+    folder = Path(caches[0].cache_path)
+    # An index that an older version of the source has left counts as empty.
+    known = sum(bool(cache._cache_file._load_index()) for cache in caches)
+    if 2 * known > len(caches):
+        return None
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder if os.access(folder, os.W_OK) else None
+
+
 def kernel(func: F) -> F:
     """Compile a kernel: releases the GIL for Dask's threads, never starts threads of its own
     (``parallel=True`` aborts under Dask's), keeps IEEE order of operations so that results do not
     depend on the machine, and is cached on disk."""
     compiled: Any = numba.njit(nogil=True, fastmath=False, error_model="numpy")(func)
     compiled._cache = _SharedCache(func)  # what cache=True does, with its own class
+    _kernels.append(compiled)
     return compiled

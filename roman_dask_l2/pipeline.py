@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ import numpy as np
 from dask.delayed import delayed
 
 from . import graph
+from .ahead import compiling_ahead
 from .config import Config
 from .detector import BORDER, Grid, Window
 from .errors import InputError
@@ -207,7 +209,12 @@ def calibrate(
         with replacing(*outputs(config)) as parts:
             file = l2_file(job, parts[0])
             copy = FitsCopy.create(parts[1], file.blocks["data"].window) if config.FITSOUT else None
-            with ThreadPoolExecutor(1) as pool:
+            # A given limit of memory is for one process; with one processor nothing is gained.
+            ahead = scheduler == "local" and memory is None and cpu_count() > 1
+            with (
+                compiling_ahead(job) if ahead else nullcontext(),
+                ThreadPoolExecutor(1) as pool,
+            ):
                 # asdf and what it brings along take their time to be imported: meanwhile, tiles.
                 model = pool.submit(_model, job)
                 with running(scheduler, threads) as client:
