@@ -77,7 +77,7 @@ def _start(job: Job) -> subprocess.Popen[bytes] | None:
 
 
 def main() -> None:
-    """The helper: a pickled configuration on standard input, whose end means that the run is over."""
+    """The helper: its standard input is a pickled configuration, and ends when the run does."""
     import numpy as np
 
     from .graph import rehearse
