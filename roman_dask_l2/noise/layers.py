@@ -10,6 +10,8 @@ their number.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
 import logging
 import time
@@ -454,6 +456,7 @@ def _write_plane(
     j: int, own: bool, streams: Streams, inputs: Inputs, cube: tuple[Spilled, Spilled], waits: Any
 ) -> None:
     """Make resultant `j` of a noisy ramp and write it to the store."""
+    _give_back()
     exposure, sources = inputs.exposure, inputs.sources
     plane = slice(j, j + 1)
     dark = _plane(sources["dark.data"], plane)
@@ -488,6 +491,14 @@ def _write_plane(
     else:  # nothing looks at it
         amp33 = np.zeros((exposure.side, CHANNEL), np.uint16)
     cube[1].put(amp33, Window(0, exposure.side, 0, CHANNEL), j)
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, which glibc keeps.
+
+    What tiles leave behind would lie beside the planes of the next layer, the peak of a run."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _plane(source: Placed, plane: slice) -> np.ndarray:
