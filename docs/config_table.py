@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from roman_dask_l2.batch.campaign import CampaignFile
 from roman_dask_l2.batch.sources import Exposures
 from roman_dask_l2.config import Config, blocks
+from roman_dask_l2.schema import config_schema
 
 
 def write(folder: Path) -> None:
@@ -18,7 +19,7 @@ def write(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "configuration_keys.md").write_text(table())
     (folder / "campaign_keys.md").write_text(campaign_table())
-    (folder / "config.schema.json").write_text(json.dumps(Config.model_json_schema(), indent=2))
+    (folder / "config.schema.json").write_text(json.dumps(config_schema(), indent=2) + "\n")
 
 
 def table() -> str:

@@ -24,8 +24,8 @@ def config_schema() -> dict[str, Any]:
         _may_be_empty(block)
     return {
         "$schema": DIALECT,
-        "title": "roman-dask-l2 configuration",
         **schema,
+        "title": "roman-dask-l2 configuration",
         "description": "Configuration of one exposure; relative paths start at its folder.",
     }
 
@@ -58,8 +58,8 @@ def campaign_schema() -> dict[str, Any]:
             properties["exposures"] = _or(properties["exposures"], kind)
     return {
         "$schema": DIALECT,
-        "title": "roman-dask-l2 campaign",
         **schema,
+        "title": "roman-dask-l2 campaign",
         "description": "Exposures that are calibrated with one template of a configuration.",
     }
 

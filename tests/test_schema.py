@@ -84,6 +84,20 @@ def test_every_key_is_described():
                 assert value["default"] == field.default, key
 
 
+def test_titles():
+    """Editors show them; they are not the names of the models."""
+    assert config_schema()["title"] == "roman-dask-l2 configuration"
+    assert campaign_schema()["title"] == "roman-dask-l2 campaign"
+
+
+def test_the_manual_has_the_same(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import config_table
+
+    config_table.write(tmp_path)
+    assert json.loads((tmp_path / "config.schema.json").read_text()) == config_schema()
+
+
 def test_campaigns(campaign):
     examples = documents("docs/batch.md", "template")
     assert examples

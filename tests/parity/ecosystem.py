@@ -42,9 +42,9 @@ def calibrated(folder: Path, python: Path) -> Path:
     )
     config = folder / "config.yaml"
     settings = yaml.safe_load(config.read_text()) | {
-        "OUT": "sim_L2_F158_1_2.asdf",
+        "OUT": "sim_L2_H158_1_2.asdf",
         "NOISE": {
-            "LAYER": LABELS, "TEMP": ".", "SEED": 3, "OUT": "sim_L2_F158_1_2_noise.asdf",
+            "LAYER": LABELS, "TEMP": ".", "SEED": 3, "OUT": "sim_L2_H158_1_2_noise.asdf",
         },
     }  # fmt: skip
     config.write_text(yaml.safe_dump(settings))
