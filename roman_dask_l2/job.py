@@ -21,7 +21,7 @@ from .io.layout import Layout, read_layout
 from .io.references import Inputs, add_wcs, open_inputs
 from .io.spill import IN_FLIGHT, check_temp
 from .io.wcs import Wcs, load_wcs
-from .noise.label import Layer, parse_all
+from .noise.label import Layer, parse_all, warn_of
 from .recipe import BoundStep, Recipe, load_recipe
 
 T = TypeVar("T")
@@ -87,6 +87,8 @@ def find_problems(config: Mapping[str, Any] | str | Path) -> list[str]:
     loaded = _attempt(problems, load_config, config)
     if loaded is not None:
         _open(loaded, problems, noise=True)
+        if loaded.NOISE is not None and not problems:
+            warn_of(layer for layer, _ in parse_all(loaded.NOISE.LAYER))
         return problems
     for key, path in _paths_of(config).items():
         if key not in ("OUT", "NOISE.OUT", "NOISE.TEMP") and not path.is_file():

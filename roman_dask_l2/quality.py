@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from .errors import InputError
 from .exposure import Exposure
 from .io.arrays import FileArray
 from .io.layout import Layout, read_layout
+
+if TYPE_CHECKING:
+    from .steps.ramp_fit import RampFitParams
 
 BAND = 256
 """Rows that are read at a time."""
@@ -151,7 +154,39 @@ def reduced_chi_square(counts: np.ndarray, degrees: int) -> float | None:
     return float(np.array(middle, np.uint16).view(np.float16)) / expected_median(degrees)
 
 
-def expected_median(degrees: int) -> float:
+def expected_chi_square(
+    exposure: Exposure, params: RampFitParams, rate: float, gain: float, read_noise: float
+) -> float:
+    """`reduced_chi_square` of ramps whose light is not what the weights of the fit assume.
+
+    The residuals of the fit are whitened with the covariance C that the weights assume. Their own
+    covariance M = T C' T^T, T the operator that whitens, is that of the light that is there.
+    Their sum of squares is nearly tr M times a chi-square over nu' degrees of freedom, with the
+    same variance for nu' = (tr M)^2 / tr M^2 (Satterthwaite 1946).
+
+    Parameters
+    ----------
+    exposure : Exposure
+    params : RampFitParams
+        Of the fit.
+    rate : float
+        Of a typical pixel, DN/s.
+    gain : float
+        e/DN.
+    read_noise : float
+        Of one read, DN.
+    """
+    from .steps.ramp_fit import quality_tables, scaled_covariance
+
+    whiten = quality_tables(exposure, params)[0][exposure.n_resultants, :, exposure.start :]
+    whiten = whiten.astype(float)
+    own = whiten @ scaled_covariance(exposure, rate / (gain * read_noise**2)) @ whiten.T
+    total = float(np.trace(own))
+    equivalent = total**2 / float(np.sum(own * own))
+    return total * expected_median(equivalent) / expected_median(degrees_of_freedom(exposure))
+
+
+def expected_median(degrees: float) -> float:
     """Median of a chi-square with so many degrees of freedom, over their number."""
     from scipy.special import gammaincinv
 

@@ -32,7 +32,7 @@ from ..config import (
 )
 from ..errors import InputError
 from ..io.fits import fits_name
-from ..noise.label import parse_all
+from ..noise.label import parse_all, warn_of
 from ..recipe import load_recipe
 from .placeholders import bad_texts, fill, placeholders
 from .sources import Exposures, Found, few, find_exposures
@@ -413,7 +413,7 @@ def check_configurations(campaign: Campaign, entries: Sequence[Entry]) -> dict[s
             if how not in recipes:
                 load_recipe(config.GRAPH, config)
                 if noise is not None:
-                    parse_all(noise.LAYER)
+                    warn_of(layer for layer, _ in parse_all(noise.LAYER))
                 recipes.add(how)
             configs[entry.identity] = config
         except InputError as error:

@@ -181,8 +181,7 @@ def parse(label: str) -> Layer:
 
     Notes
     -----
-    ``P`` alone means ``Pr``, and ``Pb`` means ``Pbr``: without ``r`` there would be no noise. A
-    label that asks for O and P, or for no noise at all, is read but gets a warning in the log.
+    ``P`` alone means ``Pr``, and ``Pb`` means ``Pbr``: without ``r`` there would be no noise.
     """
     if not isinstance(label, str):
         raise InputError(f"NOISE.LAYER {label!r}: expected text")
@@ -215,11 +214,19 @@ def parse(label: str) -> Layer:
         else:
             pearson = True
             text.argument("O", "")
-    if pearson and poisson:
-        log.warning("NOISE.LAYER %r: O and P both add the noise of the same light", label)
-    if not (read or pearson or poisson):
-        log.warning("NOISE.LAYER %r: no noise is asked for, the layer is zero", label)
     return Layer(label, read, pearson, poisson, sky_order)
+
+
+def warn_of(layers: Iterable[Layer]) -> None:
+    """Tell of labels that are probably not meant: with O and P, or without any noise.
+
+    Not where labels are read: that happens more than once in a run.
+    """
+    for layer in dict.fromkeys(layers):
+        if layer.pearson and layer.poisson:
+            log.warning("NOISE.LAYER %r: O and P both add the noise of the same light", layer.label)
+        if not (layer.read or layer.pearson or layer.poisson):
+            log.warning("NOISE.LAYER %r: no noise is asked for, the layer is zero", layer.label)
 
 
 def parse_all(labels: Iterable[str]) -> list[tuple[Layer, int]]:

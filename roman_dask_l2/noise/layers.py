@@ -50,7 +50,7 @@ from ..schedulers import in_flight, running
 from ..step import Tile
 from ..steps.ramp_fit import RampFitParams, fits
 from ..steps.sky import SkyParams, cell_edges, fit_sky, sky_model
-from .label import Layer
+from .label import Layer, warn_of
 from .pearson import pearson_noise
 from .poisson import poisson_noise
 from .read_noise import Border, base_plane, border_of, common_series, noisy_amp33, noisy_plane
@@ -136,6 +136,7 @@ def generate_noise(
     began = time.perf_counter()
     job = prepare(config, noise=True)
     layers, finals = check_noise(job.config)
+    warn_of(layer for layer, _ in layers)
     noise = job.config.NOISE
     assert noise is not None
     l2 = open_l2(job, layers)
@@ -160,6 +161,7 @@ def generate_noise(
                 "config": job.config.raw,
                 "noise": file.node("noise"),
                 "statistics": statistics,
+                "seconds": time.perf_counter() - began,
                 "provenance": provenance(job, "noise"),
             }
         )
@@ -700,11 +702,15 @@ def _log_layer(line: Mapping[str, Any]) -> None:
         100 * line["clipped"],
     )
     if line["inadmissible"]:
-        log.warning(
-            "layer %s: %d pixels have moments that no Pearson distribution has, they are 0",
-            line["label"],
-            line["inadmissible"],
-        )
+        log.warning("%s", no_draw(line))
+
+
+def no_draw(line: Mapping[str, Any]) -> str:
+    """What to tell of the pixels of a layer that have no Pearson draw."""
+    return (
+        f"layer {line['label']}: {line['inadmissible']} pixels have moments that no Pearson "
+        "distribution has, they are 0"
+    )
 
 
 def _outputs(

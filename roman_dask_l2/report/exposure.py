@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ import yaml
 
 from .. import __version__
 from ..detector import BORDER, Window
-from ..dq import MASK_GROWTH, PIXEL
+from ..dq import PIXEL
 from ..errors import InputError
+from ..noise.layers import no_draw
 from ..quality import degrees_of_freedom, reduced_chi_square
-from ..steps.ramp_fit import make_fit, two_point_weights
 from ..steps.sky import sky_model
-from . import layers, plots
+from . import expected, layers, plots
 from .blocks import kind_fractions, spread
 from .page import Page, check_target
 from .panels import figure_class
@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 
 MANY_MASKED = 0.1
 """Fraction of masked pixels that is worth a warning."""
-CHI_SQUARE = (0.7, 1.5)
-"""Where the reduced chi-square is no reason for a warning."""
+CHI_SQUARE = (0.8, 1.4)
+"""Where the reduced chi-square is no reason for a warning, in units of what read noise and the
+light of the background make."""
 
 STAGES = ("open", "tiles", "sky", "copy")
 """In their order; the file has them sorted by name."""
@@ -123,6 +124,10 @@ class _Facts:
         return reduced_chi_square(self.seen.chisq, degrees_of_freedom(self.l2.exposure))
 
     @property
+    def expected_chi_square(self) -> float:
+        return expected.chi_square(self.l2, self.seen, self.replay)
+
+    @property
     def pixels(self) -> int:
         return self.l2.side**2
 
@@ -180,13 +185,15 @@ def _number(value: float | None, form: str) -> str:
 
 def _key_numbers(facts: _Facts) -> list[tuple[str, str]]:
     seen, stages = facts.seen, facts.l2.info.get("timings", {}).get("stages", {})
+    spent = None if facts.noise is None else facts.noise.seconds
     return [
         ("background", f"{_number(_medsky(facts.l2), '.4g')} DN/s"),
         ("masked", _percent(seen.masked / facts.pixels)),
         ("hit by a cosmic ray", _percent(seen.count("JUMP_DET") / facts.pixels)),
         ("saturated", _percent(seen.count("SATURATED") / facts.pixels)),
         ("reduced chi-square", _number(facts.chi_square, ".3f")),
-        ("run time", f"{sum(stages.values()):.1f} s" if stages else "-"),
+        ("calibrated in", f"{sum(stages.values()):.1f} s" if stages else "-"),
+        *([("noise layers made in", f"{spent:.1f} s")] if spent is not None else []),
     ]
 
 
@@ -209,12 +216,7 @@ def _warnings(facts: _Facts) -> list[str]:
         found.append(f"{_percent(seen.masked / facts.pixels)} of the pixels are masked.")
     if not math.isfinite(_medsky(l2)):
         found.append("No background could be found: too few unmasked pixels.")
-    chi, (low, high) = facts.chi_square, CHI_SQUARE
-    if chi is not None and not low <= chi <= high:
-        found.append(
-            f"The reduced chi-square of the ramps is {chi:.2f}, expected {low} to {high}: the read "
-            "noise reference or the linearity may not fit this exposure."
-        )
+    found += _strange_chi_square(facts, files)
     if facts.jumps is not None and facts.jumps.differ:
         found.append(
             f"Computed again, {facts.jumps.differ} of {facts.jumps.pixels} pixels have other flags "
@@ -223,13 +225,23 @@ def _warnings(facts: _Facts) -> list[str]:
     if facts.strange_noise:
         found.append(f"The noise file is not shown: {facts.why_no_noise}")
     if facts.noise is not None:
-        for line in facts.noise.statistics:
-            if line["inadmissible"]:
-                found.append(
-                    f"Layer {line['label']}: {line['inadmissible']} pixels have moments that no "
-                    "Pearson distribution has, they are 0."
-                )
+        # In the words of the log, so that a warning of the run does not stand there twice.
+        found += [no_draw(line) for line in facts.noise.statistics if line["inadmissible"]]
     return found
+
+
+def _strange_chi_square(facts: _Facts, files: Mapping[str, Any]) -> list[str]:
+    chi, due = facts.chi_square, facts.expected_chi_square
+    low, high = (due * limit for limit in CHI_SQUARE)
+    if chi is None or low <= chi <= high:
+        return []
+    likely = "the read noise reference or the linearity may not fit this exposure"
+    if "biascorr" not in files:
+        likely = f"no CALDIR.biascorr was given, which may be the reason; else {likely}"
+    return [
+        f"The reduced chi-square of the ramps is {chi:.2f}, expected {low:.2f} to {high:.2f}: "
+        f"{likely}."
+    ]
 
 
 # -- the sections --------------------------------------------------------------------------------
@@ -263,25 +275,25 @@ def _flags(page: Page, facts: _Facts) -> None:
     page.section("flags", "Flags")
     caption = "Where flags are; by kind, the first that fits."
     page.plots([("flags", plots.flags(seen, fractions), caption)])
-    rows = []
+    rows, growth = [], expected.mask_growth(facts.l2)
     for name in PIXEL:
         n = seen.count(name)
         if n:
-            grown = MASK_GROWTH.get(name)
+            grown = growth.get(name)
             rows.append([name, str(n), f"{100 * n / pixels:.5f} %", str(grown or "-")])
     masked = f"{100 * seen.masked / pixels:.5f} %"
     rows.append(["combined mask", str(seen.masked), masked, "-"])
     page.table(["flag", "pixels", "part", "masks"], rows)
     page.text(
         "A pixel may have several flags. The last column says how many pixels one with this flag "
-        "masks, by default: itself, 5 with its cardinal neighbours, 3 x 3 or 5 x 5."
+        "masks: itself, 5 with its cardinal neighbours, 3 x 3 or 5 x 5."
     )
 
 
 def _errors(page: Page, facts: _Facts) -> None:
     l2, seen = facts.l2, facts.seen
     page.section("errors", "Errors")
-    curves, words = _expected_errors(facts)
+    curves, words = expected.errors(l2, seen, facts.replay)
     shown = [
         (
             "error_rate",
@@ -311,60 +323,10 @@ def _errors(page: Page, facts: _Facts) -> None:
     if facts.chi_square is not None:
         page.text(
             f"Reduced chi-square {facts.chi_square:.3f}: the median of the pixels over the median "
-            f"of the distribution with {degrees} degrees of freedom."
+            f"of the distribution with {degrees} degrees of freedom. Read noise and the light of "
+            f"the background alone would make {facts.expected_chi_square:.3f}; 1/f noise, rounding "
+            "and the noise of the reference pixels add to that."
         )
-
-
-def _expected_errors(facts: _Facts) -> tuple[list[np.ndarray], str]:
-    """Curves (rates, errors) of a full ramp and of shortened ones, and what they come from; no
-    curve if nothing is known."""
-    l2, seen, replay = facts.l2, facts.seen, facts.replay
-    weights, exposure = l2.numbers("weights"), l2.exposure
-    if not weights.size:
-        return [], "The recipe has another ramp fit: there is no curve to expect."
-    full = make_fit(exposure, weights, exposure.n_resultants)
-    gain = l2.info.get("medgain") or math.nan
-    sigma = None if replay is None else replay.median("read.data")
-    if replay is not None and sigma:
-        share = _kept_share(replay)
-        noise = sigma / share
-        words = (
-            "K, N, τ, t̄ are the weights, reads and times of the resultants; medians of the "
-            f"reference files: read noise σ = {sigma:.3g} DN, share of the charge that a pixel "
-            f"keeps κ = {share:.4f}, gain g = {gain:.3g} e/DN."
-        )
-    elif seen.read_variance.size:
-        noise = math.sqrt(float(np.median(seen.read_variance))) / full.read
-        words = (
-            "K, N, τ, t̄ are the weights, reads and times of the resultants; the read noise "
-            f"reference is not at hand, σ/κ = {noise:.3g} DN is taken from the median of err² - "
-            f"var_poisson; gain g = {gain:.3g} e/DN."
-        )
-    else:
-        return [], "The file has no var_poisson: there is no curve to expect."
-    words += " Dashed: ramps that saturation has shortened."
-    rates = np.geomspace(10 ** RATES[0], 10 ** RATES[-1], 200)
-    least = _ramp_fit_options(l2).get("truncated_min", 2)
-    ends = range(exposure.start + least, exposure.n_resultants)
-    fits = [full, *(make_fit(exposure, two_point_weights(exposure, n), n) for n in ends)]
-    curves = [
-        np.array([rates, np.sqrt((noise * fit.read) ** 2 + fit.poisson * rates / gain)])
-        for fit in fits
-    ]
-    return curves, words
-
-
-def _kept_share(replay: Replay) -> float:
-    """Median share of its charge that a pixel keeps, where the errors know of it; else 1."""
-    corrected = any(b.name == "ipc" for b in replay.steps)
-    counted = any(getattr(b.params, "ipc_noise", False) for b in replay.steps)
-    return (replay.median("ipc4d.data", 1, 1) or 1.0) if corrected and counted else 1.0
-
-
-def _ramp_fit_options(l2: L2) -> dict[str, Any]:
-    """Options of the ramp fit, as the image records them."""
-    steps = l2.info.get("provenance", {}).get("recipe", {}).get("steps", [])
-    return next((dict(step["ramp_fit"]) for step in steps if "ramp_fit" in step), {})
 
 
 def _sky(page: Page, facts: _Facts) -> None:
@@ -623,9 +585,11 @@ def _timings(page: Page, facts: _Facts) -> None:
         page.text("The file does not tell.")
         return
     tile = timings.get("tile") or ["?", "?"]
+    spent = None if facts.noise is None else facts.noise.seconds
     page.text(
-        f"Tiles of {tile[0]} x {tile[1]} pixels. Writing the tree at the end of the file is not in "
-        "these times."
+        f"Tiles of {tile[0]} x {tile[1]} pixels. Starting the program and writing the end of the "
+        "file are not in these times"
+        + (", nor are noise layers." if spent is None else f"; noise layers took {spent:.1f} s.")
     )
     stages = {name: stages[name] for name in (*STAGES, *stages) if name in stages}
     shown = [("stages", plots.bars("Wall time by stage", stages, "s"), "Wall time, s.")]

@@ -42,6 +42,11 @@ class NoiseFile:
         """Label, median, sigma, .. of each layer."""
         return self.layout.value("statistics", default=[])
 
+    @property
+    def seconds(self) -> float | None:
+        """What it took to make the layers; older files do not tell."""
+        return self.layout.value("seconds")
+
 
 @dataclass
 class Seen:

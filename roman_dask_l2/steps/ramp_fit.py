@@ -211,7 +211,7 @@ def _tables(exposure: Exposure, params: RampFitParams):
 
 
 @lru_cache(maxsize=64)
-def _quality_tables(exposure: Exposure, params: RampFitParams):
+def quality_tables(exposure: Exposure, params: RampFitParams):
     """For every n: whitened residual operator (n, R, R) and uniform weights (n, R), float32.
 
     chi-square = |T S|^2 / sigma^2 with T S the residuals of the fit, whitened by the Cholesky
@@ -528,7 +528,7 @@ def fit_ramp(
     _fold(groupdq, pixeldq, ends, start, dq, endslice)
     chisq, dumo = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     if params.quality:
-        whiten, uniform = _quality_tables(exposure, params)
+        whiten, uniform = quality_tables(exposure, params)
         _quality(ramp, read_noise, ends, whiten, uniform, start, rate, chisq, dumo)
     if params.half_precision_errors:
         err, var_poisson = half(err), half(np.sqrt(var_poisson) ** 2)

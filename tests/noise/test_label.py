@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.noise.label import GRAMMAR, Layer, Poisson, ReadNoise, parse, parse_all
+from roman_dask_l2.noise.label import GRAMMAR, Layer, Poisson, ReadNoise, parse, parse_all, warn_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -125,6 +125,10 @@ def test_pearson_and_poisson_together_are_warned_of(caplog):
         layer = parse("OPr")
     assert layer.pearson
     assert layer.poisson == Poisson()
+    assert not caplog.records  # a label is read more than once in a run
+    with caplog.at_level(logging.WARNING):
+        warn_of([layer, parse("R"), layer])
+    assert len(caplog.records) == 1
     assert "'OPr'" in caplog.text
     assert "O and P" in caplog.text
 
@@ -132,13 +136,13 @@ def test_pearson_and_poisson_together_are_warned_of(caplog):
 @pytest.mark.parametrize("label", ["S2", "C1"])
 def test_a_layer_without_noise_is_warned_of(label, caplog):
     with caplog.at_level(logging.WARNING):
-        parse(label)
+        warn_of([parse(label)])
     assert "no noise" in caplog.text
 
 
 def test_ordinary_labels_warn_of_nothing(caplog):
     with caplog.at_level(logging.WARNING):
-        parse_all(["Rz4S2C1", "O", "Prb2", "RPbrS2C7", "RO"])
+        warn_of(layer for layer, _ in parse_all(["Rz4S2C1", "O", "Prb2", "RPbrS2C7", "RO"]))
     assert not caplog.records
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 
@@ -13,9 +14,10 @@ import yaml
 from roman_dask_l2 import cli
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.pipeline import calibrate
-from roman_dask_l2.report import exposure_report, replay, write_report
+from roman_dask_l2.report import exposure, exposure_report, replay, write_report
 from roman_dask_l2.report.replay import open_replay
 from roman_dask_l2.report.survey import open_image
+from roman_dask_l2.simulate import simulate
 
 SECTIONS = [
     "warnings", "rate", "flags", "errors", "sky", "ramps", "refpix", "jumps", "noise", "footprint",
@@ -76,13 +78,55 @@ def test_with_a_run(tmp_path, simulated, check_page):
     config = {k: v for k, v in config.items() if k not in ("SKYORDER", "FITSWCS", "IN")}
     config["CALDIR"] = {k: str(v) for k, v in simulation.caldir.items() if k != "ipc4d"}
     paths = {"IN": simulation.l1, "FITSWCS": simulation.fitswcs, "OUT": tmp_path / "out.asdf"}
-    config |= {key: str(path) for key, path in paths.items()}
+    config |= {key: str(path) for key, path in paths.items()} | {"MASK": {"JUMP_DET": 25}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert cli.main([str(tmp_path / "config.yaml"), "--report", "--quiet"]) == 0
     page = check_page(tmp_path / "out_report.html")
     assert "inter-pixel capacitance is not corrected" in page.text
     assert "No sky was subtracted" in page.text
     assert "The configuration has no NOISE block" in page.text
+    # The last column is what was masked, not the default.
+    growth = re.findall(r"<td>(JUMP_DET|HOT)</td>.*?(\d+|-)</td></tr>", page.html)
+    assert growth == [("JUMP_DET", "25"), ("HOT", "-")]
+
+
+def test_a_warning_is_given_once(tmp_path, simulated, check_page, capsys):
+    """In the log, which repeats it at the end, and on the page: of labels, and of the layers."""
+    simulation = simulated(seed=11)
+    config = yaml.safe_load(simulation.config.read_text())
+    config["CALDIR"] = {k: str(v) for k, v in simulation.caldir.items()}
+    config |= {"IN": str(simulation.l1), "FITSWCS": str(simulation.fitswcs), "OUT": "l2.asdf"}
+    noise = {"LAYER": ["OP", "OP"], "TEMP": ".", "SEED": 3, "OUT": "noise.asdf"}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config | {"NOISE": noise}))
+    assert cli.main(["validate", str(file)]) == 0
+    assert capsys.readouterr().err.count("O and P both") == 1
+    assert cli.main([str(file), "--report"]) == 0
+    said, repeated = capsys.readouterr().err.split("on the way:")
+    for text in (said, repeated):
+        assert text.count("O and P both add") == 1
+        assert "moments that no Pearson distribution has" in text
+    page = check_page(tmp_path / "l2_report.html")
+    assert page.text.count("O and P both add") == 1
+    assert page.text.count("moments that no Pearson distribution has") == 1
+    assert "noise layers made in" in page.text
+
+
+def test_chi_square_is_worth_a_warning_where_it_is_not_expected(tmp_path):
+    """A bright background makes it large and is no fault; a bias that is left in is one."""
+    for name, sky, known, warned in [
+        ("good", 0.4, True, False), ("bright", 5.0, True, False), ("bias", 0.4, False, True),
+    ]:  # fmt: skip
+        made = simulate(tmp_path / name, side=256, seed=4, sky=sky, conditions="plain")
+        config = yaml.safe_load(made.config.read_text())
+        if not known:
+            del config["CALDIR"]["biascorr"]
+            made.config.write_text(yaml.safe_dump(config))
+        facts = exposure._look(open_image(calibrate(made.config).out), None)
+        assert (facts.chi_square > 1.5) == (name != "good")
+        found = [line for line in exposure._warnings(facts) if "reduced chi-square" in line]
+        assert len(found) == warned, (name, found)
+        assert all("no CALDIR.biascorr was given" in line for line in found)
 
 
 def test_without_the_exposure(tmp_path, simulated, check_page):
