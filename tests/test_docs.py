@@ -208,6 +208,6 @@ def test_names_of_files_have_the_filters_of_pyimcom():
     assert known == {"R062", "Z087", "Y106", "J129", "W146", "H158", "F184", "K213"}
     pages = [ROOT / "README.md", ROOT / "tests/parity/ecosystem.py", *DOCS.rglob("*.md")]
     text = "".join(page.read_text() for page in pages)
-    named = re.findall(r"(?:sim_L2_|filter: |filter=)([A-Z]\d{3})", text)
+    named = re.findall(r"""(?:sim_L2_|filter: |filter=|FILTER = ")([A-Z]\d{3})""", text)
     assert len(named) > 5
     assert set(named) <= known

@@ -1,12 +1,15 @@
-"""What others do with our files: steps of romancal, and PyIMCOM's way to its layers.
+"""What others do with our files: steps of romancal, and PyIMCOM's reader of layers.
 
 Called by `run.py`. romancal gets an environment of its own, with this program in it: files are
-written with the same version of roman_datamodels that the mission's steps read them with.
+written with the same version of roman_datamodels that the mission's steps read them with. PyIMCOM
+gets another one, of a newer Python; where there is none, what needs it is not run and says so.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +20,15 @@ import yaml
 from package import ROOT, say
 
 PACKAGE = "romancal==1.1.0"
+PYIMCOM = "pyimcom==1.2.1"
+NEWER = (3, 12)
+"""The Python that PyIMCOM needs, or a later one."""
+INSTALLING, READING = 1200.0, 300.0
+"""Seconds to wait for an installation of PyIMCOM, and for its reader."""
 LABELS = ["RS2", "PbS2"]
+OBS, SCA, FILTER = 1, 2, "H158"
+NAME = f"sim_L2_{FILTER}_{OBS}_{SCA}"
+"""As PyIMCOM looks for it; the filter has PyIMCOM's name."""
 
 
 def environment(venv: Path) -> Path:
@@ -42,21 +53,20 @@ def calibrated(folder: Path, python: Path) -> Path:
     )
     config = folder / "config.yaml"
     settings = yaml.safe_load(config.read_text()) | {
-        "OUT": "sim_L2_H158_1_2.asdf",
-        "NOISE": {
-            "LAYER": LABELS, "TEMP": ".", "SEED": 3, "OUT": "sim_L2_H158_1_2_noise.asdf",
-        },
-    }  # fmt: skip
+        "OUT": f"{NAME}.asdf",
+        "NOISE": {"LAYER": LABELS, "TEMP": ".", "SEED": 3, "OUT": f"{NAME}_noise.asdf"},
+    }
     config.write_text(yaml.safe_dump(settings))
     subprocess.run([*command, str(config), "--quiet"], check=True, cwd=ROOT)
     return folder / settings["OUT"]
 
 
 def check_ecosystem(folder: Path) -> tuple[int, list[str]]:
-    """Try everything: how much that is, and what has failed."""
+    """Try everything that can be tried: how much that is, and what has failed."""
     python = environment(folder / "romancal")
     image = calibrated(folder / "ecosystem", python)
     checks = {**romancal_checks(image, python), **layer_checks(image)}
+    checks |= pyimcom_checks(folder / "pyimcom", image)
     for name, ok in checks.items():
         say(f"{'ok    ' if ok else 'FAILED'} {name}")
     return len(checks), [name for name, ok in checks.items() if not ok]
@@ -118,6 +128,93 @@ def layer_checks(image: Path) -> dict[str, bool]:
             for layer in layers.values()
         ),
     }
+
+
+def newer_pythons() -> list[str]:
+    """Interpreters that PyIMCOM may run on and that can make environments, the oldest first."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    names = ["python3", *(f"python3.{minor}" for minor in range(NEWER[1], NEWER[1] + 6))]
+    places = [sys.executable, *(shutil.which(name) for name in names)]
+    places += sorted(str(path) for path in pyenv.glob("*/bin/python3"))
+    probe = "import ensurepip, sys, venv; print(*sys.version_info[:3])"
+    found: dict[tuple[int, ...], str] = {}
+    for place in filter(None, places):
+        try:
+            said = subprocess.run([place, "-c", probe], capture_output=True, text=True, timeout=60)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if said.returncode == 0:
+            found.setdefault(tuple(int(part) for part in said.stdout.split()), place)
+    return [found[version] for version in sorted(found) if version >= NEWER]
+
+
+def pyimcom_environment(venv: Path) -> tuple[Path | None, str]:
+    """PyIMCOM in an environment of its own: its Python, or None and why there is none."""
+    python, stamp = venv / "bin" / "python", venv / "installed.txt"
+    if stamp.is_file() and stamp.read_text() == PYIMCOM:
+        return python, ""
+    why = f"no Python {NEWER[0]}.{NEWER[1]} or newer was found"
+    for newer in newer_pythons():
+        say(f"installing {PYIMCOM} into {venv}, with {newer}")
+        pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", PYIMCOM]
+        try:
+            for command in ([newer, "-m", "venv", "--clear", venv], pip):
+                subprocess.run(
+                    command, check=True, capture_output=True, text=True, timeout=INSTALLING
+                )
+        except subprocess.TimeoutExpired:
+            why = f"{PYIMCOM} was not installed within {INSTALLING:.0f} s"
+        except subprocess.CalledProcessError as error:
+            last = (error.stderr.strip().splitlines() or ["no message"])[-1]
+            why = f"{PYIMCOM} cannot be installed with {newer}: {last}"
+        else:
+            stamp.write_text(PYIMCOM)
+            return python, ""
+    return None, why
+
+
+def pyimcom_checks(venv: Path, image: Path) -> dict[str, bool]:
+    """PyIMCOM's own `get_all_data`, mask and coordinates, beside what is in the files."""
+    python, why = pyimcom_environment(venv)
+    if python is None:
+        say(f"not run: PyIMCOM's own reader; {why}")
+        return {}
+    with asdf.open(image, lazy_load=True) as file:
+        wanted = [np.array(file["roman"]["data"])]
+        good = ~np.array(file["mask"])
+        side = len(good)
+        x, y = (np.linspace(0, side - 1, 5), np.linspace(side - 1, 3, 5))
+        sky = file["roman"]["meta"]["wcs"](x, y)
+    with asdf.open(image.with_name(f"{NAME}_noise.asdf"), lazy_load=True) as file:
+        wanted += list(np.array(file["noise"]))
+    asked = {
+        "filter": FILTER, "obs": OBS, "sca": SCA, "side": side, "x": x.tolist(), "y": y.tolist(),
+        "layers": [f"noise,{label}" for label in LABELS],
+    }  # fmt: skip
+    out, program = image.with_name("pyimcom.npz"), Path(__file__).with_name("pyimcom_layers.py")
+    out.unlink(missing_ok=True)
+    command = [python, "-W", "ignore", program, image.parent, out, json.dumps(asked)]
+    names = [
+        "PyIMCOM's get_all_data finds the image and its noise layers, bit for bit",
+        "PyIMCOM's mask is ours",
+        "PyIMCOM's coordinates are ours to a millionth of a pixel",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=READING)
+        said = done.stdout + done.stderr
+    except subprocess.TimeoutExpired:
+        said = f"no answer within {READING:.0f} s"
+    if not out.is_file():
+        say(said[-2000:])
+        return dict.fromkeys(names, False)
+    made = np.load(out)
+    off = np.hypot((made["ra"] - sky[0]) * np.cos(np.radians(sky[1])), made["dec"] - sky[1])
+    passed = (
+        np.array_equal(made["layers"], np.array(wanted)),
+        np.array_equal(made["good"], good),
+        float(off.max()) < 1e-6 * 0.11 / 3600,
+    )
+    return dict(zip(names, passed, strict=True))
 
 
 if __name__ == "__main__":
