@@ -479,8 +479,10 @@ def _noise(page: Page, facts: _Facts) -> None:
     page.text(
         f"{Path(facts.noise.layout.path).name}. Distribution and spectrum are those of pixels that "
         f"are not masked and less than {QUIET:g} errors above the sky. Expected are: for "
-        "R the variance err² - var_poisson, for P and O var_poisson, for Pb its median. The "
-        "spectrum is that of single rows within readout channels; for R, 1/f noise and the "
+        "R the variance err² - var_poisson, for P and O that of the light (no dark current, which "
+        "is not in these layers), for Pb that of the background; "
+        + ("" if facts.replay else "the gain file is not at hand, so with the median gain; ")
+        + "the spectrum is that of single rows within readout channels; for R, 1/f noise and the "
         "correction of inter-pixel capacitance are in the solid curve. The column white noise of "
         "the table has what a typical pixel should have without 1/f noise."
     )

@@ -16,6 +16,7 @@ from ..detector import BORDER, CHANNEL, Window
 from ..errors import InputError
 from ..io.layout import Layout, read_layout
 from ..noise.label import Layer, parse_all
+from ..steps.ramp_fit import make_fit
 from .blocks import block_mean
 from .replay import Replay
 from .survey import L2, Survey, bands
@@ -184,21 +185,27 @@ class Expected:
 
 
 def expect(one: Seen, l2: L2, seen: Survey, replay: Replay | None) -> Expected | None:
-    """Distribution and spectrum of a layer from the errors of the image.
+    """Distribution and spectrum of a layer from the image it belongs to.
 
-    Read noise has the variance err^2 - var_poisson, Poisson noise var_poisson (its median where
-    only the background counts). None where the image has no var_poisson.
+    Read noise has the variance err^2 - var_poisson. Poisson noise has that of the light, as
+    var_poisson has it but without dark current and flat, which the layers do not know: the rate
+    with sky (its median where only the background counts) over the gain, times the factor of a full
+    ramp. None where the image does not tell.
     """
-    if not seen.read_variance.size:
+    layer, read = one.layer, seen.read_variance
+    photons = layer.poisson is not None or layer.pearson
+    light = _light_variance(l2, seen, replay) if photons else None
+    if (layer.read is not None and not read.size) or (photons and light is None):
         return None
-    layer, light, read = one.layer, seen.light_variance, seen.read_variance
-    white = np.zeros_like(read)
-    if layer.poisson is not None:
-        faint = layer.poisson.background_order is not None
-        white = white + (np.median(light) if faint else light)
-    if layer.pearson:
-        white = white + light
-    flat = 2 * float(np.mean(white))
+    white = np.zeros_like(seen.light)
+    if light is not None:
+        all_light, background = light
+        if layer.poisson is not None:
+            faint = layer.poisson.background_order is not None
+            white = white + (background if faint else all_light)
+        if layer.pearson:
+            white = white + all_light
+    flat = 2 * float(np.mean(white)) if white.size else 0.0
     if layer.read is not None:
         white = white + read
     if not white.any():
@@ -212,6 +219,21 @@ def expect(one: Seen, l2: L2, seen: Survey, replay: Replay | None) -> Expected |
         spectra = simple if coloured is None else {"expected": flat + coloured, **simple}
     variance = np.quantile(white, (np.arange(MIXED) + 0.5) / MIXED)
     return Expected(float(np.sqrt(np.median(white))), _mixture(variance, one.scale), spectra)
+
+
+def _light_variance(
+    l2: L2, seen: Survey, replay: Replay | None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Variance that all light, and that the background, make in quiet pixels, (DN/s)^2."""
+    weights, n = l2.numbers("weights"), l2.exposure.n_resultants
+    gain = None if replay is None else replay.at("gain.data", seen.places)
+    if gain is None:
+        gain = np.full_like(seen.light, l2.info.get("medgain") or np.nan)
+    gain = np.where(np.isfinite(gain), gain.clip(1e-4, 1e4), 1.0)
+    if not weights.size or not seen.light.size:
+        return None
+    factor = make_fit(l2.exposure, weights, n).poisson / gain
+    return factor * seen.light.clip(0), factor * max(float(np.median(seen.light)), 0.0)
 
 
 def _mixture(variance: np.ndarray, scale: float) -> np.ndarray:

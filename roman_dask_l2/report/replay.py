@@ -84,6 +84,21 @@ class Replay:
         values = np.concatenate(rows)
         return float(np.median(values[np.isfinite(values)]))
 
+    def at(self, name: str, places: np.ndarray) -> np.ndarray | None:
+        """Values of a reference array at active pixels, whose rows, ascending, and columns are the
+        lines of `places`; only these rows are read."""
+        source = self.inputs.sources.get(name)
+        if source is None:
+            return None
+        rows, first = np.unique(places[0], return_index=True)
+        columns = np.split(places[1] + BORDER, first[1:])
+        n = self.exposure.side
+        parts = [
+            source.read(Window(y, y + 1, 0, n))[0, x]
+            for y, x in zip((rows + BORDER).tolist(), columns, strict=True)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
 
 def open_replay(l2: L2) -> Replay:
     """Open the files that an image was made from, and measure what its steps measured.

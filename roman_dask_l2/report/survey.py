@@ -34,7 +34,7 @@ ERRORS = np.linspace(-2.5, 2.5, 251)
 KEPT = 12
 """Pixels that are kept of each kind whose ramps are to be shown."""
 EVERY = 16
-"""Of so many rows one goes into the samples of variances."""
+"""Of so many rows one goes into the samples of quiet pixels."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,10 @@ class Survey:
         Unmasked pixels by `RATES` and `ERRORS`.
     chisq : ndarray (65536,) of int
         From `count_halves`.
-    read_variance, light_variance : ndarray
-        Of some quiet pixels, (DN/s)^2.
+    read_variance, light : ndarray
+        Of some quiet pixels, (DN/s)^2; their rates with sky, DN/s.
+    places : ndarray (2, n) of int
+        Rows and columns of these pixels.
     candidates : dict
         Kind of ramp -> (score, y, x) of pixels, the best first.
     zoom : tuple of (int, int)
@@ -198,7 +200,8 @@ class Survey:
     )
     chisq: np.ndarray = field(default_factory=lambda: np.zeros(HALVES, np.int64))
     read_variance: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    light_variance: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    light: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    places: np.ndarray = field(default_factory=lambda: np.zeros((2, 0), np.int32))
     candidates: dict[str, list[tuple[float, int, int]]] = field(default_factory=dict)
     zoom: tuple[int, int] = (0, 0)
 
@@ -224,7 +227,7 @@ def survey(l2: L2) -> Survey:
         np.empty((n, n), np.float32),
         np.empty((n, n), np.float32),
     )
-    read, light = [], []
+    read, light, places = [], [], []
     for row, band in enumerate(bands(l2, edges)):
         cells = np.s_[band.y0 // k : band.y1 // k]
         seen.rate[cells] = block_mean(band.rate, band.mask, k)
@@ -237,15 +240,17 @@ def survey(l2: L2) -> Survey:
         _count_errors(band, seen)
         if band.chisq is not None:
             seen.chisq += count_halves(band.chisq, ~band.mask)
+        some = np.s_[::EVERY]
+        use = band.quiet[some]
+        y, x = np.nonzero(use)
+        places.append(np.array([band.y0 + EVERY * y, x], np.int32))
+        light.append(band.rate[some][use])
         if band.light is not None:
-            some = np.s_[::EVERY]
-            use = band.quiet[some]
-            light.append(band.light[some][use])
             read.append((band.err[some] ** 2 - band.light[some])[use])
         _find_candidates(band, side, seen)
     if read:
         seen.read_variance = np.maximum(np.concatenate(read), 0)
-        seen.light_variance = np.concatenate(light)
+    seen.light, seen.places = np.concatenate(light), np.concatenate(places, axis=1)
     seen.zoom = _brightest(seen, side)
     return seen
 

@@ -44,19 +44,20 @@ def test_error_curve(facts):
 
 
 def test_layers(facts):
-    """Power spectra lie on their curves: over all frequencies within 3 %; a frequency has about
-    2 * 504 channel rows, so 4.5 % of scatter, and the lowest ones are correlated."""
+    """Power spectra lie on their curves. A frequency has about 2 * 504 channel rows, so 3.2 % of
+    scatter, all together 0.4 %; 1/f noise is correlated from row to row, and scatters more."""
     for one in facts.looked:
         _, power = one.spectrum()
-        expected = layers.expect(one, facts.l2, facts.seen, facts.replay)
-        ratio = power / expected.spectra["expected"]
-        assert abs(ratio.mean() - 1) < 0.04, one.layer.label
-        assert abs(ratio[0] - 1) < 0.3, one.layer.label
+        due = layers.expect(one, facts.l2, facts.seen, facts.replay)
+        ratio = power / due.spectra["expected"]
+        assert abs(ratio.mean() - 1) < (0.02 if one.layer.read else 0.012), one.layer.label
+        assert abs(ratio[0] - 1) < 0.2, one.layer.label
         density = one.counts / one.counts.sum() / np.diff(layers.BINS * one.scale)
         middle = slice(40, 80)
-        np.testing.assert_allclose(
-            density[middle].mean() / expected.density[middle].mean(), 1, atol=0.05
-        )
+        assert abs(density[middle].mean() / due.density[middle].mean() - 1) < 0.02
+        if one.layer.read is None:  # by the median gain
+            alone = layers.expect(one, facts.l2, facts.seen, None)
+            assert abs(alone.sigma / due.sigma - 1) < 0.01
     # Read noise is not white: the curve that takes it for white is far off at low frequencies.
     _, power = facts.looked[0].spectrum()
     white = layers.expect(facts.looked[0], facts.l2, facts.seen, facts.replay)
