@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -152,6 +153,28 @@ def test_heartbeats_are_rare(lines, monkeypatch):
     assert 1 <= len(lines) <= 4
     assert {record.getMessage() for record in lines} == {"batch: 1 done"}
     assert progress.HEARTBEAT == 0.25
+
+
+def test_a_log_hears_no_more_than_twice_a_minute(lines, monkeypatch):
+    """The heartbeat as it is, by a clock that runs a hundred times as fast."""
+    began = time.monotonic()
+    spoken = []
+    clock = SimpleNamespace(
+        time=time.time, monotonic=lambda: began + 100 * (time.monotonic() - began)
+    )
+    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(progress, "LOOK", 0.01)
+
+    def rows():
+        spoken.append(clock.monotonic())
+        return [Row("batch", text="1 done")]
+
+    with Progress(True) as shown, shown.showing(rows):
+        time.sleep(1.2)  # two minutes
+    apart = [b - a for a, b in itertools.pairwise([began, *spoken])]
+    assert 2 <= len(spoken) == len(lines) <= 4
+    assert min(apart) > 29
+    assert progress.HEARTBEAT == 30
 
 
 def test_a_batch_tells_how_far_it_is(lines):
