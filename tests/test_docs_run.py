@@ -1,4 +1,4 @@
-"""Every code block of the README, the tutorial and the how-to pages is run, in order.
+"""Every code block of the README, the tutorial, the how-to pages and some others is run, in order.
 
 Each page has a directory of its own that looks like a fresh clone, or like what the tutorial left.
 What a block prints is compared with the ``text`` block after it: the words must be the same,
@@ -33,7 +33,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", DOCS / "tutorial.md", DOCS / "flags.md", *DOCS.glob("howto/*.md")]
+BESIDE = ("report.md", "others.md", "drawings.md")
+"""Pages whose reader works in the folder of the exposure."""
+ALONE = ["README.md", "docs/tutorial.md", "docs/flags.md", *(f"docs/{name}" for name in BESIDE)]
+PAGES = [*(ROOT / name for name in ALONE), *DOCS.glob("howto/*.md")]
 NOT_RUN = {"{include}", "{math}", "{toctree}", "{note}"}
 """What is no code."""
 BLOCK = re.compile(r"^```([\w{}]+)[ ]*([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -87,6 +90,8 @@ for job; do kill -TERM -- "-$job" || true; done
 }
 """SLURM's commands, for a machine without it. A page that uses one has to say so."""
 DECLARED = "stand-ins"
+LINKS = {"l2.asdf": "sim_L2_H158_1_2.asdf", str(ROOT / "graphs/l1_to_l2.yaml"): "my_recipe.yaml"}
+"""Files under the names that a reader of these pages has given them."""
 
 
 def blocks(page):
@@ -220,6 +225,11 @@ def test_blocks(page, tutorial, tmp_path, monkeypatch):
         shutil.copytree(tutorial, tmp_path, dirs_exist_ok=True)
         shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
         environment["PATH"] = f"{programs}:{environment['PATH']}"
+    if page.name in BESIDE:
+        shutil.copytree(tutorial / "exposure", tmp_path, dirs_exist_ok=True)
+        for place, link in LINKS.items():
+            (tmp_path / link).symlink_to(place)
+        environment["HOME"] = str(tmp_path / "home")
     if page.name == "README.md":
         made = tutorial / "exposure"
         shutil.copy(made / "l1.asdf", tmp_path)
@@ -261,7 +271,7 @@ def test_stand_ins_are_declared(page):
 
 def test_every_page_is_run():
     assert importlib.util.find_spec("matplotlib")  # the tutorial draws
-    assert len(PAGES) == 3 + len(list((DOCS / "howto").iterdir()))
+    assert len(PAGES) == len(ALONE) + len(list((DOCS / "howto").iterdir()))
 
 
 @pytest.mark.parametrize(
