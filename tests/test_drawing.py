@@ -12,7 +12,7 @@ import pytest
 from roman_dask_l2 import cli
 from roman_dask_l2.drawing import canvas as sheet
 from roman_dask_l2.drawing.canvas import Canvas, Circle, Line, Rect, Text
-from roman_dask_l2.drawing.recipe import BOX, draw_recipe
+from roman_dask_l2.drawing.recipe import BOX, _summary, draw_recipe
 from roman_dask_l2.drawing.tasks import TILE, _direct, draw_tasks
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.recipe import load_recipe, shipped
@@ -24,6 +24,15 @@ ROOT = Path(__file__).parents[1]
 def test_shipped_drawings_are_up_to_date(name):
     """If not: roman-dask-l2 graph --graph NAME -o graphs/NAME.svg, and look at it."""
     assert (ROOT / "graphs" / f"{name}.svg").read_text() == draw_recipe(load_recipe(name)).svg()
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_steps_are_described_for_readers(name):
+    """One plain sentence; no names of variables or functions, nothing to look up elsewhere."""
+    for bound in load_recipe(name).steps:
+        said = _summary(bound)
+        assert re.fullmatch(r"[A-Z][a-z]+ [^`_=<>]+\.", said), said
+        assert not re.search(r"\bsee\b|coefficients|\bmedsky\b", said), said
 
 
 @pytest.fixture(scope="module")

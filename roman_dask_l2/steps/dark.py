@@ -36,7 +36,9 @@ def subtract_dark(
     tile: Tile,
     exposure: Exposure,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Subtract ``tbar_j * dark_slope`` from every resultant j of the active pixels.
+    """Subtract the dark current from every resultant.
+
+    That is ``tbar_j * dark_slope`` from the active pixels of resultant j.
 
     Parameters
     ----------
@@ -103,7 +105,9 @@ def subtract_dark_rate(
     tile: Tile,
     params: DarkRateParams,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Subtract the IPC-deconvolved dark current from the fitted rate of active pixels.
+    """Subtract the dark current from the fitted rate.
+
+    Inter-pixel capacitance is taken out of it before.
 
     Parameters
     ----------

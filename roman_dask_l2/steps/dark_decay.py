@@ -18,7 +18,9 @@ def subtract_decay(
     tile: Tile,
     exposure: Exposure,
 ) -> np.ndarray:
-    """Subtract the mean over a resultant's reads of ``amplitude exp(-t / time_constant)``.
+    """Subtract a signal that dies away exponentially after reset.
+
+    That is the mean over a resultant's reads of ``amplitude exp(-t / time_constant)``.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ def initialise(
     tile: Tile,
     exposure: Exposure,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ramp, resultant flags and pixel flags at the start of the pipeline.
+    """Begin with the ramp as float32 and the flags of the files.
 
     Parameters
     ----------

@@ -94,7 +94,9 @@ def divide_flat(
     tile: Tile,
     params: FlatParams,
 ) -> tuple[np.ndarray, ...]:
-    """Divide rate and errors by the IPC-deconvolved flat over the relative pixel area.
+    """Divide rate and errors by the flat over the area of pixels.
+
+    Inter-pixel capacitance is taken out of the flat before.
 
     Parameters
     ----------

@@ -156,7 +156,9 @@ def correct_ipc(
     tile: Tile,
     params: IpcParams,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Undo inter-pixel capacitance in every resultant; see `deconvolve`.
+    """Undo inter-pixel capacitance in every resultant.
+
+    `deconvolve` says how.
 
     Parameters
     ----------

@@ -94,7 +94,9 @@ def linearise(
     *,
     exposure: Exposure,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Apply ``sum_L coef_L P_L(z)`` with ``z = -1 + 2 (S - Smin)/(Smax - Smin)``.
+    """Make the signal linear, by a Legendre series for each pixel.
+
+    The series is ``sum_L coef_L P_L(z)`` with ``z = -1 + 2 (S - Smin)/(Smax - Smin)``.
 
     Parameters
     ----------

@@ -447,7 +447,7 @@ def fit_ramp(
     exposure: Exposure,
     params: RampFitParams,
 ) -> tuple[np.ndarray, ...]:
-    """Slope of every pixel, its errors, jump flags, and the flags of the pixel.
+    """Fit the slope of every pixel and its errors, find jumps, and gather the pixel's flags.
 
     Parameters
     ----------

@@ -153,7 +153,7 @@ def subtract_reference(
     tile: Tile,
     measured: Mapping[str, np.ndarray],
 ) -> np.ndarray:
-    """Subtract the row offsets and channel lines that `coefficients` found.
+    """Subtract row and channel offsets that reference pixels show.
 
     Parameters
     ----------

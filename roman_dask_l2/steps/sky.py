@@ -105,7 +105,7 @@ def sky_model(coefs: np.ndarray, order: int, window: Window, side: int) -> np.nd
 def subtract_sky(
     rate: np.ndarray, *, tile: Tile, params: SkyParams, measured: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """Subtract the fitted sky from the rate.
+    """Subtract a polynomial, fitted to the sky, from the rate.
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ def _only(partials: Sequence[float]) -> Mapping[str, Any]:
 
 
 def nothing() -> tuple[()]:
-    """`medsky` measures and changes nothing."""
+    """Measure the mode of the background; no array is changed."""
     return ()
 
 
