@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,14 @@ import numpy as np
 
 from .. import __version__
 from ..batch import manifest
-from ..batch.campaign import load_campaign
+from ..batch.campaign import Entry, load_campaign
 from ..batch.status import NAMES, state
 from ..errors import InputError
+from ..io.layout import read_layout
 from ..quality import measure
 from .exposure import report_path
 from .page import Cell, Page, check_target
-from .panels import MASKED, figure_class
+from .panels import CLEAN, MASKED, figure_class
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ FEWEST = 5
 """Exposures through one filter that a median is worth something for."""
 LEAST_SPREAD = 0.01
 """The robust standard deviation counts as at least this part of the median."""
+FAILED = ("failed", "interrupted")
 MOST_ROWS = 2000
 """Of a larger campaign the table shows only what is not done, and outliers."""
 
@@ -96,6 +99,8 @@ class Exposed:
         Its last line in the manifest; empty if it has none.
     quality : dict
         Empty if nothing is known.
+    detector : str or None
+        "WFI01" to "WFI18", if it is known.
     outliers : dict of str to float
         Key of a quantity -> robust standard deviations from the median.
     """
@@ -104,6 +109,7 @@ class Exposed:
     state: str
     line: Mapping[str, Any]
     quality: Mapping[str, Any]
+    detector: str | None = None
     outliers: dict[str, float] = field(default_factory=dict)
 
     def value(self, quantity: Quantity) -> float | None:
@@ -179,8 +185,26 @@ def look(path: Path) -> list[Exposed]:
         quality = known.get(entry.identity, {}).get("quality", {}) if now == "done" else {}
         if now == "done" and last is not None and not (last.get("quality") or {}):
             quality = _measured(last) or quality
-        exposures.append(Exposed(entry.identity, now, last or {}, quality))
+        folder = path.absolute().parent if now in FAILED else None
+        detector = quality.get("detector") or _detector(entry, folder)
+        exposures.append(Exposed(entry.identity, now, last or {}, quality, detector))
     return exposures
+
+
+def _detector(entry: Entry, folder: Path | None) -> str | None:
+    """Detector of an exposure that has no numbers: as its placeholders say, or its Level-1 file, to
+    which `folder` leads, if it is given."""
+    values = dict(entry.values)
+    named = values.get("detector", values.get("sca", ""))
+    if (found := re.fullmatch(r"(?:WFI)?0*(\d+)", named, re.IGNORECASE)) and 0 < int(found[1]) < 19:
+        return f"WFI{int(found[1]):02d}"
+    if folder is None:
+        return None
+    path = folder / os.path.expandvars(str(entry.settings.get("IN", "")))
+    try:
+        return read_layout(path).value("roman", "meta", "instrument", "detector")
+    except InputError:
+        return None
 
 
 def _measured(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,21 +229,25 @@ def mark_outliers(exposures: Sequence[Exposed]) -> None:
             known = [(e, v) for e in group if (v := e.value(quantity)) is not None]
             if len(known) < FEWEST:
                 continue
-            values = np.array([v for _, v in known])
-            middle = float(np.median(values))
-            sigma = 1.4826 * float(np.median(np.abs(values - middle)))
-            sigma = max(sigma, LEAST_SPREAD * abs(middle), 1e-12)
+            middle, sigma = robust([v for _, v in known])
             for exposure, value in known:
                 away = (value - middle) / sigma
                 if abs(away) > FAR:
                     exposure.outliers[quantity.key] = away
 
 
+def robust(values: Sequence[float]) -> tuple[float, float]:
+    """Median and robust standard deviation, at least `LEAST_SPREAD` of the median."""
+    middle = float(np.median(values))
+    sigma = 1.4826 * float(np.median(np.abs(np.subtract(values, middle))))
+    return middle, max(sigma, LEAST_SPREAD * abs(middle), 1e-12)
+
+
 # -- the sections --------------------------------------------------------------------------------
 
 
 def _not_done(page: Page, exposures: Sequence[Exposed]) -> None:
-    bad = [e for e in exposures if e.state in ("failed", "interrupted")]
+    bad = [e for e in exposures if e.state in FAILED]
     if not bad:
         return
     page.section("failed", "Failed")
@@ -236,17 +264,19 @@ def _focal_plane(page: Page, exposures: Sequence[Exposed]) -> None:
         page.text("No exposure is done yet.")
         return
     page.text(
-        "Median over the exposures of each detector. A thick frame marks detectors with an "
-        "outlier among their exposures; grey ones have no exposure that is done."
+        f"Median over the exposures of each detector. Colours reach {FAR:g} robust standard "
+        "deviations to both sides of the median of the detectors, or farther. A thick frame marks "
+        "detectors with an outlier among their exposures."
     )
     filters = filters_of(known)
+    rest = [e for e in exposures if not e.quality]
     shown = []
     for quantity in QUANTITIES:
         for name in filters if quantity.by_filter else [""]:
             group = [e for e in known if not name or _filter(e) == name]
             several = bool(name) and len(filters) > 1
             title = f"{quantity.title}, {name}" if several else quantity.title
-            figure = focal_plane(quantity, group, title)
+            figure = focal_plane(quantity, [*group, *rest], title)
             caption = f"{_sentence(quantity)} of the 18 detectors, in WFI's local field angles."
             file = f"focal_plane_{quantity.key}" + (f"_{name}" if several else "")
             shown.append((file, figure, caption))
@@ -267,31 +297,34 @@ def _sentence(quantity: Quantity) -> str:
 
 
 def focal_plane(quantity: Quantity, exposures: Sequence[Exposed], title: str) -> Any:
-    """The 18 detectors where they lie, coloured by a quantity."""
+    """The 18 detectors where they lie, coloured by a quantity; hatched where all has failed."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.patches import Rectangle
 
     values = by_detector(quantity, exposures)
-    marked = {e.quality["detector"] for e in exposures if quantity.key in e.outliers}
+    marked = {e.detector for e in exposures if quantity.key in e.outliers}
+    idle = idle_detectors(exposures)
     figure = figure_class()(figsize=(4.8, 4.2), layout="constrained")
     ax = figure.add_subplot()
-    low, high = min(values.values(), default=0.0), max(values.values(), default=1.0)
-    norm = Normalize(low, high if high > low else low + 1e-6)
+    norm = Normalize(*stretch(list(values.values())))
     shades = colormaps["cividis"]
     for number in range(1, 19):
         x, y = CENTRES[(number - 1) % 9]
         x = x if number < 10 else -x
         name = f"WFI{number:02d}"
         value = values.get(name)
-        shade = MASKED if value is None else shades(norm(value))
-        frame, width = ("#D55E00", 3) if name in marked else ("white", 1)
         corner = x - DETECTOR / 2, y - DETECTOR / 2
-        ax.add_patch(Rectangle(corner, DETECTOR, DETECTOR, fc=shade, ec=frame, lw=width))
-        bright = value is None or norm(value) > 0.5
-        text = f"{number}" if value is None else f"{number}\n{format(value, quantity.form)}"
-        ax.text(x, y, text, ha="center", va="center", fontsize=8, color="k" if bright else "w")
+        if value is None:
+            text, look, ink = f"{number}\n{idle.get(name, '')}".strip(), _idle(idle.get(name)), "k"
+        else:
+            text = f"{number}\n{format(value, quantity.form)}"
+            frame, width = ("#D55E00", 3) if name in marked else ("white", 1)
+            look = {"fc": shades(norm(value)), "ec": frame, "lw": width}
+            ink = "k" if norm(value) > 0.5 else "w"
+        ax.add_patch(Rectangle(corner, DETECTOR, DETECTOR, **look))
+        ax.text(x, y, text, ha="center", va="center", fontsize=8, color=ink)
     ax.set(
         xlim=(-0.43, 0.43), ylim=(-0.22, 0.33), aspect="equal",
         xlabel="field angle x (deg)", ylabel="field angle y (deg)",
@@ -303,13 +336,41 @@ def focal_plane(quantity: Quantity, exposures: Sequence[Exposed], title: str) ->
     return figure
 
 
+def _idle(state: str | None) -> dict[str, Any]:
+    """How a detector without a value is drawn: not in the campaign, failed, or not done yet."""
+    if state is None:
+        return {"fc": "none", "ec": MASKED, "lw": 1, "ls": ":"}
+    return {"fc": CLEAN, "ec": MASKED, "lw": 1, "hatch": "////" if state == "failed" else None}
+
+
+def idle_detectors(exposures: Sequence[Exposed]) -> dict[str, str]:
+    """Detectors of the campaign with no exposure that is done: "failed" if all have, "to do"."""
+    done = {e.detector for e in exposures if e.quality}
+    found: dict[str, str] = {}
+    for e in exposures:
+        if e.detector is not None and e.detector not in done:
+            failed = e.state in FAILED and found.get(e.detector, "failed") == "failed"
+            found[e.detector] = "failed" if failed else "to do"
+    return found
+
+
+def stretch(values: Sequence[float]) -> tuple[float, float]:
+    """Ends of a scale: all values, and `FAR` robust standard deviations about their median, so that
+    small differences do not look large; not below zero if no value is."""
+    if not values:
+        return 0.0, 1.0
+    middle, sigma = robust(values)
+    low, high = min(*values, middle - FAR * sigma), max(*values, middle + FAR * sigma)
+    return (max(low, 0.0) if min(values) >= 0 else low), high
+
+
 def by_detector(quantity: Quantity, exposures: Sequence[Exposed]) -> dict[str, float]:
     """Median of a quantity over the exposures of each detector, in the unit that is shown."""
     found: dict[str, list[float]] = {}
     for e in exposures:
         value = e.value(quantity)
         if value is not None:
-            found.setdefault(str(e.quality["detector"]), []).append(quantity.factor * value)
+            found.setdefault(str(e.detector), []).append(quantity.factor * value)
     return {name: float(np.median(values)) for name, values in found.items()}
 
 
@@ -339,7 +400,7 @@ def strip(quantity: Quantity, exposures: Sequence[Exposed]) -> Any:
         group = [e for e in exposures if _filter(e) == name]
         for outlier in (False, True):
             points = [
-                (int(str(e.quality["detector"])[-2:]), quantity.factor * value)
+                (int(str(e.detector)[-2:]), quantity.factor * value)
                 for e in group
                 if (value := e.value(quantity)) is not None
                 and (quantity.key in e.outliers) == outlier
@@ -393,8 +454,8 @@ def _table(page: Page, exposures: Sequence[Exposed]) -> None:
         [
             [
                 e.identity,
-                Cell(e.state, e.state in ("failed", "interrupted")),
-                str(e.quality.get("detector", "-")),
+                Cell(e.state, e.state in FAILED),
+                e.detector or "-",
                 str(e.quality.get("optical_element", "-")),
                 *(_cell(e, q) for q in QUANTITIES),
                 f"{e.line['seconds']:.1f}" if "seconds" in e.line else "-",

@@ -86,7 +86,7 @@ def test_manifest_without_numbers(folder, tmp_path, check_page):
 
 def exposed(identity, sky, name="F158", detector="WFI01"):
     quality = {"detector": detector, "optical_element": name, "sky": sky, "masked": 0.01}
-    return reports.Exposed(identity, "done", {}, quality)
+    return reports.Exposed(identity, "done", {}, quality, detector)
 
 
 def test_outliers():
@@ -113,6 +113,51 @@ def test_focal_plane_shows_medians_of_each_detector():
     assert sum("\n" in text for text in texts) == 1
     frames = [patch.get_linewidth() for patch in figure.axes[0].patches]
     assert [i + 1 for i, width in enumerate(frames) if width > 1] == [7]
+
+
+def test_a_stretch_does_not_make_much_of_little():
+    """Detectors that differ by 0.1 % have nearly one colour; one that is far off has its own."""
+    values = [0.4000, 0.4002, 0.3999, 0.4004]
+    low, high = reports.stretch(values)
+    assert (low, high) == pytest.approx((0.3801, 0.4201), abs=1e-3)
+    assert reports.stretch([*values, 0.6])[1] == 0.6
+    assert reports.stretch([1.0, 1.5, 2.0]) == (0.0, pytest.approx(1.5 + 5 * 1.4826 * 0.5))
+    assert reports.stretch([0.4]) == pytest.approx((0.38, 0.42))
+    assert reports.stretch([])[0] < reports.stretch([])[1]
+    assert reports.stretch([0.0, 0.0])[0] < reports.stretch([0.0, 0.0])[1]
+
+
+def test_failed_detectors_look_like_no_others(folder, tmp_path):
+    """The only exposure of WFI18 has failed; WFI03 waits; WFI02 is not in the campaign."""
+    exposures = reports.look(folder / "campaign.yaml")
+    assert [e.detector for e in exposures] == ["WFI01", "WFI10", "WFI18"]
+    exposures.append(reports.Exposed("x", "not begun", {}, {}, "WFI03"))
+    exposures.append(reports.Exposed("y", "failed", {}, {}, "WFI03"))
+    exposures.append(reports.Exposed("z", "failed", {}, {}, "WFI01"))
+    assert reports.idle_detectors(exposures) == {"WFI18": "failed", "WFI03": "to do"}
+    figure = reports.focal_plane(reports.QUANTITIES[0], exposures, "Sky")
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert (texts[17], texts[2], texts[1]) == ("18\nfailed", "3\nto do", "2")
+    hatched = [bool(patch.get_hatch()) for patch in figure.axes[0].patches]
+    assert [i + 1 for i, hatch in enumerate(hatched) if hatch] == [18]
+
+
+def test_detector_of_an_exposure_that_failed(folder, tmp_path):
+    """From its placeholders, or from its file, if there is one that can be read."""
+    l1 = str(folder / "l1" / "sim_L1_F158_1_10.asdf")
+    for values, settings, found in [
+        ((("sca", "07"),), {}, "WFI07"),
+        ((("detector", "wfi18"),), {}, "WFI18"),
+        ((("sca", "19"),), {"IN": l1}, "WFI10"),
+        ((("night", "1"),), {"IN": l1}, "WFI10"),
+        ((("night", "1"),), {"IN": "none.asdf"}, None),
+        ((("night", "1"),), {}, None),
+    ]:
+        entry = reports.Entry(values, settings)
+        assert reports._detector(entry, tmp_path) == found
+    entry = reports.Entry((("night", "1"),), {"IN": "l1/sim_L1_F158_1_1.asdf"})
+    assert reports._detector(entry, folder) == "WFI01"
+    assert reports._detector(entry, None) is None
 
 
 def test_detectors_do_not_overlap():
