@@ -14,8 +14,10 @@ import contextlib
 import ctypes
 import dataclasses
 import logging
+import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -53,13 +55,13 @@ from ..steps.sky import SkyParams, cell_edges, fit_sky, sky_model
 from .label import Layer, warn_of
 from .pearson import pearson_noise
 from .poisson import poisson_noise
-from .read_noise import Border, base_plane, border_of, common_series, noisy_amp33, noisy_plane
+from .read_noise import Border, base_plane, common_series, noisy_amp33, noisy_plane
 from .streams import Streams, What
 
 log = logging.getLogger(__name__)
 
-FINISH_ROWS = 256
-"""Rows of a layer that are worked on at a time when its parts are added up."""
+BAND_ROWS = 256
+"""Rows that are worked on at a time where a task makes a whole image."""
 SIGMA = 1.34896
 """Interquartile range of a Gaussian, in standard deviations."""
 
@@ -460,20 +462,15 @@ def _write_plane(
     """Make resultant `j` of a noisy ramp and write it to the store."""
     _give_back()
     exposure, sources = inputs.exposure, inputs.sources
-    plane = slice(j, j + 1)
-    dark = _plane(sources["dark.data"], plane)
-    mean, base = border_of(dark), base_plane(dark)
-    del dark  # planes are large, and each thread has some
-    if own:
-        base = _decoded(_plane(sources["l1.data"], plane), inputs, "l1.reference_read")
     n_reads = float(exposure.n_reads[j])
     common = common_series(streams, j, exposure.side)
     c_pink = float(sources["read.anc.C_PINK"].read())
     whole = Window(0, exposure.side, 0, exposure.side)
+    dark = _Plane(sources["dark.data"], j)
     noisy = noisy_plane(
-        base,
-        mean,
-        sources["read.data"].read(),
+        _base_of(j, own, inputs),
+        _border(dark, exposure.side),
+        _read_noise(sources["read.data"]),
         _border(sources["read.resetnoise"], exposure.side),
         c_pink,
         float(sources["read.anc.U_PINK"].read()),
@@ -503,14 +500,51 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _plane(source: Placed, plane: slice) -> np.ndarray:
+@dataclass(frozen=True)
+class _Plane:
     """One resultant of a cube."""
-    extra = source.array.shape[0] - (source.planes or source.array.shape[0])
-    values = source.array.read(planes=slice(plane.start + extra, plane.stop + extra))[0]
-    return values.astype(source.dtype or values.dtype, copy=False)
+
+    source: Placed
+    index: int
+
+    def read(self, window: Window) -> np.ndarray:
+        source = self.source
+        first = source.array.shape[0] - (source.planes or source.array.shape[0])
+        plane = slice(first + self.index, first + self.index + 1)
+        values: np.ndarray = source.array.read(window, plane)[0]
+        return values.astype(source.dtype or values.dtype, copy=False)
 
 
-def _border(source: Placed, n: int) -> Border:
+def _base_of(j: int, own: bool, inputs: Inputs) -> np.ndarray:
+    """Resultant `j` of the ramp that noise is added to, (N, N) uint16; made in bands of rows, since
+    the cubes have values of four bytes, and there is a plane for each thread."""
+    n = inputs.exposure.side
+    plane = _Plane(inputs.sources["l1.data" if own else "dark.data"], j)
+    base = np.empty((n, n), np.uint16)
+    for y in range(0, n, BAND_ROWS):
+        window = Window(y, min(y + BAND_ROWS, n), 0, n)
+        values = plane.read(window)
+        base[window.y0 : window.y1] = (
+            _decoded(values, window, inputs) if own else base_plane(values)
+        )
+    return base
+
+
+_sharing = threading.Lock()
+_shared: weakref.WeakValueDictionary[Placed, np.ndarray] = weakref.WeakValueDictionary()
+"""Images that planes in the making have in common."""
+
+
+def _read_noise(source: Placed) -> np.ndarray:
+    """The image of a source in float32, the same array for all threads that have it in use."""
+    with _sharing:
+        image = _shared.get(source)
+        if image is None:
+            image = _shared[source] = np.asarray(source.read(), np.float32)
+        return image
+
+
+def _border(source: Placed | _Plane, n: int) -> Border:
     """The reference pixels of an image."""
     bands = (0, BORDER), (n - BORDER, n)
     return Border(
@@ -519,28 +553,32 @@ def _border(source: Placed, n: int) -> Border:
     )
 
 
-def _decoded(plane: np.ndarray, inputs: Inputs, reference: str) -> np.ndarray:
-    """A plane of the exposure as the detector gave it, before the reference read was taken off."""
-    values = plane.astype(np.float32) - np.float32(inputs.exposure.encoding_offset)
-    if inputs.available(reference):
-        values += inputs.sources[reference].read()
+def _decoded(values: np.ndarray, window: Window, inputs: Inputs) -> np.ndarray:
+    """A resultant of the exposure as the detector gave it, before the reference read was taken
+    off."""
+    values = values.astype(np.float32) - np.float32(inputs.exposure.encoding_offset)
+    if inputs.available("l1.reference_read"):
+        values += inputs.sources["l1.reference_read"].read(window)
     return base_plane(np.rint(values))
 
 
 def _background(level: Placed, order: int, exposure: Exposure, waits: Any) -> np.ndarray:
     """Coefficients of the median-cell polynomial of the L2 image."""
-    return _fit(level.read()[_inside(exposure)], order, exposure)
+    n = exposure.side
+
+    def rows(first: int, last: int) -> np.ndarray:
+        return level.read(Window(first + BORDER, last + BORDER, BORDER, n - BORDER))
+
+    return _fit(rows, order, exposure)
 
 
-def _inside(exposure: Exposure) -> tuple[slice, slice]:
-    inside = slice(BORDER, exposure.side - BORDER)
-    return inside, inside
-
-
-def _fit(image: np.ndarray, order: int, exposure: Exposure) -> np.ndarray:
-    """Sky coefficients of an image of the active pixels."""
+def _fit(rows: Callable[[int, int], np.ndarray], order: int, exposure: Exposure) -> np.ndarray:
+    """Sky coefficients of an image of the active pixels; ``rows(first, last)`` are some of it."""
     edges = cell_edges(exposure.side)
-    medians = [median(image[a:b, c:d]) for a, b in edges for c, d in edges]
+    medians = []
+    for first, last in edges:
+        band = rows(first, last)
+        medians += [median(band[:, a:b]) for a, b in edges]
     return fit_sky(medians, exposure=exposure, params=SkyParams(order=order))["coefs"]
 
 
@@ -637,9 +675,9 @@ def _finish(
     image = np.zeros((n - 2 * BORDER, n - 2 * BORDER), np.float32)
     # In bands of rows, so that there is one frame in memory and not five of them.
     bands = [
-        (image[y - BORDER : y - BORDER + FINISH_ROWS],
-         Window(y, min(y + FINISH_ROWS, n - BORDER), BORDER, n - BORDER))
-        for y in range(BORDER, n - BORDER, FINISH_ROWS)
+        (image[y - BORDER : y - BORDER + BAND_ROWS],
+         Window(y, min(y + BAND_ROWS, n - BORDER), BORDER, n - BORDER))
+        for y in range(BORDER, n - BORDER, BAND_ROWS)
     ]  # fmt: skip
     clipped = 0.0
     if read is not None:
@@ -653,7 +691,7 @@ def _finish(
         for rows, window in bands:
             rows += light.read(window)
     if layer.sky_order is not None:
-        coefs = _fit(image, layer.sky_order, exposure)
+        coefs = _fit(lambda a, b: image[a:b], layer.sky_order, exposure)
         for rows, window in bands:
             rows -= sky_model(coefs, layer.sky_order, window, n).astype(np.float32)
     largest = np.finfo(planes[0].dtype).max
@@ -685,9 +723,12 @@ def clip(image: np.ndarray, q: float) -> float:
     q25, middle, q75 = quartiles(image)
     reach = q * (q75 - q25) / SIGMA
     low, high = np.float32(middle - reach), np.float32(middle + reach)
-    outside = float(((image < low) | (image > high)).mean())
+    outside = 0
+    for y in range(0, len(image), BAND_ROWS):
+        rows = image[y : y + BAND_ROWS]
+        outside += int(np.count_nonzero((rows < low) | (rows > high)))
     np.clip(image, low, high, out=image)
-    return outside
+    return outside / image.size
 
 
 # -- the output ----------------------------------------------------------------------------------

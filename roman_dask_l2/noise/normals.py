@@ -30,25 +30,18 @@ _LEAST = 126 << _BITS
 """Number of the first piece in the exponent and upper bits of a float32: that of 1/2."""
 
 
-def normals(key: int, shape: tuple[int, ...]) -> np.ndarray:
+def fill(key: int, out: np.ndarray) -> None:
     """The first normals of a stream.
 
     Parameters
     ----------
     key : int
         128 bits: the lower 64 are Philox's key, the upper 64 the upper half of its counter.
-    shape : tuple of int
-        At most 2^34 numbers.
-
-    Returns
-    -------
-    ndarray of float32
-        Of mean 0 and variance 1.
+    out : ndarray (n,) of float32
+        Is filled with numbers of mean 0 and variance 1; at most 2^34 of them.
     """
-    out = np.empty(shape, np.float32)
     a, b, c, d = (np.uint64(key >> shift & 0xFFFFFFFF) for shift in (0, 32, 64, 96))
-    _fill(a, b, c, d, _table(), out.reshape(-1))
-    return out
+    _fill(a, b, c, d, _table(), out)
 
 
 @lru_cache(maxsize=1)

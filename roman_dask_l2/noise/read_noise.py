@@ -7,6 +7,7 @@ the streams alone.
 
 from __future__ import annotations
 
+import mmap
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -40,18 +41,36 @@ def pink_series(normals: np.ndarray) -> np.ndarray:
     ndarray (N, 128) of float32
         Without unit.
     """
-    length = len(normals)
-    spectrum = np.empty(length // 2 + 1, np.complex64)
+    spectrum = np.empty(len(normals) // 2 + 1, np.complex64)
+    spectrum.view(np.float32)[2:] = normals
+    return _transformed(spectrum)
+
+
+def _pink(
+    streams: Streams,
+    what: What,
+    resultant: int,
+    block: int,
+    side: int,
+    spectrum: np.ndarray | None = None,
+) -> np.ndarray:
+    """The 1/f noise of a stream, see `pink_series`; its normals are drawn into their place, a
+    `spectrum` (128 N + 1,) that may be used for this again."""
+    if spectrum is None:
+        spectrum = np.empty(CHANNEL * side + 1, np.complex64)
+    streams.fill(what, resultant, block, spectrum.view(np.float32)[2:])
+    return _transformed(spectrum)
+
+
+def _transformed(spectrum: np.ndarray) -> np.ndarray:
+    """The series of normals that stand in a spectrum from the second mode on; overwrites it."""
+    length = 2 * (len(spectrum) - 1)
     spectrum[0] = 0
-    np.multiply(normals, _amplitudes(length), out=spectrum.view(np.float32)[2:])
+    spectrum.view(np.float32)[2:] *= _amplitudes(length)
     series = scipy.fft.irfft(spectrum, n=length, norm="forward", overwrite_x=True)
     half = series[: length // 2]
-    return (half - np.float32(half.mean(dtype=np.float64))).reshape(-1, CHANNEL)
-
-
-def _pink(streams: Streams, what: What, resultant: int, block: int, side: int) -> np.ndarray:
-    """The 1/f noise of a stream, see `pink_series`."""
-    return pink_series(streams.normals(what, resultant, block, (2 * CHANNEL * side,)))
+    half -= np.float32(half.mean(dtype=np.float64))
+    return half.reshape(-1, CHANNEL)
 
 
 @lru_cache(maxsize=2)  # sides: one in a run, 4 MB of a flight detector
@@ -235,19 +254,29 @@ def noisy_plane(
         for mean, sigma, draw in zip(dark, reset_noise, draws, strict=True)
     )
     along_x = common, np.ascontiguousarray(common[:, ::-1])  # in even and odd channels
-    own = np.zeros((n, CHANNEL), np.float32)
     out = np.empty((n, n), np.uint16)
+    white, own, spectrum = _scratch(n)
     for channel in range(n // CHANNEL):
         if u != 0:
-            own = _pink(streams, What.PINK_CHANNEL, resultant, channel, n)
-            if channel % 2:
-                own = np.ascontiguousarray(own[:, ::-1])
-        white = streams.normals(What.WHITE, resultant, channel, (n, CHANNEL))
+            pink = _pink(streams, What.PINK_CHANNEL, resultant, channel, n, spectrum)
+            own[:] = pink[:, ::-1] if channel % 2 else pink
+        streams.fill(What.WHITE, resultant, channel, white.reshape(-1))
         _fill_channel(
             base, read_noise, rows, columns, white, own, along_x[channel % 2],
             u, c, scale, channel * CHANNEL, out,
         )  # fmt: skip
     return out
+
+
+def _scratch(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two blocks (N, 128) of float32 and a spectrum, all zero, for one channel after the other.
+
+    They lie in pages of their own: what comes from the heap and goes back for each channel leaves
+    it in pieces, which stay."""
+    block, modes = CHANNEL * n, CHANNEL * n + 1
+    memory = np.frombuffer(mmap.mmap(-1, 4 * (2 * block + 2 * modes)), np.float32)
+    white, own = memory[: 2 * block].reshape(2, n, CHANNEL)
+    return white, own, memory[2 * block :].view(np.complex64)
 
 
 def noisy_amp33(

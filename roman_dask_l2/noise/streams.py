@@ -28,7 +28,7 @@ from operator import index
 
 import numpy as np
 
-from .normals import normals
+from .normals import fill
 
 VERSION = b"roman-dask-l2 v1"
 """At most 16 bytes."""
@@ -116,6 +116,12 @@ class Streams:
     def normals(
         self, what: What, resultant: int | None, block: int, shape: tuple[int, ...]
     ) -> np.ndarray:
-        """The first unit normals of a stream of nothing else, float32; see `normals.normals`."""
+        """The first unit normals of a stream of nothing else, float32; see `normals.fill`."""
+        out = np.empty(shape, np.float32)
+        self.fill(what, resultant, block, out.reshape(-1))
+        return out
+
+    def fill(self, what: What, resultant: int | None, block: int, out: np.ndarray) -> None:
+        """`normals` into an array (n,) of float32."""
         key = stream_key(self.seed, self.label, self.occurrence, what, resultant, block)
-        return normals(key, shape)
+        fill(key, out)

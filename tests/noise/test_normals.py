@@ -7,9 +7,15 @@ import pytest
 from scipy import stats
 from scipy.special import ndtri
 
-from roman_dask_l2.noise.normals import COUNTERS, _invert, _philox, _table, normals
+from roman_dask_l2.noise.normals import COUNTERS, _invert, _philox, _table, fill
 
 KEY = 0x0123456789ABCDEF_FEDCBA9876543210
+
+
+def normals(key, shape):
+    out = np.empty(shape, np.float32)
+    fill(key, out.reshape(-1))
+    return out
 
 
 def words_of(key, first, n):
