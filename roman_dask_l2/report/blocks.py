@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 
 from ..dq import PIXEL
@@ -10,7 +13,7 @@ KINDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("do not use", "#000000", ("DO_NOT_USE",)),
     ("saturated", "#E69F00", ("SATURATED",)),
     (
-        "hot, dead, ..",
+        "hot, dead, etc.",
         "#D55E00",
         ("DEAD", "HOT", "WARM", "LOW_QE", "TELEGRAPH", "NON_SCIENCE", "OTHER_BAD_PIXEL"),
     ),
@@ -58,23 +61,32 @@ def bits(names: tuple[str, ...]) -> np.uint32:
     return np.uint32(sum(PIXEL[name] for name in names))
 
 
-def kind_fractions(combinations: dict[int, int], pixels: int) -> list[float]:
-    """Part of the pixels without a flag, then with each of `KINDS`.
+def kind_counts(combinations: Mapping[int, int], pixels: int) -> list[int]:
+    """Pixels without a flag, then with each of `KINDS`.
 
     Parameters
     ----------
-    combinations : dict of int to int
+    combinations : mapping of int to int
         Value of dq -> how many pixels have it; 0 may be left out.
     pixels : int
         All of them.
     """
     flagged = sum(n for value, n in combinations.items() if value)
-    parts, known = [1 - flagged / pixels], 0
+    counts, known = [pixels - flagged], 0
     for _, _, names in KINDS:
         wanted = int(bits(names)) & ~known  # "other" is what no kind before it has
         known |= wanted
-        parts.append(sum(n for value, n in combinations.items() if value & wanted) / pixels)
-    return parts
+        counts.append(sum(n for value, n in combinations.items() if value & wanted))
+    return counts
+
+
+def percent(part: float) -> str:
+    """A fraction to three digits, without exponent."""
+    if not math.isfinite(part) or part == 0:
+        return f"{100 * part:g} %"
+    if abs(part) < 1e-5:
+        return "< 0.001 %" if part > 0 else "0 %"
+    return f"{100 * part:.{max(2 - math.floor(math.log10(abs(100 * part))), 0)}f} %"
 
 
 def combinations(dq: np.ndarray) -> dict[int, int]:

@@ -21,7 +21,7 @@ from ..noise.layers import no_draw
 from ..quality import degrees_of_freedom, reduced_chi_square
 from ..steps.sky import sky_model
 from . import expected, layers, plots
-from .blocks import kind_fractions, spread
+from .blocks import kind_counts, percent, spread
 from .page import Page, check_target
 from .panels import figure_class
 from .replay import KINDS, Jumps, Ramp, Replay, find_jumps, open_replay, show_ramps
@@ -175,10 +175,6 @@ def _subtitle(l2: L2) -> str:
     return ", ".join(parts)
 
 
-def _percent(part: float) -> str:
-    return f"{100 * part:.3g} %"
-
-
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None or not math.isfinite(value) else format(value, form)
 
@@ -188,9 +184,9 @@ def _key_numbers(facts: _Facts) -> list[tuple[str, str]]:
     spent = None if facts.noise is None else facts.noise.seconds
     return [
         ("background", f"{_number(_medsky(facts.l2), '.4g')} DN/s"),
-        ("masked", _percent(seen.masked / facts.pixels)),
-        ("hit by a cosmic ray", _percent(seen.count("JUMP_DET") / facts.pixels)),
-        ("saturated", _percent(seen.count("SATURATED") / facts.pixels)),
+        ("masked", percent(seen.masked / facts.pixels)),
+        ("hit by a cosmic ray", percent(seen.count("JUMP_DET") / facts.pixels)),
+        ("saturated", percent(seen.count("SATURATED") / facts.pixels)),
         ("reduced chi-square", _number(facts.chi_square, ".3f")),
         ("calibrated in", f"{sum(stages.values()):.1f} s" if stages else "-"),
         *([("noise layers made in", f"{spent:.1f} s")] if spent is not None else []),
@@ -213,7 +209,7 @@ def _warnings(facts: _Facts) -> list[str]:
     if seen.unusable:
         found.append(f"{seen.unusable} pixels have a rate that is not finite.")
     if seen.masked > MANY_MASKED * facts.pixels:
-        found.append(f"{_percent(seen.masked / facts.pixels)} of the pixels are masked.")
+        found.append(f"{percent(seen.masked / facts.pixels)} of the pixels are masked.")
     if not math.isfinite(_medsky(l2)):
         found.append("No background could be found: too few unmasked pixels.")
     found += _strange_chi_square(facts, files)
@@ -271,23 +267,23 @@ def _rate(page: Page, facts: _Facts) -> None:
 
 def _flags(page: Page, facts: _Facts) -> None:
     seen, pixels = facts.seen, facts.pixels
-    fractions = kind_fractions(seen.flags, pixels)
+    counts = kind_counts(seen.flags, pixels)
     page.section("flags", "Flags")
     caption = "Where flags are; by kind, the first that fits."
-    page.plots([("flags", plots.flags(seen, fractions), caption)])
     rows, growth = [], expected.mask_growth(facts.l2)
     for name in PIXEL:
         n = seen.count(name)
         if n:
             grown = growth.get(name)
-            rows.append([name, str(n), f"{100 * n / pixels:.5f} %", str(grown or "-")])
-    masked = f"{100 * seen.masked / pixels:.5f} %"
-    rows.append(["combined mask", str(seen.masked), masked, "-"])
-    page.table(["flag", "pixels", "part", "masks"], rows)
-    page.text(
-        "A pixel may have several flags. The last column says how many pixels one with this flag "
-        "masks: itself, 5 with its cardinal neighbours, 3 x 3 or 5 x 5."
-    )
+            rows.append([name, str(n), percent(n / pixels), str(grown or "-")])
+    rows.append(["combined mask", str(seen.masked), percent(seen.masked / pixels), "-"])
+    with page.beside():
+        page.plots([("flags", plots.flags(seen, counts, pixels), caption)])
+        page.table(["flag", "pixels", "part", "masks"], rows)
+        page.text(
+            "A pixel may have several flags. The last column says how many pixels one with this "
+            "flag masks: itself, 5 with its cardinal neighbours, 3 x 3 or 5 x 5."
+        )
 
 
 def _errors(page: Page, facts: _Facts) -> None:
@@ -388,7 +384,7 @@ def _ramps(page: Page, facts: _Facts) -> None:
         "Signal before the ramp fit, computed again from the Level-1 file by the same steps. The "
         "line has the fitted slope, which the flat has not yet divided. A jump is flagged, not "
         "taken out of the fit: the flag goes to the mask. Of a hot pixel the dark current is gone; "
-        "open symbols show the signal with it."
+        "the upper panel shows the signal with it."
     )
     missing = [kind for kind in KINDS if kind not in {ramp.kind for ramp in facts.ramps}]
     if missing:
@@ -451,24 +447,30 @@ def _jumps(page: Page, facts: _Facts) -> None:
         )
         return
     jumps = facts.jumps
-    page.text(
-        f"All ramps of {jumps.pixels} pixels, in bands of rows evenly spread over the image, were "
-        f"computed again: {jumps.counts.sum()} jumps. Cosmic rays come at a constant rate; a step "
-        "of the histogram is a change in how well faint ones are seen, or something else. "
-        + (
+    figure = plots.jump_times(jumps, facts.l2.exposure)
+    caption = "Jumps between one resultant and the next, with Poisson errors."
+    with page.beside():
+        page.plots([("jump_times", figure, caption)])
+        page.text(
+            f"All ramps of {jumps.pixels} pixels, in bands of rows evenly spread over the image, "
+            f"were computed again: {jumps.counts.sum()} jumps. Cosmic rays come at a constant "
+            "rate; a step of the histogram is a change in how well faint ones are seen, or "
+            "something else."
+        )
+        page.text(
             "Flags are those of the file in every pixel."
             if not jumps.differ
             else f"{jumps.differ} pixels have other flags than in the file."
         )
-    )
-    page.plots(
-        [
-            (
-                "jump_times", plots.jump_times(jumps, facts.l2.exposure),
-                "Jumps between one resultant and the next, with Poisson errors.",
-            )
-        ]
-    )  # fmt: skip
+        page.table(
+            ["between resultants", "seconds", "jumps"],
+            [
+                [f"{j} and {j + 1}", f"{span:.2f}", str(n)]
+                for j, (span, n) in enumerate(
+                    zip(np.diff(facts.l2.exposure.tbar), jumps.counts, strict=True)
+                )
+            ],
+        )
 
 
 def _noise(page: Page, facts: _Facts) -> None:
@@ -534,19 +536,16 @@ def _footprint(page: Page, facts: _Facts) -> None:
     ra, dec, centre = sky
     east, north = _tangent(ra, dec, *centre)
     corners = np.array([[east[i], north[i]] for i in (0, 16, 32, 48)]).T
-    page.plots(
-        [
-            (
-                "footprint", plots.footprint(np.array([east, north]), corners, centre),
-                "Edge of the active array on the sky, east to the left.",
-            )
-        ]
-    )  # fmt: skip
+    figure = plots.footprint(np.array([east, north]), corners, centre)
     n = facts.l2.side - 1
     places = (("0, 0", 0), (f"{n}, 0", 16), (f"{n}, {n}", 32), (f"0, {n}", 48))
     rows = [[name, f"{ra[i] % 360:.6f}", f"{dec[i]:+.6f}"] for name, i in places]
     rows.append(["centre", f"{centre[0] % 360:.6f}", f"{centre[1]:+.6f}"])
-    page.table(["pixel (x, y)", "RA (deg)", "Dec (deg)"], rows)
+    with page.beside():
+        page.plots(
+            [("footprint", figure, "Edge of the active array on the sky, east to the left.")]
+        )
+        page.table(["pixel (x, y)", "RA (deg)", "Dec (deg)"], rows)
 
 
 def _sky_positions(l2: L2) -> tuple[np.ndarray, np.ndarray, tuple[float, float]] | None:
@@ -594,12 +593,19 @@ def _timings(page: Page, facts: _Facts) -> None:
         + (", nor are noise layers." if spent is None else f"; noise layers took {spent:.1f} s.")
     )
     stages = {name: stages[name] for name in (*STAGES, *stages) if name in stages}
-    shown = [("stages", plots.bars("Wall time by stage", stages, "s"), "Wall time, s.")]
+    shown = [
+        (
+            "stages",
+            plots.bars("Wall time by stage", stages, "wall time (s)", "stage"),
+            "Wall time, s.",
+        )
+    ]
     if steps:
         ordered = dict(sorted(steps.items(), key=lambda item: -item[1]))
         shown.append(
             (
-                "steps", plots.bars("Processor time by step", ordered, "s, all threads"),
+                "steps",
+                plots.bars("Processor time by step", ordered, "processor time (s)", "step"),
                 "Processor time, s, all threads together; store is what it took to write.",
             )
         )  # fmt: skip

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..io.layout import Layout, read_layout
 from ..noise.label import Layer, parse_all
 from ..steps.ramp_fit import make_fit
-from .blocks import block_mean
+from .blocks import block_mean, percent
 from .replay import Replay
 from .survey import L2, Survey, bands
 
@@ -317,9 +317,9 @@ def summary(
         known = expected[i] if i < len(expected) else None
         rows.append(
             [
-                str(line["label"]), f"{line['median']:.2e}", f"{line['sigma']:.5f}",
-                "-" if known is None else f"{known.sigma:.5f}",
-                f"{100 * line['clipped']:.4f} %", str(line["inadmissible"]),
+                str(line["label"]), f"{line['median']:.1e}", f"{line['sigma']:.4g}",
+                "-" if known is None else f"{known.sigma:.4g}",
+                percent(line["clipped"]), str(line["inadmissible"]),
             ]
         )  # fmt: skip
     return names, rows

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .blocks import block_kinds, block_mean, combinations, kind_fractions, spread
+from .blocks import block_kinds, block_mean, combinations, kind_counts, spread
 from .panels import (
     asinh_norm,
+    beyond,
     colours,
     draw_flags,
     figure_class,
@@ -124,7 +125,7 @@ def _show_mean(
     shown = show(ax, cells, k, cmap=colours(cmap), norm=norm(cells))
     x0, y0, width, _ = ax.get_position().bounds
     place = ax.figure.add_axes((x0 + 0.05 * width, y0 - 0.105, 0.9 * width, 0.02))
-    bar = ax.figure.colorbar(shown, cax=place, orientation="horizontal", extend="both")
+    bar = ax.figure.colorbar(shown, cax=place, orientation="horizontal", extend=beyond(shown))
     bar.set_label(label)
     ax.set_title(title + per_block(k, "mean"))
     return bar
@@ -157,11 +158,11 @@ def _draw_flags(ax: Any, dq: np.ndarray) -> None:
     draw_flags(ax, block_kinds(dq, k), k)
     ax.set_title("Flags" + per_block(k, "any"))
     ax.legend(
-        handles=flag_handles(kind_fractions(combinations(dq), dq.size)),
-        title="part of all pixels",
+        handles=flag_handles(kind_counts(combinations(dq), dq.size), dq.size),
+        title="pixels, part of all",
         loc="upper center",
         bbox_to_anchor=(0.5, -0.09),
-        ncols=3,
+        ncols=2,
         frameon=False,
         columnspacing=1.2,
         handlelength=1.2,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .blocks import KINDS, spread
+from .blocks import KINDS, percent, spread
 
 CLEAN = "#F2F2F2"
 MASKED = "#BBBBBB"
@@ -74,6 +74,14 @@ def symmetric_norm(cells: np.ndarray) -> Any:
     return Normalize(-limit, limit)
 
 
+def beyond(shown: Any) -> str:
+    """On which sides of its scale an image has values: where a bar ends in an arrow."""
+    values = np.ma.masked_invalid(shown.get_array()).compressed()
+    low = values.size > 0 and bool(values.min() < shown.norm.vmin)
+    high = values.size > 0 and bool(values.max() > shown.norm.vmax)
+    return {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[low, high]
+
+
 def round_ticks(bar: Any, apart: float = 0.06) -> None:
     """Ticks of a bar with a stretch: round numbers that do not stand too close."""
     ticks: list[float] = []
@@ -99,13 +107,13 @@ def draw_flags(ax: Any, kinds: np.ndarray, k: int) -> None:
     show(ax, kinds, k, cmap=ListedColormap(shades), norm=norm)
 
 
-def flag_handles(fractions: Sequence[float]) -> list[Any]:
-    """Entries of a legend for `draw_flags`, with the fractions of `kind_fractions`."""
+def flag_handles(counts: Sequence[int], pixels: int) -> list[Any]:
+    """Entries of a legend for `draw_flags`, with the counts of `kind_counts`, of so many pixels."""
     from matplotlib.patches import Patch
 
     shades = [CLEAN, *(colour for _, colour, _ in KINDS)]
     labels = ["none", *(label for label, _, _ in KINDS)]
     return [
-        Patch(facecolor=colour, edgecolor="0.5", label=f"{label}  {100 * part:.2f} %")
-        for label, colour, part in zip(labels, shades, fractions, strict=True)
+        Patch(facecolor=colour, edgecolor="0.5", label=f"{label}: {n}, {percent(n / pixels)}")
+        for label, colour, n in zip(labels, shades, counts, strict=True)
     ]

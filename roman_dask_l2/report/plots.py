@@ -11,6 +11,7 @@ from ..dq import GROUP
 from ..exposure import Exposure
 from .panels import (
     asinh_norm,
+    beyond,
     colours,
     draw_flags,
     figure_class,
@@ -48,7 +49,9 @@ def _image(
 
 def _bar(figure: Any, ax: Any, shown: Any, label: str) -> Any:
     """A bar below an image: beside it, it would make the image smaller."""
-    bar = figure.colorbar(shown, ax=ax, extend="both", location="bottom", shrink=0.9, aspect=30)
+    bar = figure.colorbar(
+        shown, ax=ax, extend=beyond(shown), location="bottom", shrink=0.9, aspect=30
+    )
     bar.set_label(label)
     return bar
 
@@ -74,13 +77,13 @@ def zoom(part: np.ndarray, mask: np.ndarray, at: tuple[int, int]) -> Any:
     return figure
 
 
-def flags(seen: Survey, fractions: Sequence[float]) -> Any:
-    """Map of the kinds of flags."""
+def flags(seen: Survey, counts: Sequence[int], pixels: int) -> Any:
+    """Map of the kinds of flags, with pixels of each."""
     figure, ax = new("Flags" + per_block(seen.k, "any"), 6.0)
     draw_flags(ax, seen.kinds, seen.k)
     figure.legend(
-        handles=flag_handles(fractions), title="part of all pixels", loc="outside lower center",
-        ncols=2, frameon=False, fontsize=9, handlelength=1.2,
+        handles=flag_handles(counts, pixels), title="pixels, part of all",
+        loc="outside lower center", ncols=2, frameon=False, fontsize=8.5, handlelength=1.2,
     )  # fmt: skip
     return figure
 
@@ -101,8 +104,10 @@ def error(
         c=seen.errors[used], s=4, marker="s", lw=0, cmap="cividis", norm=norm,
     )  # fmt: skip
     figure.colorbar(shown, ax=ax, label="pixels per bin", shrink=0.85)
-    middle, medians = _medians(seen.errors)
-    ax.plot(middle, medians, "o", ms=3.5, mfc="white", mec="black", mew=0.8, label="median")
+    middle, medians = _medians(seen.full)
+    ax.plot(
+        middle, medians, "o", ms=3.5, mfc="white", mec="black", mew=0.8, label="median, unsaturated"
+    )
     if curve is not None:
         ax.plot(*curve, color=RED, lw=2, label="expected")
     for i, short in enumerate(shortened):
@@ -175,9 +180,33 @@ def sky_residual(cells: np.ndarray, edges: np.ndarray, title: str, about: float)
 
 
 def ramp(one: Ramp, exposure: Exposure) -> Any:
-    """Signal of one pixel against time, its flags, and the fitted slope."""
+    """Signal of one pixel against time, its flags, and the fitted slope. Of a hot one also the
+    signal with its dark current, which would flatten the other in one panel."""
     title = {"hot": "Hot pixel", "normal": "Normal pixel", "saturating": "Saturating pixel"}
-    figure, ax = new(f"{title.get(one.kind, 'Cosmic ray')}: x = {one.x}, y = {one.y}")
+    named = f"{title.get(one.kind, 'Cosmic ray')}: x = {one.x}, y = {one.y}"
+    t = exposure.tbar
+    if one.kind != "hot" or one.with_dark is None:
+        figure, ax = new(named)
+        _draw_ramp(ax, one, exposure)
+    else:
+        figure, (above, ax) = _two(named)
+        above.plot(t, one.with_dark, "D", ms=5, mfc="none", mec="black", label="with dark current")
+        above.set_ylabel("linear signal (DN)")
+        above.legend(fontsize=9)
+        _draw_ramp(ax, one, exposure)
+    ax.set_xlabel("time since reset (s)")
+    return figure
+
+
+def _two(title: str) -> tuple[Any, tuple[Any, Any]]:
+    """A figure with two sets of axes, one above the other, with the same horizontal axis."""
+    figure = figure_class()(figsize=(WIDE, HIGH), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    above.set_title(title, fontsize=11)
+    return figure, (above, below)
+
+
+def _draw_ramp(ax: Any, one: Ramp, exposure: Exposure) -> None:
     t, s = exposure.tbar, one.signal
     j = np.arange(len(t))
     saturated = one.flags & GROUP["SATURATED"] != 0
@@ -188,34 +217,30 @@ def ramp(one: Ramp, exposure: Exposure) -> Any:
     ax.plot(t[rest], s[rest], "o", mfc="white", mec=GREY, label="not used", zorder=3)
     ax.plot(t[saturated], s[saturated], "s", color=ORANGE, label="saturated", zorder=3)
     ax.plot(t[jump], s[jump], "^", ms=11, mfc="none", mec=GREEN, mew=2, label="jump follows")
-    shown = s
-    if one.kind == "hot" and one.with_dark is not None:
-        shown = np.concatenate([s, one.with_dark])
-        ax.plot(t, one.with_dark, "D", ms=5, mfc="none", mec="black", label="with dark current")
     if used.any():
         line = s[used].mean() + one.rate * (t - t[used].mean())
         ax.plot(t, line, color=RED, lw=1.5, label=f"fit: {one.rate:.4g} DN/s")
-        room = 0.08 * max(np.ptp(shown), 10.0)
-        ax.set_ylim(shown.min() - room, shown.max() + room)
-    ax.set(xlabel="time since reset (s)", ylabel="linear signal (DN)")
+        room = 0.08 * max(np.ptp(s), 10.0)
+        ax.set_ylim(s.min() - room, s.max() + room)
+    ax.set_ylabel("linear signal (DN)")
     handles, labels = ax.get_legend_handles_labels()
     kept = [i for i, h in enumerate(handles) if len(h.get_xdata())]
     ax.legend([handles[i] for i in kept], [labels[i] for i in kept], fontsize=9)
-    return figure
 
 
 def reference_rows(rows: np.ndarray) -> Any:
     """Row offsets (R, N) that the reference output gave."""
-    figure, ax = new("Reference pixels: offset of each row")
+    figure, ax = new("Reference pixels: offset of each row", 5.6)
     n_res, side = rows.shape
     k = max(side // 512, 1)
     cells = rows[:, : side // k * k].reshape(n_res, -1, k).mean(axis=2).T
     limit = max(4 * float(np.std(rows)), 1e-6)
     extent = (-0.5, n_res - 0.5, -0.5, side - 0.5)
     shown = ax.imshow(
-        cells, origin="lower", aspect="auto", extent=extent, cmap="RdBu_r", vmin=-limit, vmax=limit
-    )
-    figure.colorbar(shown, ax=ax, extend="both", label="DN")
+        cells, origin="lower", aspect="auto", extent=extent, cmap="RdBu_r", vmin=-limit,
+        vmax=limit, interpolation="nearest",
+    )  # fmt: skip
+    figure.colorbar(shown, ax=ax, extend=beyond(shown), label="DN")
     note = "" if k == 1 else f", means of {k} rows"
     ax.set(xlabel="resultant", ylabel=f"row (pixel{note})", xticks=range(n_res))
     return figure
@@ -255,9 +280,7 @@ def jump_times(jumps: Jumps, exposure: Exposure) -> Any:
     ax.errorbar(middle, counts * scale, np.sqrt(counts) * scale, fmt="none", ecolor="black", lw=1)
     mean = 1e6 * counts.sum() / (jumps.pixels * spans.sum())
     ax.axhline(mean, color=RED, lw=1.5, label=f"mean {mean:.3g}")
-    ax.set(
-        xlabel="time since reset (s)", ylabel="jumps per second in 10$^6$ pixels", ylim=(0, None)
-    )
+    ax.set(xlabel="time since reset (s)", ylabel="jumps (10$^{-6}$ / pixel / s)", ylim=(0, None))
     ax.legend(fontsize=9, loc="upper center", ncols=2)
     return figure
 
@@ -278,7 +301,9 @@ def layer_histogram(
     if expected is not None:
         ax.plot((edges[1:] + edges[:-1]) / 2, expected, color=RED, lw=2, label="expected")
     top = max(float(density.max()), 1e-6)
-    ax.set(xlabel="DN/s", ylabel="density (1/(DN/s))", yscale="log", ylim=(top * 1e-5, top * 3))
+    ax.set(
+        xlabel="noise (DN/s)", ylabel="density (1/(DN/s))", yscale="log", ylim=(top * 1e-5, top * 3)
+    )
     ax.legend(fontsize=9)
     return figure
 
@@ -294,7 +319,7 @@ def layer_spectrum(
         ax.plot(frequency, values, label=name, **style)
     ax.set(
         xscale="log", yscale="log", xlabel="frequency along rows (cycles/pixel)",
-        ylabel="(DN/s)$^2$ / (cycle/pixel)",
+        ylabel="power ((DN/s)$^2$ / (cycle/pixel))",
     )  # fmt: skip
     both = [power, *curves.values()]
     low, high = min(float(v.min()) for v in both), max(float(v.max()) for v in both)
@@ -320,14 +345,10 @@ def footprint(outline: np.ndarray, corners: np.ndarray, centre: tuple[float, flo
     ax.fill(*outline, color=BLUE, alpha=0.15)
     ax.plot(*outline, color=BLUE, lw=2)
     ax.plot(0, 0, "+", color="black")
-    names = ("x = 0, y = 0", "x max", "", "y max")
-    for (east, north), name in zip(corners.T, names, strict=True):
-        if name:
-            ax.annotate(
-                name, (0.92 * east, 0.92 * north), ha="center", va="center", fontsize=9,
-                bbox={"fc": "white", "ec": "none", "pad": 1},
-            )  # fmt: skip
-    reach = 1.12 * float(np.abs(outline).max())
+    names = ("x = y = 0", "x max", "both max", "y max")
+    for (east, north), name in zip(corners.T, names, strict=True):  # outside, on white
+        ax.annotate(name, (1.18 * east, 1.18 * north), ha="center", va="center", fontsize=9)
+    reach = 1.38 * float(np.abs(outline).max())
     ax.set(
         xlim=(reach, -reach), ylim=(-reach, reach), aspect="equal",
         xlabel=f"east of right ascension {centre[0]:.5f} deg (arcmin)",
@@ -336,12 +357,12 @@ def footprint(outline: np.ndarray, corners: np.ndarray, centre: tuple[float, flo
     return figure
 
 
-def bars(title: str, seconds: Mapping[str, float], label: str) -> Any:
-    """Where time went."""
+def bars(title: str, seconds: Mapping[str, float], label: str, of: str) -> Any:
+    """Where time went, by what `of` names."""
     figure, ax = new(title, 1.3 + 0.3 * len(seconds))
     names = list(seconds)[::-1]
     shown = ax.barh(names, [seconds[n] for n in names], color=BLUE)
     ax.bar_label(shown, fmt="%.2f", padding=3, fontsize=9)
     ax.margins(x=0.15)
-    ax.set_xlabel(label)
+    ax.set(xlabel=label, ylabel=of)
     return figure

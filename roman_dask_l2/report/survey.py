@@ -151,6 +151,10 @@ def bands(l2: L2, edges: np.ndarray) -> Iterator[Band]:
         )  # fmt: skip
 
 
+def _no_errors() -> np.ndarray:
+    return np.zeros((len(RATES) - 1, len(ERRORS) - 1), np.int64)
+
+
 @dataclass
 class Survey:
     """What was seen of an image.
@@ -171,8 +175,8 @@ class Survey:
         Value of dq -> pixels.
     masked, unusable, dim : int
         Pixels in the mask; that are not finite; unmasked with rates too low for `errors`.
-    errors : ndarray (rate, err) of int
-        Unmasked pixels by `RATES` and `ERRORS`.
+    errors, full : ndarray (rate, err) of int
+        Unmasked pixels by `RATES` and `ERRORS`; those of them that never saturate.
     chisq : ndarray (65536,) of int
         From `count_halves`.
     read_variance, light : ndarray
@@ -195,9 +199,8 @@ class Survey:
     masked: int = 0
     unusable: int = 0
     dim: int = 0
-    errors: np.ndarray = field(
-        default_factory=lambda: np.zeros((len(RATES) - 1, len(ERRORS) - 1), np.int64)
-    )
+    errors: np.ndarray = field(default_factory=_no_errors)
+    full: np.ndarray = field(default_factory=_no_errors)
     chisq: np.ndarray = field(default_factory=lambda: np.zeros(HALVES, np.int64))
     read_variance: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     light: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -263,7 +266,7 @@ def _medians(image: np.ndarray, mask: np.ndarray, edges: np.ndarray) -> np.ndarr
 
 
 def _count_errors(band: Band, seen: Survey) -> None:
-    """Add a band to the two-dimensional histogram of rates and errors."""
+    """Add a band to the two-dimensional histograms of rates and errors."""
     use = ~band.mask & (band.err > 0)
     rate, err = band.rate[use], band.err[use]
     bright = rate > 10 ** RATES[0]
@@ -274,7 +277,9 @@ def _count_errors(band: Band, seen: Survey) -> None:
     )
     shape = seen.errors.shape
     i, j = (np.clip(v, 0, n - 1).astype(np.int64) for v, n in zip((i, j), shape, strict=True))
-    seen.errors += np.bincount(i * shape[1] + j, minlength=seen.errors.size).reshape(shape)
+    bins, short = i * shape[1] + j, band.dq[use][bright] & PIXEL["SATURATED"] != 0
+    for counts, which in ((seen.errors, bins), (seen.full, bins[~short])):
+        counts += np.bincount(which, minlength=counts.size).reshape(shape)
 
 
 NEVER = PIXEL["DEAD"] | PIXEL["NO_LIN_CORR"] | PIXEL["NO_SAT_CHECK"] | PIXEL["NO_GAIN_VALUE"]

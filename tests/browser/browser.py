@@ -42,6 +42,8 @@ class Seen:
         Pixels by which the page is wider than the window.
     wide : list of str
         Elements that reach beyond it, but for those that scroll.
+    cut : list of str
+        First words of tables that are wider than their place, so that one has to scroll in them.
     pictures, broken : int
         Images; those of them that could not be decoded.
     links : list of str
@@ -55,6 +57,7 @@ class Seen:
     requests: list[str] = field(default_factory=list)
     overflow: int = 0
     wide: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
     pictures: int = 0
     broken: int = 0
     links: list[str] = field(default_factory=list)
@@ -70,6 +73,8 @@ _ASK = """(async () => {
     wide: [...document.querySelectorAll('body *')].filter(
       e => e.getBoundingClientRect().right > WIDTH && !e.closest('.wide, pre, .zoom, .formula'))
       .slice(0, 5).map(e => e.outerHTML.slice(0, 60)),
+    cut: [...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth)
+      .map(e => e.querySelector('th').textContent),
     pictures: images.length,
     broken: images.filter(i => !i.complete || i.naturalWidth === 0).length,
     links: [...document.querySelectorAll('a[href^="#"]')].map(a => a.getAttribute('href'))

@@ -82,6 +82,8 @@ def test_page(browser, request, kind, pictures, width):
     assert seen.links == []
     assert seen.wide == []
     assert seen.overflow <= 0
+    # File names and errors may be long; what people compare must be seen at once.
+    assert set(seen.cut) <= {"input", "exposure"}
     assert seen.height > 1500
     assert seen.picture.startswith(b"\x89PNG")
 
@@ -101,6 +103,7 @@ def test_what_is_wrong_is_seen(browser, tmp_path):
     page.write_text(
         '<!DOCTYPE html><meta name="viewport" content="width=device-width"><body>'
         '<div style="width: 3000px">wide</div><a href="#nowhere">x</a>'
+        '<div class="wide" style="overflow: auto; width: 50px"><table><th>long head</table></div>'
         '<img src="data:image/png;base64,AAAA"><img src="http://127.0.0.1:9/x.png">'
         "<script>console.log('said'); throw new Error('thrown')</script>"
     )
@@ -110,4 +113,5 @@ def test_what_is_wrong_is_seen(browser, tmp_path):
     assert "http://127.0.0.1:9/x.png" in seen.requests
     assert seen.broken == 2
     assert seen.links == ["#nowhere"]
+    assert seen.cut == ["long head"]
     assert seen.overflow > 0

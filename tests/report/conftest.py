@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import struct
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+
+from roman_dask_l2.report.page import Page
 
 SIDE = 512
 LAYERS = ["RS2", "PbS1", "RP"]
@@ -88,6 +91,53 @@ def _check(path: Path) -> Parsed:
         size = struct.unpack(">II", png[16:24])
         assert size == (int(image["width"]), int(image["height"]))
     return page
+
+
+PER = r"1e-6 / pixel / s|10\$\^\{-6\}\$ / pixel / s|\(DN/s\)\$\^2\$ / \(cycle/pixel\)"
+UNITS = rf"(?:pixel|s|deg|arcmin|%|DN|DN/s|cycles/pixel|1/\(DN/s\)|{PER})"
+AXIS = re.compile(rf".*\({UNITS}(?:, means of \d+ rows)?\)")
+BAR = re.compile(rf"(?:.*\()?{UNITS}\)?(?: above [\d.e-]+)?(?:, asinh stretch; grey: masked)?")
+BARE = {
+    "density", "pixels per bin", "chi-square per degree of freedom", "reduced chi-square",
+    "resultant", "readout channel", "detector (WFI..)", "stage", "step",
+}  # fmt: skip
+"""What has no unit."""
+
+
+def _unclear(figure) -> list[str]:
+    """Labels that do not say what it is, and in which unit; of a bar, the title says what."""
+    found = []
+    for ax in figure.axes:
+        if hasattr(ax, "_colorbar"):
+            labels, known = [ax.get_xlabel() or ax.get_ylabel()], BAR
+        else:
+            shared = not ax.xaxis.get_tick_params()["labelbottom"]  # with the axes below
+            labels, known = [ax.get_ylabel(), *([] if shared else [ax.get_xlabel()])], AXIS
+        found += [label for label in labels if label not in BARE and not known.fullmatch(label)]
+    return found
+
+
+@pytest.fixture
+def labels_are_complete(monkeypatch):
+    """``labels_are_complete()``: that every axis and bar of every plot on the pages that were
+    written since says what it shows, and in which unit; how many plots that were."""
+    figures = []
+    original = Page.plots
+
+    def keep(page, plots):
+        plots = list(plots)
+        figures.extend((name, figure) for name, figure, _ in plots)
+        original(page, plots)
+
+    monkeypatch.setattr(Page, "plots", keep)
+
+    def check() -> int:
+        for name, figure in figures:
+            assert figure.axes
+            assert _unclear(figure) == [], name
+        return len(figures)
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
-from roman_dask_l2 import cli
+from roman_dask_l2 import cli, generate_noise
+from roman_dask_l2.config import load_config
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.pipeline import calibrate
 from roman_dask_l2.report import exposure, exposure_report, replay, write_report
@@ -48,6 +49,11 @@ def test_has_everything(report, check_page):
                  "numpy", "saturation: backup=1", "linearitylegendre.asdf"):  # fmt: skip
         assert text in page.text
     assert "other flags" not in page.text
+
+
+def test_every_axis_has_a_label_and_a_unit(exposure_with_noise, tmp_path, labels_are_complete):
+    exposure_report(exposure_with_noise.l2, tmp_path / "r.html")
+    assert labels_are_complete() == len(PLOTS)
 
 
 def test_numbers(report, exposure_with_noise, check_page):
@@ -110,6 +116,28 @@ def test_a_warning_is_given_once(tmp_path, simulated, check_page, capsys):
     assert page.text.count("O and P both add") == 1
     assert page.text.count("moments that no Pearson distribution has") == 1
     assert "noise layers made in" in page.text
+
+
+def test_of_the_other_recipe(tmp_path, simulated, check_page, labels_are_complete):
+    """romanimpreprocess's: without chi-square, through the dark, with its own flags."""
+    config = load_config(simulated(seed=11).config)
+    noise = {"LAYER": ["RS2", "Pb"], "TEMP": ".", "SEED": 3, "OUT": str(tmp_path / "noise.asdf")}
+    config = config.replace(
+        GRAPH="romanimpreprocess_1.0", OUT=str(tmp_path / "l2.asdf"), SLICEOUT=True,
+        NOISE=noise | {"TEMP": str(tmp_path)},
+    )  # fmt: skip
+    calibrate(config)
+    generate_noise(config)
+    page = check_page(exposure_report(tmp_path / "l2.asdf"))
+    assert page.ids == SECTIONS
+    assert "Flags are those of the file in every pixel" in page.text
+    assert "Noise layer RS2" in page.text
+    assert "through_dark=True" in page.text
+    assert "Warnings" in page.text
+    assert "reduced chi-square of the ramps" not in page.text
+    without = {"chi_square", *(name for name in PLOTS if name.startswith("layer2"))}
+    spectra = {name for name in PLOTS if name.endswith("_spectrum")}  # 256 pixels are too few
+    assert labels_are_complete() == len(PLOTS - without - spectra)
 
 
 def test_chi_square_is_worth_a_warning_where_it_is_not_expected(tmp_path):
