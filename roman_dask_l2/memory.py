@@ -29,9 +29,11 @@ SCRATCH = 24
 """Bytes per pixel of a tile for what kernels work on in rows and blocks, and is being read."""
 SPARE = 1.12
 """Memory that the allocator holds for each byte in use, measured."""
-NOISE_PLANE = 10
-"""Bytes per pixel of a frame of the task that makes one resultant with noise."""
-NOISE_FINISH = 8
+NOISE_PLANE = 6
+"""Bytes per pixel of a frame of the task that makes one resultant with noise,"""
+NOISE_SHARED = 4
+"""and of what all these tasks share."""
+NOISE_FINISH = 5
 """Bytes per pixel of a frame of the task that adds a layer up."""
 ROWS = (256, 128, 64, 32)
 """Heights of full-width tiles that are tried, the fastest first."""
@@ -124,8 +126,9 @@ def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Laye
     whole = side**2 * max(_reference(inputs, "gain.data"), 4.0 + 1.0 + 8.0 / 16)
     work = (busy - 1) * largest + max(largest, whole)
     if layers:
-        frames = max(NOISE_PLANE if any(la.read for la in layers) else 0, NOISE_FINISH)
-        work = threads * max(largest, frames * side**2)
+        reads = any(layer.read for layer in layers)
+        frames = max(NOISE_PLANE if reads else 0, NOISE_FINISH)
+        work = threads * max(largest, frames * side**2) + NOISE_SHARED * reads * side**2
     return BASE + SPARE * (work + _unpacked(inputs.sources))
 
 

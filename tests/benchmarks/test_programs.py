@@ -318,12 +318,18 @@ def rows_of(scaling, values, metric="wall"):
         ("resultants", "resident", {"4": [1e9], "32": [1.5e9, 1.9e9, 9e9]}, "1.90 GB (under 2 GB"),
         ("layers", "anonymous", {"1": [1e9], "8": [1.2e9]}, "1.20 (1.10 at most wanted: not"),
         ("threads", "stages", {"1": [{"tiles": 8.0}], "2": [{"tiles": 4.0}]},
-         "2.00 times (1.6 wanted: reached"),
+         "the tile stage 2.00 times"),
         ("threads", "stages", {"1": [{"open": 8.0}], "2": [{"open": 4.0}]}, "in it."),
     ],
 )  # fmt: skip
 def test_verdicts(scaling, table, metric, values, words):
     assert words in scaling.VERDICTS[table](rows_of(scaling, values, metric))
+
+
+def test_verdict_on_the_tile_stage_alone(scaling):
+    text = scaling._tiles_alone({"1": [8.0, 9.0, 7.0], "2": [4.0, 6.0, 5.5]})
+    assert "8.00 s (7.00 to 9.00) with 1, 5.50 s (4.00 to 6.00) with 2 threads, 1.45 times" in text
+    assert "(1.6 wanted: not reached)" in text
 
 
 def test_some_tables_alone(scaling, tmp_path, monkeypatch):
@@ -367,6 +373,9 @@ def test_a_run_of_the_scaling_program(scaling, simulated, monkeypatch):
     assert layers["size"] == 2 * plain["size"]
     assert config.with_name("scaling_noise.asdf").is_file()
     assert "--noise-only" in commands[-1]
+    again = program.again({n: scaling.Setting(side=256, threads=int(n)) for n in "12"})
+    assert {n: len(seconds) for n, seconds in again.items()} == {"1": 2, "2": 2}
+    assert min(min(seconds) for seconds in again.values()) > 0
     program.clean()
     assert not list(config.parent.glob("*scaling*")) + list(config.parent.glob("l2*"))
 
