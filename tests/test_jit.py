@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from roman_dask_l2.simulate import simulate
 
 ROOT = Path(__file__).parents[1]
 
@@ -80,3 +83,40 @@ def test_new_code_is_never_mixed_with_old(tmp_path):
     for process in running:
         _, error = process.communicate(timeout=120)
         assert process.returncode == 0, error
+
+
+# Root may write everywhere: give that up first.
+WITHOUT_POWER = """
+import ctypes, os, sys
+if os.getuid() == 0:
+    assert ctypes.CDLL(None).prctl(24, 1, 0, 0, 0) == 0  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
+os.execv(sys.executable, [sys.executable, "-m", "roman_dask_l2", *sys.argv[1:]])
+"""
+
+
+def test_a_read_only_installation(tmp_path):
+    """Kernels are compiled once, for the user; nothing is written beside the source."""
+    config = simulate(tmp_path / "exposure", side=256, seed=3).config
+    site = tmp_path / "site"
+    for name in ("roman_dask_l2", "graphs"):
+        shutil.copytree(ROOT / name, site / name, ignore=shutil.ignore_patterns("__pycache__"))
+    before = set(site.rglob("*"))
+    for folder in (site, *(path for path in before if path.is_dir())):
+        folder.chmod(0o555)
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(site)}
+    for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+        environment.pop(name, None)
+    command = [sys.executable, "-c", WITHOUT_POWER, str(config), "--quiet"]
+    compiled = []
+    for _ in range(2):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        files = (home / ".cache" / "roman_dask_l2" / "numba").rglob("*.nbc")
+        compiled.append({(path.name, path.stat().st_mtime_ns) for path in files})
+    assert len(compiled[0]) > 20
+    assert compiled[1] == compiled[0]
+    assert set(site.rglob("*")) == before
