@@ -266,7 +266,8 @@ def _focal_plane(page: Page, exposures: Sequence[Exposed]) -> None:
     page.text(
         f"Median over the exposures of each detector. Colours reach {FAR:g} robust standard "
         "deviations to both sides of the median of the detectors, or farther. A thick frame marks "
-        "detectors with an outlier among their exposures."
+        "detectors with an outlier among their exposures, hatches those whose exposures have all "
+        "failed; a dotted one is not in the campaign."
     )
     filters = filters_of(known)
     rest = [e for e in exposures if not e.quality]
@@ -275,9 +276,11 @@ def _focal_plane(page: Page, exposures: Sequence[Exposed]) -> None:
         for name in filters if quantity.by_filter else [""]:
             group = [e for e in known if not name or _filter(e) == name]
             several = bool(name) and len(filters) > 1
-            title = f"{quantity.title}, {name}" if several else quantity.title
+            title = _capital(f"{quantity.title}, {name}" if several else quantity.title)
             figure = focal_plane(quantity, [*group, *rest], title)
-            caption = f"{_sentence(quantity)} of the 18 detectors, in WFI's local field angles."
+            caption = (
+                f"{_capital(quantity.label)} of the 18 detectors, in WFI's local field angles."
+            )
             file = f"focal_plane_{quantity.key}" + (f"_{name}" if several else "")
             shown.append((file, figure, caption))
     page.plots(shown)
@@ -292,8 +295,8 @@ def filters_of(exposures: Sequence[Exposed]) -> list[str]:
     return sorted({_filter(e) for e in exposures})
 
 
-def _sentence(quantity: Quantity) -> str:
-    return quantity.label[:1].upper() + quantity.label[1:]
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def focal_plane(quantity: Quantity, exposures: Sequence[Exposed], title: str) -> Any:
@@ -384,7 +387,7 @@ def _spread(page: Page, exposures: Sequence[Exposed]) -> None:
         (
             f"exposures_{quantity.key}",
             strip(quantity, known),
-            f"{_sentence(quantity)} of every exposure; crosses are outliers.",
+            f"{_capital(quantity.label)} of every exposure; crosses are outliers.",
         )
         for quantity in QUANTITIES
     )
@@ -413,7 +416,7 @@ def strip(quantity: Quantity, exposures: Sequence[Exposed]) -> Any:
                 )  # fmt: skip
     ax.set(xlim=(0.3, 18.7), xticks=range(1, 19, 2), xlabel="detector (WFI..)")
     ax.set_ylabel(quantity.label)
-    ax.set_title(quantity.title, fontsize=11)
+    ax.set_title(_capital(quantity.title), fontsize=11)
     if ax.get_legend_handles_labels()[1]:
         ax.legend(fontsize=9)
     return figure

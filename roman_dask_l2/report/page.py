@@ -106,8 +106,9 @@ class Page:
             + "</tr>"
             for row in cells
         )
+        many = ' class="many"' if len(names) > 6 else ""  # one has to scroll in it, anyway
         self._body.append(
-            f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
+            f'<div class="wide"><table{many}><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
             "</table></div>"
         )
 
