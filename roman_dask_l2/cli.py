@@ -434,6 +434,7 @@ def _batch(args: argparse.Namespace) -> int:
         scheduler="local" if _wants_cluster(args) else args.scheduler,
         threads=args.threads,
         tile=args.tile,
+        memory=None if _wants_cluster(args) else args.memory,  # there it is that of a worker
     )
     plan = make_plan(args.campaign, options)
     if args.dry_run:

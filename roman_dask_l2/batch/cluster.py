@@ -112,7 +112,8 @@ def _most_at_a_time(client: Client, need: int, in_flight: int | None) -> int:
     if small:
         log.warning(
             "an exposure takes about %.1f GB of memory, %d of %d workers have less, %.1f GB at "
-            "least", need / 1e9, len(small), len(limits), min(small) / 1e9,
+            "least: they take smaller tiles and fewer threads",
+            need / 1e9, len(small), len(limits), min(small) / 1e9,
         )  # fmt: skip
     most = in_flight or sys.maxsize
     if type(client.cluster).__name__ != "LocalCluster" or not need:

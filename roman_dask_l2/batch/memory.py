@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from ..config import Config
 from ..errors import InputError
 from ..job import prepare
-from ..memory import project
+from ..memory import choose, parse_memory, project
+from ..noise.label import Layer, parse_all
 from ..pipeline import parse_tile
+from ..provenance import Product
 from ..schedulers import cpu_count
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ MARGIN = 1.25
 """Over the projected memory of a calibration: what it was at most for sides of 1024 and 2048."""
 NOISE = 24
 """Bytes for each pixel of the frame that noise layers take more, measured for the same sides."""
+USABLE = 0.9
+"""Part of a worker's memory that an exposure may take: at 95 % Dask kills the worker."""
 _NODE = ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU")
 
 
@@ -100,11 +105,51 @@ def _control_groups() -> list[int]:
     return left
 
 
+def layers_of(config: Config, product: Product) -> list[Layer]:
+    """The layers of a product."""
+    if product == "l2" or config.NOISE is None:
+        return []
+    return [layer for layer, _ in parse_all(config.NOISE.LAYER)]
+
+
+def projected(config: Config, product: Product, tile: str | None, threads: int | None) -> float:
+    """Bytes that making a product takes at most."""
+    job = prepare(config)
+    size = parse_tile(tile, job.exposure.side)
+    return project(job, size, threads or cpu_count(), layers_of(config, product))
+
+
+def require_enough(plan: Plan) -> None:
+    """``--memory`` must be enough for the first exposure: the others are much like it.
+
+    Raises
+    ------
+    InputError
+        With numbers.
+    """
+    options = plan.options
+    if options.memory is None or not plan.todo:
+        return
+    item = plan.todo[0]
+    try:
+        job = prepare(item.config)
+    except InputError:  # that exposure fails by itself
+        return
+    threads = 1 if options.scheduler == "synchronous" else options.threads or cpu_count()
+    tile = None if options.tile is None else parse_tile(options.tile, job.exposure.side)
+    for product in item.reasons:
+        layers = layers_of(item.config, product)
+        choose(job, parse_memory(options.memory), threads, tile, layers)
+
+
 def needed(plan: Plan) -> int:
-    """Bytes that an exposure takes: the most that the manifest knows of, else a projection.
+    """Bytes that an exposure takes: ``--memory``, the most that the manifest knows of, or else a
+    projection.
 
     0 if it cannot be told.
     """
+    if plan.options.memory is not None:
+        return int(parse_memory(plan.options.memory))
     peaks = [
         line["peak_memory"]
         for line in plan.history.ended

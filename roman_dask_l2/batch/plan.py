@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import InputError
+from ..memory import parse_memory
 from ..pipeline import parse_tile
 from ..provenance import Product
 from . import manifest
@@ -39,6 +40,8 @@ class Options:
         ``local`` or ``synchronous``, for exposures that run in this process.
     threads : int or None
     tile : str or None
+    memory : str or None
+        For this process to stay under.
     """
 
     only: tuple[str, ...] = ()
@@ -50,11 +53,14 @@ class Options:
     scheduler: str = "local"
     threads: int | None = None
     tile: str | None = None
+    memory: str | None = None
 
     def check(self) -> None:
         """Raises `InputError` for values that cannot be."""
         parse_share(self.share)
         parse_tile(self.tile, 4096)
+        if self.memory is not None:
+            parse_memory(self.memory)
         for name, value in (("limit", self.limit), ("in-flight", self.in_flight)):
             if value is not None and value < 1:
                 raise InputError(f"--{name} {value}: expected at least 1")
@@ -161,6 +167,7 @@ def make_plan(path: Path, options: Options) -> Plan:
             scheduler=options.scheduler,
             threads=options.threads,
             tile=options.tile,
+            memory=options.memory,
         )
         item = Item(config, work, {})
         wanted = entry.identity in chosen

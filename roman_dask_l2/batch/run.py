@@ -13,7 +13,7 @@ from ..progress import Progress
 from . import manifest
 from .fingerprint import product_files
 from .locks import holder, lock_path, moves
-from .memory import available, needed
+from .memory import available, needed, require_enough
 from .outcome import Outcome
 from .plan import Item, Plan
 from .work import Record, last_line, new_line, run_exposure, tidy, write_line
@@ -49,6 +49,8 @@ def execute(outcome: Outcome, client: Client | None = None, *, show_progress: bo
             f"--in-flight {plan.options.in_flight}: this process does one exposure at a time with "
             "all threads; for more take --scheduler local-cluster"
         )
+    if client is None:
+        require_enough(plan)
     manifest.require_writable(plan.campaign.manifest)
     for item in plan.messy:
         tidy(item.work, item.config)

@@ -28,7 +28,7 @@ from .campaign import configuration
 from .fingerprint import find_unfinished, product_files
 from .leftovers import own_temp, remove_leftovers, remove_stores
 from .locks import Owner, lock_path, release, take
-from .memory import peak, reset_peak, resident
+from .memory import USABLE, peak, projected, reset_peak, resident
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,10 @@ class Work:
     scheduler : str
     threads : int or None
     tile : str or None
+    memory : str or None
+        To stay under, as ``--memory`` of a single run.
+    limit : float or None
+        Bytes that a worker may have. Tiles and threads stay as they are where they fit.
     """
 
     identity: str
@@ -79,6 +83,8 @@ class Work:
     scheduler: str = "local"
     threads: int | None = None
     tile: str | None = None
+    memory: str | None = None
+    limit: float | None = None
 
 
 def run_exposure(work: Work) -> Record:
@@ -105,11 +111,14 @@ def run_exposure(work: Work) -> Record:
 
 
 def on_worker(work: Work) -> Record:
-    """`run_exposure` on a Dask worker, with the worker's threads."""
+    """`run_exposure` on a Dask worker, with the worker's threads and memory."""
     from distributed import get_worker
 
-    threads = work.threads or get_worker().state.nthreads
-    return run_exposure(dataclasses.replace(work, threads=threads))
+    worker = get_worker()
+    threads = work.threads or worker.state.nthreads
+    memory = worker.memory_manager.memory_limit
+    limit = USABLE * memory if memory else None
+    return run_exposure(dataclasses.replace(work, threads=threads, limit=limit))
 
 
 class _Attempt:
@@ -192,15 +201,24 @@ class _Attempt:
             prepare(config, noise=True)  # what is wrong with the noise is told before all the work
         if "l2" in reasons:
             began = time.monotonic()
-            calibrate(config, **how)
+            calibrate(config, **how, memory=self._memory(config, "l2"))
             self._seconds["l2"] = round(time.monotonic() - began, 3)
         if "noise" in reasons:
             from ..noise.layers import generate_noise
 
             began, self._patience = time.monotonic(), _PATIENCE
             noise = {**config.raw["NOISE"], "TEMP": str(own_temp(config))}
-            generate_noise(config.replace(NOISE=noise), **how)
+            memory = self._memory(config, "noise")
+            generate_noise(config.replace(NOISE=noise), **how, memory=memory)
             self._seconds["noise"] = round(time.monotonic() - began, 3)
+
+    def _memory(self, config: Config, product: Product) -> str | float | None:
+        """What the work on a product has to stay under, if tiles and threads depend on it."""
+        work = self._work
+        if work.limit is None:
+            return work.memory
+        usual = projected(config, product, work.tile, work.threads)
+        return work.limit if usual > work.limit else None
 
     def _line(self, status: str) -> Record:
         return new_line(self._work, status, self._token, self._started)

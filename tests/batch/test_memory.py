@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +116,61 @@ def test_exposures_in_flight_are_capped(campaign, undisturbed, monkeypatch):
     assert "exposures at a time: 1; each takes about" in done.stderr
     assert [line["status"] for line in campaign.lines()] == ["running", "done"] * 4
     campaign.check(undisturbed)
+
+
+# -- --memory, and what a worker may have --------------------------------------------------------
+
+
+def test_a_batch_that_cannot_stay_under_it_does_not_begin(campaign, capsys):
+    from roman_dask_l2.cli import main
+
+    for given in ("1MB", "much"):
+        assert main(["batch", str(campaign.file), "--quiet", "--memory", given]) == 2
+        assert f"--memory{': 1 MB is too little, sim_L1' if given == '1MB' else ' much:'}" in (
+            capsys.readouterr().err
+        )
+    assert not campaign.manifest.exists()
+    assert campaign.outputs() == []
+
+
+def done_with(monkeypatch, campaign, **changes):
+    """The record of one exposure, and the ``memory`` of its calibration and noise layers."""
+    from roman_dask_l2 import pipeline
+    from roman_dask_l2.batch.work import run_exposure
+    from roman_dask_l2.noise import layers
+
+    seen = []
+
+    def noted(made, *args, **how):
+        seen.append(how["memory"])
+        return made(*args, **how)
+
+    for module, name in ((pipeline, "calibrate"), (layers, "generate_noise")):
+        monkeypatch.setattr(module, name, partial(noted, getattr(module, name)))
+    options = {k: v for k, v in changes.items() if k == "memory"}
+    work = make_plan(campaign.file, Options(**options)).todo[0].work
+    return run_exposure(dataclasses.replace(work, **changes)), seen
+
+
+def test_memory_reaches_the_work(campaign, monkeypatch):
+    record, seen = done_with(monkeypatch, campaign, memory="900MB")
+    assert record["status"] == "done"
+    assert seen == ["900MB", "900MB"]
+
+
+def test_a_small_worker_gets_smaller_work(campaign, monkeypatch):
+    """And one in which the exposure fits as it is, the usual tiles."""
+    record, seen = done_with(monkeypatch, campaign, limit=265e6, tile="64x256", threads=4)
+    assert (record["status"], seen) == ("done", [265e6, 265e6])
+    campaign.out(1, 1).unlink()
+    record, seen = done_with(monkeypatch, campaign, limit=9e9, tile="64")
+    assert (record["status"], seen) == ("done", [None, None])
+
+
+def test_workers_that_are_too_small(campaign):
+    """Each exposure fails with numbers, and no worker dies of it."""
+    cluster = ("--scheduler", "local-cluster", "--workers", "1", "--threads", "2")
+    done = campaign.run(*cluster, "--memory", "260MB", "--limit", "1")
+    assert done.returncode == 4, done.stderr
+    assert "234 MB is too little, sim_L1_F158_1_1.asdf" in done.stdout
+    assert [line["status"] for line in campaign.lines()] == ["running", "failed"]
