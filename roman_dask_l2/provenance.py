@@ -31,8 +31,15 @@ PACKAGES = (
     "roman_datamodels",
 )
 
-NUMERIC = ("roman-dask-l2", "numpy", "scipy", "numba", "stcal", "gwcs")
+SOURCE = "roman-dask-l2 source"
+"""Stands among the versions: between two releases only the source tells programs apart."""
+NUMERIC = ("roman-dask-l2", SOURCE, "numpy", "scipy", "numba", "stcal", "gwcs")
 """Those of them on which the numbers of a product depend; the fingerprint covers these."""
+HARMLESS = {
+    "report", "drawing", "batch", "cli", "commands", "logs", "progress", "schema", "dataset",
+    "demo", "simulate", "slurm", "schedulers", "compat", "ahead", "quality",
+}  # fmt: skip
+"""Modules of this package that cannot change a number of a product."""
 COSMETIC = {"IN", "OUT", "FITSWCS", "GWCS", "CALDIR", "GRAPH", "FITSOUT", "NOISE", "SLICEOUT"}
 COSMETIC |= {"NOISE_PRECISION"}
 """Keys of the configuration that are no settings of every product: files, and what only one has."""
@@ -46,11 +53,23 @@ def _versions() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "unknown"
+    found[SOURCE] = source_mark(Path(__file__).parent)
     return found
 
 
+def source_mark(package: Path) -> str:
+    """A hash of names and texts of the modules that can change a number."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package)
+        if name.parts[0].removesuffix(".py") not in HARMLESS:
+            text = path.read_bytes()
+            digest.update(f"{name.as_posix()} {len(text)}\n".encode() + text)
+    return digest.hexdigest()
+
+
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can change a number."""
+    """Versions of Python and of the packages that can change a number, and a mark of our source."""
     return dict(_versions())
 
 

@@ -10,9 +10,12 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
+
+from roman_dask_l2.errors import ClusterError
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,6 +74,17 @@ def test_one_bad_exposure_does_not_stop_the_others(campaign):
     states = [line["status"] for line in campaign.lines()]
     assert states[::2] == ["running"] * 3
     assert sorted(states[1::2]) == ["done", "done", "failed"]
+
+
+def test_workers_with_another_source_are_refused():
+    """Checkouts of one version may differ."""
+    from roman_dask_l2 import provenance
+    from roman_dask_l2.schedulers import _compare_versions
+
+    other = provenance.versions() | {provenance.SOURCE: "other"}
+    client = types.SimpleNamespace(run=lambda function: {"tcp://w:1": other})
+    with pytest.raises(ClusterError, match="worker tcp://w:1 has roman-dask-l2 source other, here"):
+        _compare_versions(client)
 
 
 @pytest.mark.faults

@@ -207,6 +207,40 @@ def test_another_version_is_redone(done, capsys, monkeypatch):
     assert set(dry(done, capsys).values()) == {("skip", "finished")}
 
 
+def test_a_changed_kernel_is_redone(done, capsys, monkeypatch):
+    """Also if the version is the same, as in a checkout."""
+    from roman_dask_l2 import provenance
+
+    here = provenance.versions()[provenance.SOURCE]
+    monkeypatch.setattr(provenance, "source_mark", lambda package: "other")
+    provenance._versions.cache_clear()
+    try:
+        whys = {why for _, why in dry(done, capsys).values()}
+    finally:
+        provenance._versions.cache_clear()
+    assert whys == {f"l2 and noise: roman-dask-l2 source: {here} -> other"}
+
+
+def test_which_sources_count(tmp_path):
+    """Kernels do, what shows or starts things does not."""
+    from roman_dask_l2 import provenance
+
+    package = tmp_path / "package"
+    shutil.copytree(ROOT / "roman_dask_l2", package)
+    mark = provenance.source_mark(package)
+    assert mark == provenance.versions()[provenance.SOURCE]
+    for name in provenance.HARMLESS:
+        assert (package / name).is_dir() or (package / f"{name}.py").is_file(), name
+    for name in ("cli.py", "batch/run.py", "report/page.py", "schedulers.py"):
+        (package / name).write_text("changed = 1\n")
+    assert provenance.source_mark(package) == mark
+    marks = {mark}
+    for name in ("steps/flat.py", "noise/pearson.py", "io/l2.py", "median.py"):
+        (package / name).write_text("changed = 1\n")
+        marks.add(provenance.source_mark(package))
+    assert len(marks) == 5
+
+
 def test_missing_and_broken_outputs(done, capsys):
     done.out(1, 1).unlink()
     noise = done.out(2, 1, noise=True)
