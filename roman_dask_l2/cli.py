@@ -71,8 +71,8 @@ def _act(args: argparse.Namespace, messages: Messages) -> tuple[int, list[str]]:
         if error.details:
             sys.stderr.write(error.details + "\n")
         return 3, [str(error)]
-    except KeyboardInterrupt:
-        return 1, ["interrupted; no unfinished file is left behind"]
+    except KeyboardInterrupt as stop:  # a batch says what it could not clean up
+        return 1, [f"interrupted; {stop if stop.args else 'no unfinished file is left behind'}"]
     except BrokenPipeError:
         return 1, []
     except Exception as error:
@@ -372,22 +372,28 @@ def _wants_cluster(args: argparse.Namespace) -> bool:
     return args.scheduler not in ("local", "synchronous") or args.scheduler_file is not None
 
 
+def _cluster_options(args: argparse.Namespace) -> dict[str, Any]:
+    names = (
+        "threads", "workers", "memory", "interface", "scheduler_file", "slurm_config", "wait",
+        "performance_report",
+    )  # fmt: skip
+    return {name: getattr(args, name) for name in names}
+
+
+def _check_scheduler(args: argparse.Namespace) -> None:
+    """Wrong options are told also where nothing will be run."""
+    from .schedulers import _check, _kind
+
+    options = _cluster_options(args)
+    _check(args.scheduler, _kind(args.scheduler, options), options)
+
+
 @contextlib.contextmanager
 def _running(args: argparse.Namespace) -> Iterator[Any]:
     """The scheduler that the options ask for, for all that is computed in the block."""
     from .schedulers import running
 
-    with running(
-        args.scheduler,
-        args.threads,
-        workers=args.workers,
-        memory=args.memory,
-        interface=args.interface,
-        scheduler_file=args.scheduler_file,
-        slurm_config=args.slurm_config,
-        wait=args.wait,
-        performance_report=args.performance_report,
-    ) as client:
+    with running(args.scheduler, **_cluster_options(args)) as client:
         yield args.scheduler if client is None else client
 
 
@@ -436,6 +442,7 @@ def _batch(args: argparse.Namespace) -> int:
         tile=args.tile,
         memory=None if _wants_cluster(args) else args.memory,  # there it is that of a worker
     )
+    _check_scheduler(args)
     plan = make_plan(args.campaign, options)
     if args.dry_run:
         sys.stdout.write("\n".join(plan.lines()) + "\n")
@@ -446,8 +453,12 @@ def _batch(args: argparse.Namespace) -> int:
         with cluster as scheduler:
             client = None if isinstance(scheduler, str) else scheduler
             execute(outcome, client, show_progress=not args.quiet)
-    except BaseException:
-        after_interruption(outcome)
+    except BaseException as error:
+        left = after_interruption(outcome)
+        if left and isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(left) from None
+        if left:
+            log.warning("%s", left)
         raise
     finally:
         sys.stdout.write("\n".join(outcome.lines()) + "\n")

@@ -151,7 +151,21 @@ def _failed_there(plan: Plan, item: Item) -> Record | None:
     return None
 
 
-def after_interruption(outcome: Outcome) -> None:
-    """Clean up after workers that were stopped in the middle of an exposure."""
-    for item in outcome.flying.values():
-        tidy(item.work, item.config)
+def after_interruption(outcome: Outcome) -> str:
+    """Clean up after workers that were stopped in the middle of an exposure.
+
+    Returns
+    -------
+    str
+        Which exposures could not be cleaned up, such as those that workers of a cluster that goes
+        on still work on; empty if all could.
+    """
+    left = []
+    for identity, item in outcome.flying.items():
+        if not tidy(item.work, item.config):
+            who = holder(lock_path(item.config.OUT))
+            why = f"{who} works on it" if who else "its lock cannot be taken"
+            left.append(f"{identity} ({why})")
+    if not left:
+        return ""
+    return f"unfinished files may stay until the next batch, of {'; '.join(left)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -185,6 +186,33 @@ def outside(tmp_path):
         for process in processes:
             process.kill()
             process.wait()
+
+
+def test_what_cannot_be_cleaned_up_is_named(campaign, capsys, monkeypatch):
+    """Where a worker goes on with an exposure when the client has been interrupted."""
+    from roman_dask_l2.batch import run
+    from roman_dask_l2.batch.locks import lock_path, release, take
+    from roman_dask_l2.cli import main
+
+    locks = [lock_path(campaign.out(1, 1))]
+
+    def interrupted(outcome, *args, **how):
+        outcome.flying = {item.identity: item for item in outcome.plan.todo[:2]}
+        for lock in locks:
+            take(lock, "worker")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "execute", interrupted)
+    try:
+        assert main(["batch", str(campaign.file), "--quiet"]) == 1
+    finally:
+        release(locks.pop())
+    said = capsys.readouterr().err
+    where = f"(process {os.getpid()} on {platform.node()} works on it)"
+    assert f"may stay until the next batch, of {FIRST} {where}" in said
+    assert "obs=2" not in said
+    assert main(["batch", str(campaign.file), "--quiet"]) == 1
+    assert "interrupted; no unfinished file is left behind" in capsys.readouterr().err
 
 
 @pytest.mark.faults

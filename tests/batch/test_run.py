@@ -329,6 +329,22 @@ def test_wrong_options(campaign, capsys, options, said):
     assert sorted(campaign.folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--scheduler", "nonsense", "--workers", "-3"], "--scheduler nonsense: expected one of"),
+        (["--scheduler", "local-cluster", "--workers", "-3"], "--workers -3: expected at least 1"),
+        (["--interface", "lo"], "--interface means nothing to --scheduler local"),
+    ],
+)
+def test_a_dry_run_looks_at_the_scheduler_too(done, capsys, options, said):
+    """And so does a batch that has nothing to do."""
+    for more in (["--dry-run"], []):
+        status, _, errors = batch(done, capsys, *more, *options)
+        assert (status, len(errors)) == (2, 1)
+        assert said in errors[0]
+
+
 def test_a_manifest_that_cannot_be_written(campaign, capsys):
     campaign.settings["manifest"] = "nowhere/m.jsonl"
     campaign.write()
