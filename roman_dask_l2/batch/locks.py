@@ -66,7 +66,8 @@ def lock_path(out: Path) -> Path:
 def read_owner(path: Path) -> tuple[Owner | None, float] | None:
     """Who holds a lock, and the time of the last sign of life; None if there is no such lock.
 
-    The owner is None while the file is being written, or if it is none of ours.
+    The owner is None while the file is being written, if it is none of ours, and where a network
+    file system cannot read it at the moment.
     """
     try:
         with open(path, "rb") as file:  # opening makes network file systems look again
@@ -74,31 +75,51 @@ def read_owner(path: Path) -> tuple[Owner | None, float] | None:
             text = file.read(4096)
     except FileNotFoundError:
         return None
+    except OSError:
+        return _unreadable(path)
     try:
         return Owner(**json.loads(text)), touched
     except (ValueError, TypeError):
         return None, touched
 
 
+def _unreadable(path: Path) -> tuple[None, float] | None:
+    """Held by someone unknown, who counts as alive if not even the time can be told."""
+    try:
+        return None, path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return None, time.time()
+
+
 def holder(path: Path) -> Owner | None:
     """The living holder of a lock; None if it is free or its holder is dead."""
+    return look(path)[0]
+
+
+def look(path: Path) -> tuple[Owner | None, bool]:
+    """`holder`, and whether it is stuck: its process can be seen from here and lives, but has given
+    no sign of life for `DEAD_AFTER` seconds. Both are decided from one look at the lock."""
     found = read_owner(path)
     if found is None or _dead(*found):
-        return None
-    return found[0] or Owner("?", "", 0, 0.0, "")
+        return None, False
+    owner, touched = found
+    if owner is None:
+        return Owner("?", "", 0, 0.0, ""), False
+    return owner, _is_near(owner) and time.time() - touched > DEAD_AFTER
 
 
-def moves(path: Path) -> bool:
-    """Whether the lock was touched lately: its holder is alive, and not stuck."""
-    found = read_owner(path)
-    return found is not None and time.time() - found[1] < DEAD_AFTER
+def _is_near(owner: Owner) -> bool:
+    """Whether its process could be seen from here."""
+    return (owner.host, owner.space) == (platform.node(), space()) and bool(owner.space)
 
 
 def _dead(owner: Owner | None, touched: float) -> bool:
     silent = time.time() - touched
     if owner is None:
         return silent > DEAD_AFTER
-    if (owner.host, owner.space) == (platform.node(), space()) and owner.space:
+    if _is_near(owner):
         if owner.pid == os.getpid():
             return owner.token not in _held.values()
         began = born(owner.pid)
@@ -143,7 +164,12 @@ def take(path: Path, token: str) -> tuple[bool, Owner | None]:
             if not _dead(*found):
                 return False, found[0] or Owner("?", "", 0, 0.0, "")
             dead = found[0] or dead
-            _clear(path)
+            try:
+                _clear(path)
+            except OSError as error:
+                raise InputError(
+                    f"OUT: {path}, left by a dead process, cannot be removed ({error.strerror})"
+                ) from None
             continue
         except FileNotFoundError:
             raise InputError(f"OUT: the directory {path.parent} does not exist") from None

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..progress import Progress
 from . import manifest
 from .fingerprint import product_files
-from .locks import holder, lock_path, moves
+from .locks import holder, lock_path, look
 from .memory import available, needed, require_enough
 from .outcome import Outcome
 from .plan import Item, Plan
@@ -118,13 +118,14 @@ def _wait(outcome: Outcome, held: list[Item]) -> list[Item]:
         free = []
         for item in list(held):
             lock = lock_path(item.config.OUT)
-            if holder(lock) is None:
+            owner, stuck = look(lock)
+            if owner is None:
                 held.remove(item)
                 if failed := _failed_there(outcome.plan, item):
                     outcome.add(failed)
                 else:
                     free.append(item)
-            elif not moves(lock):
+            elif stuck:
                 held.remove(item)
                 error = f"{item.by} holds {lock} and gives no sign of life"
                 line = new_line(item.work, "failed") | {"error": error}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from roman_dask_l2.batch import locks
 from roman_dask_l2.batch.locks import (
     holder,
     lock_path,
+    look,
     read_owner,
     release,
     take,
@@ -163,6 +165,65 @@ def test_a_lock_that_is_being_written(lock):
     before = time.time() - locks.DEAD_AFTER - 1
     os.utime(lock, (before, before))
     assert take(lock, "mine")[0] is True
+
+
+@pytest.mark.parametrize("silent", [locks.DEAD_AFTER - 1, locks.DEAD_AFTER + 1])
+def test_a_silent_holder_elsewhere_is_alive_or_dead_but_not_stuck(lock, child, silent):
+    other_machine(lock, child, silent)
+    owner, stuck = look(lock)
+    assert (owner is not None, stuck) == (silent < locks.DEAD_AFTER, False)
+
+
+def test_a_silent_holder_elsewhere_dies_between_two_looks(lock, child, monkeypatch):
+    """Then it is found dead, or alive: one look decides."""
+    other_machine(lock, child, 1000)
+    reads = []
+
+    def counted(path, read=read_owner):
+        reads.append(path)
+        return read(path)
+
+    monkeypatch.setattr(locks, "read_owner", counted)
+    assert look(lock) == (None, False)
+    assert len(reads) == 1
+
+
+def test_a_stuck_holder_here(lock, child):
+    child.send_signal(signal.SIGSTOP)
+    before = time.time() - locks.DEAD_AFTER - 1
+    os.utime(lock, (before, before))
+    owner, stuck = look(lock)
+    assert (owner.pid, stuck) == (child.pid, True)
+
+
+@pytest.mark.parametrize("error", [errno.ESTALE, errno.EIO, errno.EACCES])
+def test_a_lock_that_cannot_be_read(lock, monkeypatch, error):
+    """Someone holds it, until it is silent for too long."""
+    lock.write_text("{}")
+
+    def broken(path, *arguments):
+        raise OSError(error, os.strerror(error), str(path))
+
+    monkeypatch.setattr(locks, "open", broken, raising=False)
+    assert holder(lock).host == "?"
+    assert take(lock, "mine")[0] is False
+    os.utime(lock, (1, 1))
+    assert holder(lock) is None
+    monkeypatch.setattr(type(lock), "stat", broken)
+    assert holder(lock).host == "?"
+
+
+def test_a_dead_lock_that_cannot_be_removed(lock, monkeypatch):
+    lock.write_text("")
+    os.utime(lock, (1, 1))
+
+    def refused(path, missing_ok=False):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(lock), "unlink", refused)
+        with pytest.raises(InputError, match="left by a dead process, cannot be removed"):
+            take(lock, "mine")
 
 
 def test_own_lock_that_could_not_be_removed(lock):
