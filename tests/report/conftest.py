@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import re
 import struct
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -117,27 +119,29 @@ def _unclear(figure) -> list[str]:
     return found
 
 
-@pytest.fixture
-def labels_are_complete(monkeypatch):
-    """``labels_are_complete()``: that every axis and bar of every plot on the pages that were
-    written since says what it shows, and in which unit; how many plots that were."""
-    figures = []
+@contextmanager
+def _plots():
+    figures: dict[str, Any] = {}
     original = Page.plots
 
     def keep(page, plots):
         plots = list(plots)
-        figures.extend((name, figure) for name, figure, _ in plots)
+        figures.update((name, figure) for name, figure, _ in plots)
         original(page, plots)
 
-    monkeypatch.setattr(Page, "plots", keep)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Page, "plots", keep)
+        yield figures
+    for name, figure in figures.items():
+        assert figure.axes
+        assert _unclear(figure) == [], name
 
-    def check() -> int:
-        for name, figure in figures:
-            assert figure.axes
-            assert _unclear(figure) == [], name
-        return len(figures)
 
-    return check
+@pytest.fixture(scope="session")
+def plots():
+    """``with plots() as figures``: the plots of the pages that are written in the block, by name.
+    Each of their axes and bars must say what it shows, and in which unit."""
+    return _plots
 
 
 @pytest.fixture(scope="session")

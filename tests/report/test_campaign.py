@@ -53,14 +53,15 @@ def test_batch_writes_the_numbers(folder):
         assert line["quality"] == measure(line["output"][0])
 
 
-def test_report(folder, tmp_path, check_page, labels_are_complete, capsys):
+def test_report(folder, tmp_path, check_page, plots, capsys):
     file, out = folder / "campaign.yaml", tmp_path / "r.html"
     png = tmp_path / "png"
-    assert cli.main(["report", str(file), "-o", str(out), "--png", str(png), "--quiet"]) == 0
+    with plots() as figures:
+        assert cli.main(["report", str(file), "-o", str(out), "--png", str(png), "--quiet"]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     page = check_page(out)
     assert page.ids == ["failed", "focal_plane", "spread", "outliers", "exposures"]
-    assert labels_are_complete() == 8
+    assert len(figures) == 8
     names = {f"{kind}_{q.key}" for kind in ("focal_plane", "exposures") for q in reports.QUANTITIES}
     assert {path.stem for path in png.iterdir()} == names
     assert "flat.asdf: no such file" in page.text
