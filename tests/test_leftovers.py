@@ -6,11 +6,13 @@ import os
 import platform
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import yaml
 
-from roman_dask_l2.batch.leftovers import remove_orphans
+from roman_dask_l2.batch.leftovers import RECENT, own_temp, remove_leftovers, remove_orphans
 from roman_dask_l2.config import load_config
 from roman_dask_l2.io.spill import temp_store
 from roman_dask_l2.processes import OWNER, is_orphan
@@ -86,3 +88,37 @@ def test_unfinished_files(config, tmp_path):
     assert set(remove_orphans(config)) == gone
     assert all(path.exists() for path in stay)
     assert not any(path.exists() for path in gone)
+
+
+def test_a_batch_leaves_what_another_machine_has_written_lately(config, tmp_path):
+    """Its process may have been stalled, and go on."""
+    late, old = (tmp_path / f".l2.elsewhere-7-0123abc{i}.part.asdf" for i in range(2))
+    for path, silent in ((late, RECENT - 20), (old, RECENT + 1)):
+        path.touch()
+        os.utime(path, (time.time() - silent,) * 2)
+    assert remove_leftovers(config) == [old]
+    assert late.exists()
+
+
+def test_who_lost_the_lock_removes_no_store(config, monkeypatch):
+    """An attempt that was taken for dead fails; the TEMP store may be that of the other one."""
+    from roman_dask_l2.batch import work
+    from roman_dask_l2.batch.locks import lock_path
+
+    store = own_temp(config)
+    store = store.with_name(f"{store.stem}-1-0123abcd.zarr")
+    raw = {**config.raw, "NOISE": {**config.raw["NOISE"], "OUT": str(config.NOISE.OUT)}}
+    campaign = Path(config.OUT).with_name("campaign.yaml")
+    task = work.Work("a=1", raw, str(campaign), str(campaign.with_suffix(".jsonl")))
+
+    def fails(attempt, *_):
+        store.mkdir()
+        if lost:
+            lock = lock_path(config.OUT)
+            lock.write_text(lock.read_text().replace(attempt._token, "theirs"))
+        raise OSError("the unfinished file is gone")
+
+    monkeypatch.setattr(work._Attempt, "_make", fails)
+    for lost in (False, True):
+        assert work.run_exposure(task)["status"] == "failed"
+        assert store.exists() == lost

@@ -21,10 +21,13 @@ from ..io.atomic import parse_part
 from ..io.spill import temp_place
 from ..processes import is_orphan, process_lives
 from .fingerprint import product_files
-from .locks import lock_path
+from .locks import BEAT, DEAD_AFTER, lock_path
 
 log = logging.getLogger(__name__)
 
+RECENT = DEAD_AFTER - 2 * BEAT
+"""Seconds since a process on another machine wrote, if it may be alive. Less than `DEAD_AFTER`: one
+that died between two beats wrote after its last one."""
 _STORE = re.compile(r"(?P<stem>.+)-\d+-[0-9a-f]{8}\.zarr")
 
 
@@ -66,6 +69,7 @@ def remove_leftovers(config: Config) -> list[Path]:
     """Remove what dead processes left of an exposure; its lock is held by the caller.
 
     A part file that a living process of this machine writes is left: a single run takes no locks.
+    So is one of another machine that was written lately: its process may only have been stalled.
 
     Returns
     -------
@@ -159,8 +163,10 @@ def _names(folder: Path) -> list[str]:
 
 
 def _in_use(path: Path, host: str, pid: int) -> bool:
-    if host != platform.node() or pid == os.getpid():
+    if pid == os.getpid() and host == platform.node():
         return False
     with contextlib.suppress(OSError):
+        if host != platform.node():
+            return time.time() - path.stat().st_mtime < RECENT
         return process_lives(pid, path.stat().st_mtime)
     return False

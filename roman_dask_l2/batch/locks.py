@@ -215,8 +215,7 @@ def release(path: Path) -> None:
     """Give a lock back. One that cannot be removed is taken as dead by whoever comes next."""
     with _beating:
         token = _held.pop(path, None)
-    found = read_owner(path) if token else None
-    if found is not None and found[0] is not None and found[0].token == token:
+    if token is not None and is_mine(path, token):
         with contextlib.suppress(OSError):
             path.unlink()
 
@@ -233,6 +232,18 @@ def _beat() -> None:
     while True:
         time.sleep(BEAT)
         with _beating:
-            for path in _held:
-                with contextlib.suppress(OSError):
-                    os.utime(path)
+            for path, token in _held.items():
+                _touch(path, token)
+
+
+def _touch(path: Path, token: str) -> None:
+    """A sign of life, unless others took the lock because this process had stood still."""
+    with contextlib.suppress(OSError, ValueError, TypeError), open(path, "rb") as file:
+        if Owner(**json.loads(file.read(4096))).token == token:
+            os.utime(file.fileno())  # of this very file: the name may be another's by now
+
+
+def is_mine(path: Path, token: str) -> bool:
+    """Whether an attempt still has its lock."""
+    found = read_owner(path)
+    return found is not None and found[0] is not None and found[0].token == token

@@ -27,7 +27,7 @@ from . import manifest
 from .campaign import configuration
 from .fingerprint import find_unfinished, product_files
 from .leftovers import own_temp, remove_leftovers, remove_stores
-from .locks import Owner, lock_path, release, take
+from .locks import Owner, is_mine, lock_path, release, take
 from .memory import USABLE, peak, projected, reset_peak, resident
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ class _Attempt:
             return self._locked(config, lock, other)
         except Exception as error:
             log.debug("%s failed", self._work.identity, exc_info=True)
-            remove_stores(config, self._patience)
+            self._clean(config, lock)
             return self._end("failed", error=_one_line(error))
         finally:
             release(lock)
@@ -176,10 +176,15 @@ class _Attempt:
                 product, reason = next(iter(left.items()))
                 raise InputError(f"{product_files(config)[product][0]}: {reason}")
         except KeyboardInterrupt:
-            remove_stores(config, self._patience)
+            self._clean(config, lock)
             self._end("interrupted", error="interrupted")
             raise
         return self._done(config)
+
+    def _clean(self, config: Config, lock: Path) -> None:
+        """Remove the TEMP store, unless others took the lock: then it may be theirs."""
+        if is_mine(lock, self._token):
+            remove_stores(config, self._patience)
 
     def _noted(self) -> bool:
         """Whether another batch has done it since this one began, and said so."""

@@ -154,6 +154,7 @@ def test_leftovers_of_finished_exposures(done, undisturbed, tools):
     other = out.with_name(f".another.{host}-{dead.pid}-0123abcd.part.asdf")
     for path in (part, elsewhere, ours, other):
         path.write_bytes(b"x")
+    os.utime(elsewhere, (time.time() - 100,) * 2)  # one written lately could be a living process's
     from roman_dask_l2.batch.campaign import load_campaign
     from roman_dask_l2.batch.leftovers import own_temp
 

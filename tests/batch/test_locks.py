@@ -243,6 +243,25 @@ def test_the_heart_beats(lock, monkeypatch):
     assert time.time() - lock.stat().st_mtime < 1
 
 
+def test_the_heart_does_not_beat_for_others(lock, monkeypatch):
+    """Another batch took the lock while this process stood still: it is not kept alive."""
+    take(lock, "mine")
+    owner = json.loads(lock.read_text())
+    lock.write_text(json.dumps(owner | {"token": "theirs"}))
+    os.utime(lock, (1, 1))
+    locks._touch(lock, "mine")
+    assert lock.stat().st_mtime == 1
+    assert not locks.is_mine(lock, "mine")
+    release(lock)
+    assert lock.exists()
+    locks._touch(lock, "theirs")
+    assert time.time() - lock.stat().st_mtime < 10
+    lock.write_text("")  # or nobody's
+    locks._touch(lock, "mine")
+    lock.unlink()
+    locks._touch(lock, "mine")
+
+
 def _compete(path, log, rounds):
     """Take the lock in one process after the other; each dies with it."""
     for i in range(rounds):
