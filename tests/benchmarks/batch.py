@@ -44,6 +44,9 @@ FASTEST = 5.0
 """Seconds for the calibration of an exposure, to be reached."""
 GROWTH = 1.0
 """Per cent of resident memory for each exposure, to be stayed under."""
+SETTINGS = {"SKYORDER": 2, "SLICEOUT": True}
+"""Of every exposure: those of the simulated configurations from which traffic.py takes its bytes.
+So the tables of docs/scaling.md speak of the same calibration."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def write_campaign(folder: Path, case: Case, name: str) -> Path:
     template: dict[str, Any] = {
         "CALDIR": {key: f"../cal_{{sca}}/{key}.asdf" for key in keys},
         "FITSWCS": "../wcs.txt",
-        "SKYORDER": 2,
+        **SETTINGS,
     }
     if case.layers:
         template["NOISE"] = {"LAYER": list(case.layers), "TEMP": "temp"}
@@ -105,10 +108,15 @@ def run(folder: Path, case: Case, threads: int, limit: int | None = None) -> dic
         os.sync()  # what was written before is not our work
         cost = measure.measure(command, cwd=folder, cpus=cpus)
         lines = ended(campaign.with_name("campaign.manifest.jsonl"))
-        written = sum(Path(path).stat().st_size for line in lines for path in line.pop("output"))
+        written = sum(on_disk(Path(path)) for line in lines for path in line.pop("output"))
         return {**cost.record(), "bytes": written // len(lines), "exposures": lines}
     finally:
         shutil.rmtree(folder / name)
+
+
+def on_disk(path: Path) -> int:
+    """Bytes of a file that were written; holes were not."""
+    return path.stat().st_blocks * 512
 
 
 def ended(manifest: Path) -> list[dict[str, Any]]:
