@@ -113,6 +113,8 @@ class Plan:
         To run; nothing to do; beyond ``--limit``.
     messy : list of Item
         Not to be run, but something was left of them by processes that were killed.
+    left_out : dict of str to int
+        Exposures that were not chosen, by the option that left them out.
     """
 
     campaign: Campaign
@@ -122,6 +124,7 @@ class Plan:
     finished: list[Item] = field(default_factory=list)
     beyond: list[Item] = field(default_factory=list)
     messy: list[Item] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """What ``--dry-run`` prints."""
@@ -131,6 +134,9 @@ class Plan:
         counts = f"{len(self.todo)} to run, {len(self.finished)} finished"
         if self.beyond:
             counts += f", {len(self.beyond)} beyond --limit"
+        if out := {option: number for option, number in self.left_out.items() if number}:
+            why = ", ".join(f"{number} by {option}" for option, number in out.items())
+            counts += f", {sum(out.values())} left out ({why})"
         return [*table(("action", "exposure", "why"), rows), counts]
 
 
@@ -150,6 +156,7 @@ def make_plan(path: Path, options: Options) -> Plan:
     configs = check_configurations(campaign, mine)
     messy = find_leftovers(configs)
     chosen = {entry.identity for entry in only(campaign.entries, options.only)}
+    plan.left_out = {"--share": len(campaign.entries) - len(mine), "--only": 0, "--failed-only": 0}
     began = time.time()
     for entry in mine:
         config, last = configs[entry.identity], plan.history.last.get(entry.identity, {})
@@ -171,8 +178,11 @@ def make_plan(path: Path, options: Options) -> Plan:
         )
         item = Item(config, work, {})
         wanted = entry.identity in chosen
-        if options.failed_only and last.get("status") != "failed":
+        if not wanted:
+            plan.left_out["--only"] += 1
+        elif options.failed_only and last.get("status") != "failed":
             wanted = False
+            plan.left_out["--failed-only"] += 1
         if not (wanted and _goes_on(item, plan)) and work.messy:
             plan.messy.append(item)
     return plan

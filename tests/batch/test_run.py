@@ -309,6 +309,25 @@ def test_limit_share_and_failed_only(campaign, capsys):
 
 
 @pytest.mark.parametrize(
+    ("options", "left_out"),
+    [
+        ([], ""),
+        (["--share", "1/2"], ", 2 left out (2 by --share)"),
+        (["--only", "obs=1,sca=1"], ", 3 left out (3 by --only)"),
+        (["--failed-only"], ", 4 left out (4 by --failed-only)"),
+        (
+            ["--share", "1/2", "--only", "obs=1", "--failed-only"],
+            ", 4 left out (2 by --share, 1 by --only, 1 by --failed-only)",
+        ),
+    ],
+)
+def test_a_dry_run_counts_what_is_left_out(campaign, capsys, options, left_out):
+    _, lines, _ = batch(campaign, capsys, "--dry-run", *options)
+    number = 4 - int(left_out[2:3] or 0)
+    assert lines[-1] == f"{number} to run, 0 finished{left_out}"
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--share", "3/2"], "--share 3/2: expected i/n"),
