@@ -14,6 +14,7 @@ import yaml
 
 from roman_dask_l2.batch.leftovers import RECENT, own_temp, remove_leftovers, remove_orphans
 from roman_dask_l2.config import load_config
+from roman_dask_l2.io.atomic import parse_part, replacing
 from roman_dask_l2.io.spill import temp_store
 from roman_dask_l2.processes import OWNER, is_orphan
 
@@ -122,3 +123,46 @@ def test_who_lost_the_lock_removes_no_store(config, monkeypatch):
     for lost in (False, True):
         assert work.run_exposure(task)["status"] == "failed"
         assert store.exists() == lost
+
+
+def test_a_host_name_with_dots(tmp_path, monkeypatch):
+    monkeypatch.setattr(platform, "node", lambda: "n-1.cluster.example")
+    with replacing(tmp_path / "l2.x.asdf") as (part,):
+        told = parse_part(part.name)
+        assert (told.final, told.pid, told.near) == ("l2.x.asdf", os.getpid(), True)
+        part.touch()
+
+
+WRITE = """
+import sys, time
+from pathlib import Path
+from roman_dask_l2.io.atomic import replacing
+with replacing(Path(sys.argv[1])) as (part,):
+    part.touch()
+    print(part, flush=True)
+    time.sleep(100)
+"""
+
+
+def test_unfinished_files_of_another_container(config, tmp_path):
+    """It may have our host name; its process numbers mean nothing here."""
+    command = [sys.executable, "-c", WRITE, str(config.OUT)]
+    outside = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    for before, stays in ((outside, True), ([], False)):
+        process = subprocess.Popen(
+            [*before, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        part = Path(process.stdout.readline().strip())
+        if before and not part.name:
+            pytest.skip(f"needs namespaces: {process.communicate()[1]}")
+        told = parse_part(part.name)
+        assert (told.final, told.near) == (config.OUT.name, not stays)
+        assert remove_orphans(config) == []
+        process.kill()
+        process.communicate()
+        os.utime(part, (time.time() - RECENT + 20,) * 2)
+        assert remove_orphans(config) == ([] if stays else [part])
+        if stays:
+            assert remove_leftovers(config) == []
+            os.utime(part, (time.time() - RECENT - 1,) * 2)
+            assert remove_leftovers(config) == [part]

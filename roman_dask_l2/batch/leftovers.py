@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import platform
 import re
 import shutil
 import time
@@ -17,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..config import Config
-from ..io.atomic import parse_part
+from ..io.atomic import Part, parse_part
 from ..io.spill import temp_place
 from ..processes import is_orphan, process_lives
 from .fingerprint import product_files
@@ -59,7 +58,7 @@ def find_leftovers(configs: Mapping[str, Config]) -> set[str]:
     for folder in {folder for folder, _ in owners}:
         for name in _names(folder):
             part, store = parse_part(name), _STORE.fullmatch(name)
-            key = part[0] if part else store["stem"] if store else name
+            key = part.final if part else store["stem"] if store else name
             if (part or store or name.endswith(".lock")) and (folder, key) in owners:
                 found.add(owners[folder, key])
     return found
@@ -69,7 +68,8 @@ def remove_leftovers(config: Config) -> list[Path]:
     """Remove what dead processes left of an exposure; its lock is held by the caller.
 
     A part file that a living process of this machine writes is left: a single run takes no locks.
-    So is one of another machine that was written lately: its process may only have been stalled.
+    So is one of another machine or container that was written lately: its process may only have
+    been stalled.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def remove_leftovers(config: Config) -> list[Path]:
         for name in _names(folder):
             part = parse_part(name)
             path = folder / name
-            if part and folder / part[0] in finals and not _in_use(path, part[1], part[2]):
+            if part and folder / part.final in finals and not _in_use(path, part):
                 with contextlib.suppress(OSError):
                     path.unlink()
                     removed.append(path)
@@ -137,9 +137,9 @@ def remove_orphans(config: Config) -> list[Path]:
     for folder in {p.parent for p in finals}:
         for name in _names(folder):
             part, path = parse_part(name), folder / name
-            if not part or folder / part[0] not in finals or part[1] != platform.node():
+            if not part or folder / part.final not in finals or not part.near:
                 continue
-            if part[2] != os.getpid() and not _in_use(path, part[1], part[2]):
+            if part.pid != os.getpid() and not _in_use(path, part):
                 with contextlib.suppress(OSError):
                     path.unlink()
                     removed.append(path)
@@ -162,11 +162,11 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _in_use(path: Path, host: str, pid: int) -> bool:
-    if pid == os.getpid() and host == platform.node():
+def _in_use(path: Path, part: Part) -> bool:
+    if part.near and part.pid == os.getpid():
         return False
     with contextlib.suppress(OSError):
-        if host != platform.node():
+        if not part.near:
             return time.time() - path.stat().st_mtime < RECENT
-        return process_lives(pid, path.stat().st_mtime)
+        return process_lives(part.pid, path.stat().st_mtime)
     return False

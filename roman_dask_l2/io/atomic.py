@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from ..processes import space
 
 
 def require_writable(folder: Path, what: str) -> None:
@@ -39,14 +42,41 @@ def require_writable(folder: Path, what: str) -> None:
 
 
 _PART = re.compile(
-    r"\.(?P<stem>.+)\.(?P<host>[^/]*)-(?P<pid>\d+)-[0-9a-f]{8}\.part(?P<suffix>\.\w+)"
+    r"\.(?P<stem>.+)\.(?P<host>[^/]*?)-(?P<pid>\d+)(-n(?P<space>[0-9a-f]{7}))?-[0-9a-f]{8}"
+    r"\.part(?P<suffix>\.\w+)"
 )
 
 
-def parse_part(name: str) -> tuple[str, str, int] | None:
-    """Final name, host and process of a temporary name that `replacing` made; None of others."""
+@dataclass(frozen=True)
+class Part:
+    """What a temporary name tells: the final name, and the process that writes the file."""
+
+    final: str
+    host: str
+    pid: int
+    near: bool
+    """Whether that process could be seen from here: same host, same process namespace. (Containers
+    may have one host name.) A name without a namespace is taken to be of this one."""
+
+
+def parse_part(name: str) -> Part | None:
+    """What a temporary name that `replacing` made tells; None of others."""
     found = _PART.fullmatch(name)
-    return found and (found["stem"] + found["suffix"], found["host"], int(found["pid"]))
+    if found is None:
+        return None
+    near = found["host"] == _host() and found["space"] in (None, _space())
+    return Part(found["stem"] + found["suffix"], found["host"], int(found["pid"]), near)
+
+
+def _host() -> str:
+    """Without dots: what stands before one would be taken for a part of the final name."""
+    return platform.node().replace(".", "_")
+
+
+def _space() -> str:
+    """The process namespace in 7 characters. That of a machine itself is the same after a boot."""
+    namespace = space().rpartition(" ")[2]
+    return hashlib.blake2b(namespace.encode(), digest_size=4).hexdigest()[:7]
 
 
 @contextlib.contextmanager
@@ -65,7 +95,7 @@ def replacing(*finals: Path) -> Iterator[Sequence[Path]]:
         Temporary names in the same directories (so that renaming is one atomic step). They keep
         the suffix, which writers look at, and are removed if anything goes wrong.
     """
-    maker = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    maker = f"{_host()}-{os.getpid()}-n{_space()}-{uuid.uuid4().hex[:8]}"
     parts = [p.with_name(f".{p.stem}.{maker}.part{p.suffix}") for p in finals]
     try:
         yield parts
