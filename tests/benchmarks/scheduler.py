@@ -12,7 +12,8 @@ Tasks that do nothing, so that what is left is what Dask needs for them:
 * ``plan``: what is done before: finding the images, and that they are not finished.
 
 About five minutes on two processors. Prints a table, writes it to docs/scaling.md and everything to
-docs/benchmarks/scheduler.json.
+docs/benchmarks/scheduler.json. At the end the bytes that travel for a real exposure are counted
+(travels.py) and written to docs/schedulers.md.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "parity")]
 import exposures  # noqa: E402
 import measure  # noqa: E402
 import report  # noqa: E402
+import travels  # noqa: E402
 from package import ROOT, say, table  # noqa: E402
 
 RESULT = report.RESULTS / "scheduler.json"
@@ -384,6 +386,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.table:
         report.put_into_page("scheduler", page(json.loads(RESULT.read_text())), PAGE)
+        travels.write(json.loads(travels.RESULT.read_text()))
         return 0
     exposures.exposure(256)
     result: dict[str, Any] = {
@@ -413,6 +416,7 @@ def main() -> int:
         report.write_json(RESULT, result)
         report.put_into_page("scheduler", text, PAGE)
         say(f"wrote {RESULT.relative_to(ROOT)} and {PAGE.relative_to(ROOT)}")
+        travels.write(travels.run())
     return 0
 
 
