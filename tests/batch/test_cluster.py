@@ -83,7 +83,7 @@ def test_workers_with_another_source_are_refused():
     from roman_dask_l2.schedulers import _compare_versions
 
     other = provenance.versions() | {provenance.SOURCE: "other"}
-    client = types.SimpleNamespace(run=lambda function: {"tcp://w:1": other})
+    client = types.SimpleNamespace(run=lambda function, **how: {"tcp://w:1": other})
     with pytest.raises(ClusterError, match="worker tcp://w:1 has roman-dask-l2 source other, here"):
         _compare_versions(client)
 
