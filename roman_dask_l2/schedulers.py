@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -255,8 +255,8 @@ def _cluster(
         care: Callable[[], None] = _nothing
         target: Any
         if kind == "local-cluster":
-            target = stack.enter_context(_local_cluster(workers, threads, memory, interface))
-            wanted = len(target.workers)
+            wanted, threads = _processes(workers, threads)
+            target = stack.enter_context(_local_cluster(threads, memory, interface))
             care = partial(_refill, target, wanted)
         elif kind == "slurm":
             jobs = _slurm(slurm_config, threads, memory, interface)
@@ -273,7 +273,10 @@ def _cluster(
         log.info("dashboard: %s", client.dashboard_link)
         if kind == "slurm":
             wanted = jobs.submit(workers or 1)
-        with _explained(client):
+        # Nannies take variables from here too, and what stands here wins.
+        with _explained(client), _variables(ENVIRONMENT if kind == "local-cluster" else {}):
+            if kind == "local-cluster":
+                target.scale(wanted)
             _wait_for_workers(client, wanted, wait, describe)
             _compare_versions(client)
         stack.enter_context(_watched(client, wanted, wait, describe, care))
@@ -298,17 +301,24 @@ def _refill(cluster: Any, wanted: int) -> None:
         cluster.scale(wanted)
 
 
-def _local_cluster(
-    workers: int | None, threads: int | None, memory: str | None, interface: str | None
-) -> Any:
+def _processes(workers: int | None, threads: int | None) -> tuple[int, int]:
+    """Worker processes and threads of each, as LocalCluster chooses them."""
+    from distributed.deploy.utils import nprocesses_nthreads
+
+    if workers is None and threads is None:
+        return nprocesses_nthreads()
+    if workers is None:
+        return max(1, cpu_count() // (threads or 1)), threads or 1
+    return workers, threads or max(1, cpu_count() // workers)
+
+
+def _local_cluster(threads: int, memory: str | None, interface: str | None) -> Any:
+    """A cluster without workers yet, so that its dashboard can be told at once."""
     from distributed import LocalCluster
 
-    # The nannies take the variables from here too, and what stands here wins.
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ.update(ENVIRONMENT)
     try:
         return LocalCluster(
-            n_workers=workers,
+            n_workers=0,
             threads_per_worker=threads,
             memory_limit=memory or "auto",
             interface=interface,
@@ -320,6 +330,15 @@ def _local_cluster(
         if isinstance(cause, ValueError):  # such as an interface that is not there
             raise InputError(f"--scheduler local-cluster: {cause}") from error
         raise ClusterError(f"the local cluster does not start: {cause}") from error
+
+
+@contextlib.contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables of this process, for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
     finally:
         for name, value in before.items():
             if value is None:
@@ -389,13 +408,13 @@ def _wait_for_workers(
         time.sleep(min(POLL, limit / 10))
 
 
-def _compare_versions(client: Client) -> None:
-    """Workers must have what we have: other versions may give other bits."""
+def _compare_versions(client: Client, workers: Collection[str] | None = None) -> None:
+    """Workers (all, or these) must have what we have: other versions may give other bits."""
     from .provenance import versions
 
     here = versions()
     try:
-        there = client.run(versions)
+        there = client.run(versions, workers=None if workers is None else list(workers))
     except ImportError as error:
         raise ClusterError(f"the workers have another environment than this: {error}") from error
     for address, found in there.items():
@@ -442,6 +461,7 @@ class _Watch(threading.Thread):
         self.problem: ClusterError | None = None
         self._client, self._wanted, self._limit = client, wanted, limit
         self._describe, self._care = describe, care
+        self._known: set[str] = set()
         self._over = threading.Event()
 
     def stop(self) -> None:
@@ -452,31 +472,40 @@ class _Watch(threading.Thread):
         last, seen = self._wanted, time.monotonic()
         while not self._over.wait(min(POLL, self._limit / 10)):
             try:
-                ready = len(self._client.nthreads())
+                workers = set(self._client.nthreads())
+                ready = len(workers)
                 now = time.monotonic()
-            except Exception:  # no scheduler: the client sees that by itself
-                continue
+                self._look_at(workers - self._known)
+                self._known = workers
+            except ClusterError as error:
+                self._give_up(error)
+            except Exception:  # no scheduler: the client sees that by itself; a worker that has
+                continue  # gone again is looked at when it comes back
             if ready != last:
                 log.info("%d of %d workers ready", ready, self._wanted)
                 last = ready
             if ready:
                 seen = now
             elif now - seen > self._limit:
-                self._give_up()
+                span = _span(self._limit)
+                message = f"all workers are gone, none came back within {span} (--wait)"
+                self._give_up(NoWorkers(message, self._describe()))
             try:
                 self._care()
             except Exception:
                 log.exception("lost workers cannot be replaced")
 
-    def _give_up(self) -> None:
+    def _look_at(self, late: Collection[str]) -> None:
+        """Workers that have joined since the last look."""
+        if late:
+            _compare_versions(self._client, late)
+
+    def _give_up(self, problem: ClusterError) -> None:
         """End whatever waits for results."""
         from distributed import Future
 
         if self.problem is None:
-            self.problem = NoWorkers(
-                f"all workers are gone, none came back within {_span(self._limit)} (--wait)",
-                self._describe(),
-            )
+            self.problem = problem
         waiting: list[Any] = [Future(key, self._client) for key in list(self._client.futures)]
         self._client.cancel(waiting, force=True)
 

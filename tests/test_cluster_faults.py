@@ -229,15 +229,17 @@ class Outside:
         wait_until(self.file.exists)
         self.add(2)
 
-    def _start(self, what, *arguments):
+    def _start(self, what, *arguments, **variables):
         where = ["--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"]
         where += ["--scheduler-file", str(self.file)]
         command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *where, *arguments]
-        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        environment = {**os.environ, **variables}
+        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env=environment)
 
-    def add(self, number):
+    def add(self, number, **variables):
         for _ in range(number):
-            self.workers.append(self._start("worker", "--no-nanny", "--nthreads", "1"))
+            worker = self._start("worker", "--no-nanny", "--nthreads", "1", **variables)
+            self.workers.append(worker)
 
 
 @pytest.fixture
@@ -256,7 +258,7 @@ def long_noise(made, folder):
 
 @pytest.mark.parametrize("stage", [in_the_tiles, in_the_noise])
 @pytest.mark.parametrize("victim", ["scheduler", "workers"])
-def test_the_cluster_is_killed(victim, stage, outside, made, tmp_path):
+def test_the_cluster_is_killed(victim, stage, outside, made, reference, tmp_path):
     """The scheduler, or all workers and none comes back: status 3 after the limit, no hang."""
     folder = tmp_path / "run"
     config = long_noise(made, folder)
@@ -273,6 +275,46 @@ def test_the_cluster_is_killed(victim, stage, outside, made, tmp_path):
     }[victim]
     assert message in error.splitlines()[-1]
     done = {"l2.asdf"} if stage is in_the_noise else set()
+    assert {p.name for p in folder.iterdir()} == {"config.yaml", "temp", *done}
+    assert list((folder / "temp").iterdir()) == []
+    run_again(made, folder, reference)
+
+
+def run_again(made, folder, reference):
+    """Without a cluster: the same bits as a run that nothing has disturbed."""
+    again = start("roman_dask_l2", configuration(made, folder), "--tile", TILE)
+    _, error = again.communicate(timeout=LIMIT)
+    assert again.returncode == 0, error
+    check(folder, "l2.asdf", "noise.asdf", reference=reference)
+
+
+OTHER_NUMPY = """
+import importlib.metadata as metadata
+version = metadata.version
+metadata.version = lambda name: "0.1" if name == "numpy" else version(name)
+"""
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at the start", "later"])
+def test_a_worker_with_another_numpy(late, outside, made, tmp_path):
+    """Its bits may differ: status 3, also where it joins a run that others have begun."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(OTHER_NUMPY)
+    if not late:
+        outside.add(1, PYTHONPATH=str(site))
+        outside.workers[0].kill()
+        outside.workers[1].kill()
+        time.sleep(5)
+    folder = tmp_path / "run"
+    run = start("roman_dask_l2", long_noise(made, folder), "--scheduler-file", outside.file)
+    if late:
+        wait_until(in_the_noise(folder), run)
+        outside.add(1, PYTHONPATH=str(site))
+    _, error = run.communicate(timeout=LIMIT)
+    assert run.returncode == 3, error
+    assert "has numpy 0.1, here it is" in error.splitlines()[-1]
+    done = {"l2.asdf"} if late else set()
     assert {p.name for p in folder.iterdir()} == {"config.yaml", "temp", *done}
     assert list((folder / "temp").iterdir()) == []
 
@@ -315,7 +357,7 @@ def test_the_client_is_killed(stage, made, reference, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_interrupted(number, made, tmp_path):
+def test_interrupted(number, made, reference, tmp_path):
     """Ctrl-C reaches all processes of a terminal, SIGTERM the program alone: nothing is left."""
     config = long_noise(made, tmp_path)
     run = start("roman_dask_l2", config, "--scheduler", "local-cluster", "--workers", 2)
@@ -331,3 +373,4 @@ def test_interrupted(number, made, tmp_path):
     assert psutil.wait_procs(children, timeout=30)[1] == []
     assert {p.name for p in tmp_path.iterdir()} == {"config.yaml", "temp", "l2.asdf"}
     assert list((tmp_path / "temp").iterdir()) == []
+    run_again(made, tmp_path, reference)

@@ -12,6 +12,7 @@ import numpy as np
 MAY_DIFFER = {
     "file_date",
     "timings",
+    "seconds",
     "filename",
     "path",
     "name",

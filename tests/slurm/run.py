@@ -407,6 +407,36 @@ def check_cancelled_array(work: Work) -> None:
     work.same_batch(place)
 
 
+def check_array_out_of_time(work: Work) -> None:
+    """An array's job runs out of time: the exposure at work is given up; the rest comes later."""
+    place = work.new_batch("array-out-of-time")
+    # SLURM may send the signal up to a minute early. All exposures would take some 5 minutes.
+    limits = ("--time=2", "--signal=B:TERM@20")
+    job = sbatch(*limits, *ARRAY[:2], "--array=1-1", ARRAY[3], "campaign.yaml", cwd=place, SLOW="6")
+    found = ended(job)
+    expect(list(found.values()) == ["FAILED"], f"{found}\n{logs(place)}")
+    statuses = [status for _, status in attempts(place)]
+    expect(statuses[-1] == "interrupted", f"the manifest says {statuses}")
+    expect(not hidden(place), f"left behind: {hidden(place)}")
+    expect(not list((place / "temp").iterdir()), "a TEMP store is left behind")
+    found = ended(sbatch(*ARRAY, "campaign.yaml", cwd=place))
+    expect(list(found.values()) == ["COMPLETED"] * 3, f"{found}\n{logs(place)}")
+    work.same_batch(place)
+
+
+def check_batch_in_one_allocation(work: Work) -> None:
+    """A batch on scheduler and workers in one allocation."""
+    place = work.new_batch("batch-in-one-allocation")
+    job = sbatch(
+        "--ntasks=2", "--cpus-per-task=1", "--mem-per-cpu=1G",
+        DEPLOY / "one-allocation.sbatch", "batch", "campaign.yaml", cwd=place,
+        PYTHON=sys.executable, INTERFACE="lo", DASHBOARD="127.0.0.1:0",
+    )  # fmt: skip
+    state = ended(job)[job]
+    expect(state == "COMPLETED", f"{state}: {(place / f'roman-dask-l2-{job}.out').read_text()}")
+    work.same_batch(place)
+
+
 def hidden(place: Path) -> list[Path]:
     return [p for p in (place / "out").iterdir() if p.name.startswith(".")]
 
@@ -424,7 +454,7 @@ def check_lifetime(work: Work) -> None:
 
 
 def check_killed_program(work: Work) -> None:
-    """The program is killed: its jobs end by themselves, no file has a final name."""
+    """The program is killed: its jobs end, no file has a final name; run again, the same bits."""
     place = work.place("killed-program", GRAPH=SLOW, layers=OWN)
     process = program("config.yaml", *SLURM, "--workers", 2, cwd=place, SLOW="2")
     wait_for(lambda: tiles_begun(place) or process.poll() is not None, "the first tiles")
@@ -435,6 +465,9 @@ def check_killed_program(work: Work) -> None:
     for job in jobs:
         ended(job)
     expect(not finished(place), f"outputs {finished(place)}")
+    status, output = run("config.yaml", cwd=place)  # removes what was left
+    expect(status == 0, output)
+    work.same(place, work.own)
 
 
 def finished(folder: Path) -> list[Path]:
@@ -452,12 +485,14 @@ def tiles_begun(place: Path) -> bool:
 
 CHECKS = (
     check_short_walltime,  # takes longest
+    check_array_out_of_time,
     check_two_jobs,
     check_array,
     check_cancelled_array,
     check_failing_array,
     check_batch_on_workers,
     check_one_allocation,
+    check_batch_in_one_allocation,
     check_failing_allocation,
     check_failing_job,
     check_refused_job,
