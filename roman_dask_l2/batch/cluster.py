@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 import sys
 import uuid
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import memory
 from .outcome import Outcome
 from .plan import Item
-from .work import Record, last_line, new_line, on_worker, tidy, write_line
+from .work import LEAVING, Record, last_line, new_line, on_worker, tidy, write_line
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 
 LOOK = 1.0
 """Seconds between looks at the workers: new ones may have come."""
+LONGER = 1.2
+"""Times the longest exposure so far that the next one may take."""
 
 
 def on_cluster(
@@ -47,6 +51,7 @@ def on_cluster(
     queue = deque(items)
     flying: dict[Future, Item] = {}
     most = _most_at_a_time(client, need, outcome.plan.options.in_flight)
+    longest = max(map(_seconds, outcome.plan.history.ended), default=0.0)
     while queue or flying:
         # At least one: where there is no worker it waits for one, and that wait has a limit.
         room = max(min(len(client.nthreads()), most), 1) - len(flying)
@@ -56,13 +61,35 @@ def on_cluster(
             # Not pinned to a worker: one that is pinned is never run if its worker dies while there
             # is no other (distributed 2026.8).
             key = f"exposure-{item.identity}-{uuid.uuid4().hex}"
-            flying[client.submit(on_worker, item.work, key=key, pure=False)] = item
+            work = dataclasses.replace(item.work, expected=LONGER * longest)
+            flying[client.submit(on_worker, work, key=key, pure=False)] = item
         for future in _ended(list(flying), wait):
             try:
                 record = _result(future, flying[future], outcome)
             except TimeoutError:  # the result was lost with its worker; the task is done again
                 continue
-            yield flying.pop(future), record
+            item = flying.pop(future)
+            if record["status"] == LEAVING:
+                del outcome.flying[item.identity]
+                queue.appendleft(item)
+                future.release()
+                _retire(client, record["by"])
+                continue
+            longest = max(longest, _seconds(record))
+            yield item, record
+
+
+def _seconds(record: Record) -> float:
+    """What an exposure took; 0 if nothing was made."""
+    made = record["status"] == "done" and record.get("products")
+    return record["seconds"] if made else 0.0
+
+
+def _retire(client: Client, address: str) -> None:
+    """Let a worker go that has no time left for an exposure."""
+    log.info("worker %s has no time left for an exposure and leaves", address)
+    with contextlib.suppress(OSError, ValueError):  # it has gone by itself
+        client.retire_workers(workers=[address])
 
 
 def _ended(futures: list[Future], wait: Any) -> Collection[Future]:

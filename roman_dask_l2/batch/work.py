@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from ..config import Config
 from ..errors import InputError
 from ..io.arrays import keep_open
@@ -34,6 +36,9 @@ log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 """A line of the manifest; or ``status`` ``finished`` (there was nothing to do) or ``held``."""
+
+LEAVING = "leaving"
+"""Status of an exposure that a worker has not begun, because its lifetime is nearly over."""
 
 _one = threading.Lock()
 _PATIENCE = 2.0
@@ -69,6 +74,8 @@ class Work:
         To stay under, as ``--memory`` of a single run.
     limit : float or None
         Bytes that a worker may have. Tiles and threads stay as they are where they fit.
+    expected : float
+        Seconds that it may take: a Dask worker that has less time left does not begin.
     """
 
     identity: str
@@ -85,6 +92,7 @@ class Work:
     tile: str | None = None
     memory: str | None = None
     limit: float | None = None
+    expected: float = 0.0
 
 
 def run_exposure(work: Work) -> Record:
@@ -111,14 +119,32 @@ def run_exposure(work: Work) -> Record:
 
 
 def on_worker(work: Work) -> Record:
-    """`run_exposure` on a Dask worker, with the worker's threads and memory."""
+    """`run_exposure` on a Dask worker, with the worker's threads and memory.
+
+    Returns
+    -------
+    dict
+        Also only ``identity``, ``status`` `LEAVING` and ``by``, the worker's address, if the
+        exposure would not end before the worker's lifetime does: Dask then cuts it off after 30 s.
+    """
     from distributed import get_worker
 
     worker = get_worker()
+    if _ends_soon(worker.lifetime, work.expected):
+        return {"identity": work.identity, "status": LEAVING, "by": worker.address}
     threads = work.threads or worker.state.nthreads
     memory = worker.memory_manager.memory_limit
     limit = USABLE * memory if memory else None
     return run_exposure(dataclasses.replace(work, threads=threads, limit=limit))
+
+
+def _ends_soon(lifetime: float | None, expected: float) -> bool:
+    """Whether a worker's lifetime ends before an exposure does. Where no exposure fits into a
+    lifetime, they are begun in its first half."""
+    if not lifetime:
+        return False
+    age = time.time() - psutil.Process().create_time()
+    return lifetime - age < min(expected, lifetime / 2)
 
 
 class _Attempt:

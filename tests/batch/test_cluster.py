@@ -4,6 +4,7 @@ marker `faults`."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import signal
@@ -14,6 +15,7 @@ import time
 import types
 from pathlib import Path
 
+import psutil
 import pytest
 
 from roman_dask_l2.errors import ClusterError
@@ -165,27 +167,91 @@ def test_the_client_is_killed(campaign, undisturbed):
     assert nothing_stray(campaign)
 
 
-@pytest.fixture
-def outside(tmp_path):
-    """A Dask cluster that others have started: its file, scheduler and two workers."""
-    file = tmp_path / "scheduler.json"
-    where = ["--scheduler-file", str(file), "--host", "127.0.0.1"]
-    where += ["--dashboard-address", "127.0.0.1:0"]
-    command = [sys.executable, "-m", "distributed.cli.dask_{}", *where]
+class Outside:
+    """A Dask cluster that others have started: its file, scheduler and workers."""
 
-    def start(what, *arguments):
-        words = [word.format(what) for word in command]
-        return subprocess.Popen([*words, *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
+    def __init__(self, folder):
+        self.file = folder / "scheduler.json"
+        self.processes = [self._start("scheduler", "--port", "0")]
 
-    processes = [start("scheduler", "--port", "0")]
-    try:
-        wait_for(file.exists, processes[0])
-        processes += [start("worker", "--no-nanny", "--nthreads", "1") for _ in range(2)]
-        yield file, processes
-    finally:
-        for process in processes:
+    def _start(self, what, *arguments):
+        where = ["--scheduler-file", self.file, "--host", "127.0.0.1"]
+        where += ["--dashboard-address", "127.0.0.1:0"]
+        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *where, *arguments]
+        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+
+    def add(self, *options):
+        """Start a worker."""
+        wait_for(self.file.exists, self.processes[0])
+        worker = self._start("worker", "--nthreads", "1", *options)
+        self.processes.append(worker)
+        return worker
+
+    def close(self):
+        for process in self.processes:
             process.kill()
             process.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A scheduler, no workers yet."""
+    made = Outside(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def outside(cluster):
+    """A Dask cluster that others have started: its file, scheduler and two workers."""
+    for _ in range(2):
+        cluster.add("--no-nanny")
+    return cluster.file, cluster.processes
+
+
+@pytest.mark.faults
+def test_workers_leave_between_exposures(campaign, undisturbed, tools, cluster):
+    """Near the end of its lifetime a worker begins no exposure: none is cut off."""
+    line = {"identity": "another", "attempt": "x", "status": "done", "products": {"l2": 1.0}}
+    line |= {"seconds": 100.0, "peak_memory": 3e8, "cpu_seconds": 1.0}  # more than a lifetime
+    campaign.manifest.write_text(json.dumps(line) + "\n")
+    first = cluster.add("--lifetime", "40s")
+    half = time.monotonic() + 21
+    options = ("--scheduler-file", cluster.file, "--tile", "64", "--only", "sca=1")
+    with campaign.started(*options) as process:
+        wait_for(lambda: campaign.parts(campaign.out(1, 1)), process)
+        # It stands still in its first exposure until its lifetime is half over.
+        worker = psutil.Process(begun(campaign, FIRST)[-1])
+        worker.suspend()
+        time.sleep(max(half - time.monotonic(), 0))
+        worker.resume()
+        wait_for(lambda: first.poll() is not None, process)
+        tried = [x["identity"] for x in campaign.lines() if x["status"] == "running"]
+        cluster.add()
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert (first.returncode, tried) == (0, [FIRST])
+    assert "has no time left for an exposure and leaves" in error
+    states = campaign.statuses()
+    assert [states[i] for i in tools.IDENTITIES[:2]] == [["running", "done"]] * 2
+    assert campaign.pixels().items() <= undisturbed.items()
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "age", "expected", "soon"),
+    [(None, 1e9, 1e9, False), (100, 10, 0, False), (100, 69, 30, False), (100, 71, 30, True),
+     (100, 40, 500, False), (100, 60, 500, True)],
+)  # fmt: skip
+def test_how_soon_a_lifetime_ends(monkeypatch, lifetime, age, expected, soon):
+    """Exposures that fit into no lifetime are begun in its first half, and not put off for ever."""
+    from roman_dask_l2.batch import work
+
+    process = types.SimpleNamespace(create_time=lambda: 1000.0)
+    monkeypatch.setattr(work, "psutil", types.SimpleNamespace(Process=lambda: process))
+    monkeypatch.setattr(work, "time", types.SimpleNamespace(time=lambda: 1000.0 + age))
+    assert work._ends_soon(lifetime, expected) is soon
 
 
 def test_what_cannot_be_cleaned_up_is_named(campaign, capsys, monkeypatch):
