@@ -40,6 +40,9 @@ POLL = 1.0
 SETTLE = 30.0
 """Seconds that a failed run waits for tasks that are still at work."""
 
+ANSWER = 30.0
+"""Seconds that a worker has to say which versions it has."""
+
 ENVIRONMENT = {
     # Give freed memory back: workers are judged by what the system sees.
     "MALLOC_TRIM_THRESHOLD_": "65536",
@@ -414,9 +417,13 @@ def _compare_versions(client: Client, workers: Collection[str] | None = None) ->
 
     here = versions()
     try:
-        there = client.run(versions, workers=None if workers is None else list(workers))
+        there = _ask(client, versions, ANSWER, workers)
     except ImportError as error:
         raise ClusterError(f"the workers have another environment than this: {error}") from error
+    except TimeoutError as error:
+        if workers is not None:  # one that has just come: the others go on
+            raise
+        raise ClusterError(f"a worker does not answer within {_span(ANSWER)}") from error
     for address, found in there.items():
         for name, version in here.items():
             if found.get(name) != version:
@@ -567,11 +574,29 @@ def _settle(client: Client) -> None:
     end = time.monotonic() + SETTLE
     with contextlib.suppress(Exception):
         time.sleep(0.1)  # until the workers know that nobody wants the others
-        busy: dict[str, set[Any]] = client.run(_at_work, on_error="ignore")
+        busy: dict[str, set[Any]] = _ask(client, _at_work, SETTLE, on_error="ignore")
         while any(busy.values()) and time.monotonic() < end:
             time.sleep(0.1)
-            now = client.run(_at_work, on_error="ignore")
+            left = max(end - time.monotonic(), 0.1)
+            now = _ask(client, _at_work, left, on_error="ignore")
             busy = {worker: keys & now.get(worker, set()) for worker, keys in busy.items()}
+
+
+def _ask(
+    client: Client,
+    function: Callable[..., Any],
+    seconds: float,
+    workers: Collection[str] | None = None,
+    on_error: str = "raise",
+) -> dict[str, Any]:
+    """What a function returns on the workers; one that stands still is not waited for for ever."""
+    return client.sync(
+        client._run,
+        function,
+        workers=None if workers is None else list(workers),
+        on_error=on_error,
+        callback_timeout=seconds,
+    )
 
 
 def _at_work(dask_worker: Any) -> set[Any]:

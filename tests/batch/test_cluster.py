@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from roman_dask_l2.errors import ClusterError
+from roman_dask_l2.io.atomic import parse_part
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,15 +80,14 @@ def test_one_bad_exposure_does_not_stop_the_others(campaign):
     assert sorted(states[1::2]) == ["done", "done", "failed"]
 
 
-def test_workers_with_another_source_are_refused():
+def test_workers_with_another_source_are_refused(monkeypatch):
     """Checkouts of one version may differ."""
-    from roman_dask_l2 import provenance
-    from roman_dask_l2.schedulers import _compare_versions
+    from roman_dask_l2 import provenance, schedulers
 
     other = provenance.versions() | {provenance.SOURCE: "other"}
-    client = types.SimpleNamespace(run=lambda function, **how: {"tcp://w:1": other})
+    monkeypatch.setattr(schedulers, "_ask", lambda *_: {"tcp://w:1": other})
     with pytest.raises(ClusterError, match="worker tcp://w:1 has roman-dask-l2 source other, here"):
-        _compare_versions(client)
+        schedulers._compare_versions(None)
 
 
 @pytest.mark.faults
@@ -105,6 +105,47 @@ def test_a_worker_is_killed(campaign, undisturbed, moment):
     assert out.splitlines()[-1].startswith("4 done, ")
     campaign.check(undisturbed)
     assert campaign.statuses()[FIRST][-3:] == ["interrupted", "running", "done"]
+
+
+def kill_while_it_writes(case, process, pattern):
+    """Kill a worker when the tree stands in front of the arrays of its unfinished file; which
+    exposure that is of does not matter: the moment is short."""
+
+    def caught(part):
+        with contextlib.suppress(OSError), open(part, "rb") as file:
+            return file.read(5) == b"#ASDF" and part.exists()
+        return False
+
+    def try_it():
+        for part in case.folder.glob(pattern):
+            if caught(part):
+                worker = psutil.Process(parse_part(part.name).pid)
+                worker.suspend()
+                if caught(part):  # still: it stands still now
+                    worker.kill()
+                    return True
+                worker.resume()
+        return False
+
+    end = time.monotonic() + 120
+    while not try_it():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.0005)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("file", ["", "_noise"], ids=["the L2 file", "the noise file"])
+def test_a_worker_is_killed_while_it_writes(campaign, undisturbed, tools, file):
+    """Its exposure is done again, but for a calibration that was finished."""
+    with campaign.started(*CLUSTER) as process:
+        kill_while_it_writes(campaign, process, f"l2_?/.sim_L2_F158_?_?{file}.*.part.asdf")
+        out, error = process.communicate(timeout=180)
+    assert process.returncode == 0, error
+    assert out.splitlines()[-1].startswith("4 done, ")
+    campaign.check(undisturbed)
+    states = sorted(map(tuple, campaign.statuses().values()), key=len)
+    assert states == [("running", "done")] * 3 + [("running", "interrupted", "running", "done")]
 
 
 @pytest.mark.faults
@@ -141,14 +182,22 @@ def test_an_exposure_that_kills_its_workers(campaign, undisturbed, tools):
 
 
 @pytest.mark.faults
-def test_the_client_is_interrupted(campaign, undisturbed):
-    with campaign.started(*CLUSTER) as process:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_the_client_is_interrupted(campaign, undisturbed, number):
+    """Ctrl-C reaches all processes of a terminal, SIGTERM the program alone."""
+    with campaign.started(*CLUSTER, start_new_session=True) as process:
         wait_for(lambda: campaign.parts(campaign.out(1, 1)), process)
-        process.send_signal(signal.SIGTERM)
+        children = psutil.Process(process.pid).children(recursive=True)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
         out, error = process.communicate(timeout=120)
     assert process.returncode == 1, error
     assert "interrupted" in out
-    assert nothing_stray(campaign)
+    assert "interrupted; no unfinished file is left behind" in error
+    assert nothing_stray(campaign, limit=0.5)
+    assert psutil.wait_procs(children, timeout=30)[1] == []
     assert "running" not in {states[-1] for states in campaign.statuses().values()}
     assert campaign.run().returncode == 0
     campaign.check(undisturbed)
@@ -279,6 +328,26 @@ def test_what_cannot_be_cleaned_up_is_named(campaign, capsys, monkeypatch):
     assert "obs=2" not in said
     assert main(["batch", str(campaign.file), "--quiet"]) == 1
     assert "interrupted; no unfinished file is left behind" in capsys.readouterr().err
+
+
+@pytest.mark.faults
+def test_workers_of_others_go_on_when_the_client_is_interrupted(campaign, undisturbed, outside):
+    """One that stands still in the middle of an exposure: it is named, and waited for no longer
+    than for others."""
+    file, processes = outside
+    with campaign.started("--scheduler-file", file, "--only", "obs=1,sca=1") as process:
+        wait_for(lambda: campaign.parts(campaign.out(1, 1)), process)
+        worker = psutil.Process(begun(campaign, FIRST)[-1])
+        worker.suspend()
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 1, error
+    assert "no unfinished file is left behind" not in error
+    assert f"interrupted; unfinished files may stay until the next batch, of {FIRST}" in error
+    assert f"(process {worker.pid} on " in error
+    worker.kill()
+    assert campaign.run().returncode == 0
+    campaign.check(undisturbed)
 
 
 @pytest.mark.faults
