@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import sys
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,14 +54,16 @@ def on_cluster(
     longest = max(map(_seconds, outcome.plan.history.ended), default=0.0)
     while queue or flying:
         # At least one: where there is no worker it waits for one, and that wait has a limit.
-        room = max(min(len(client.nthreads()), most), 1) - len(flying)
+        workers = list(client.nthreads())
+        room = max(min(len(workers), most), 1) - len(flying)
         for _ in range(min(room, len(queue))):
             item = queue.popleft()
             outcome.flying[item.identity] = item
             # Not pinned to a worker: one that is pinned is never run if its worker dies while there
             # is no other (distributed 2026.8).
             key = f"exposure-{item.identity}-{uuid.uuid4().hex}"
-            work = dataclasses.replace(item.work, expected=LONGER * longest)
+            expected, beside = LONGER * longest, _beside(workers)
+            work = dataclasses.replace(item.work, expected=expected, beside=beside)
             flying[client.submit(on_worker, work, key=key, pure=False)] = item
         for future in _ended(list(flying), wait):
             try:
@@ -77,6 +79,12 @@ def on_cluster(
                 continue
             longest = max(longest, _seconds(record))
             yield item, record
+
+
+def _beside(workers: Collection[str]) -> int:
+    """Most workers that are on one machine."""
+    hosts = Counter(address.rpartition(":")[0] for address in workers)
+    return max(hosts.values(), default=1)
 
 
 def _seconds(record: Record) -> float:

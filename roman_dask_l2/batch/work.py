@@ -76,6 +76,8 @@ class Work:
         Bytes that a worker may have. Tiles and threads stay as they are where they fit.
     expected : float
         Seconds that it may take: a Dask worker that has less time left does not begin.
+    beside : int
+        Dask workers on one machine, which share its memory if they have no limit of their own.
     """
 
     identity: str
@@ -93,6 +95,7 @@ class Work:
     memory: str | None = None
     limit: float | None = None
     expected: float = 0.0
+    beside: int = 1
 
 
 def run_exposure(work: Work) -> Record:
@@ -128,14 +131,14 @@ def on_worker(work: Work) -> Record:
         exposure would not end before the worker's lifetime does: Dask then cuts it off after 30 s.
     """
     from distributed import get_worker
+    from distributed.system import MEMORY_LIMIT  # of the machine or the control group
 
     worker = get_worker()
     if _ends_soon(worker.lifetime, work.expected):
         return {"identity": work.identity, "status": LEAVING, "by": worker.address}
     threads = work.threads or worker.state.nthreads
-    memory = worker.memory_manager.memory_limit
-    limit = USABLE * memory if memory else None
-    return run_exposure(dataclasses.replace(work, threads=threads, limit=limit))
+    memory = worker.memory_manager.memory_limit or MEMORY_LIMIT / work.beside
+    return run_exposure(dataclasses.replace(work, threads=threads, limit=USABLE * memory))
 
 
 def _ends_soon(lifetime: float | None, expected: float) -> bool:

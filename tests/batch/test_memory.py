@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import types
 from functools import partial
 from pathlib import Path
 
@@ -174,3 +175,26 @@ def test_workers_that_are_too_small(campaign):
     assert done.returncode == 4, done.stderr
     assert "234 MB is too little, sim_L1_F158_1_1.asdf" in done.stdout
     assert [line["status"] for line in campaign.lines()] == ["running", "failed"]
+
+
+def test_workers_without_a_limit_share_their_machine(monkeypatch):
+    """As Dask itself would divide it between them."""
+    import distributed
+
+    from roman_dask_l2.batch import cluster, work
+
+    hosts = ["tcp://10.0.0.1:7", "tcp://10.0.0.1:8", "tcp://10.0.0.2:7", "tcp://[::1]:7"]
+    assert cluster._beside(hosts) == 2
+    assert cluster._beside([]) == 1
+
+    def limit(own):
+        worker = types.SimpleNamespace(
+            lifetime=None, state=types.SimpleNamespace(nthreads=3),
+            memory_manager=types.SimpleNamespace(memory_limit=own),
+        )  # fmt: skip
+        monkeypatch.setattr(distributed, "get_worker", lambda: worker)
+        return work.on_worker(work.Work("a", {}, "c", "m", beside=4)).limit
+
+    monkeypatch.setattr(work, "run_exposure", lambda found: found)
+    assert limit(10**9) == pytest.approx(0.9e9)
+    assert limit(None) == pytest.approx(0.9 * distributed.system.MEMORY_LIMIT / 4)
