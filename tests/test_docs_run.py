@@ -233,7 +233,7 @@ def test_blocks(page, tutorial, tmp_path, monkeypatch):
     if page.name == "README.md":
         made = tutorial / "exposure"
         shutil.copy(made / "l1.asdf", tmp_path)
-        shutil.copy(made / "wcs.txt", tmp_path / "wcs_header.txt")
+        shutil.copy(made / "wcs.txt", tmp_path)
         (tmp_path / "scratch").mkdir()
         monkeypatch.setenv("CALIBRATION", str(made / "cal"))  # for Python, too
         monkeypatch.setenv("SCRATCH", str(tmp_path / "scratch"))

@@ -48,7 +48,8 @@ def test_has_everything(report, check_page):
     assert len(page.images) == len(PLOTS)
     assert (report / "png" / "rate.png").read_bytes().startswith(b"\x89PNG")
     for text in ("Flags are those of the file in every pixel", "JUMP_DET", "SKYORDER", "PbS1",
-                 "numpy", "saturation: backup=1", "linearitylegendre.asdf"):  # fmt: skip
+                 "numpy", "saturation: backup=1", "linearitylegendre.asdf", "calibrated in",
+                 "noise layers made in"):  # fmt: skip
         assert text in page.text
     assert "other flags" not in page.text
 
