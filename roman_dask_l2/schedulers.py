@@ -40,6 +40,9 @@ POLL = 1.0
 SETTLE = 30.0
 """Seconds that a failed run waits for tasks that are still at work."""
 
+WRITTEN = 3.0
+"""Seconds after which a scheduler's file that cannot be read is none."""
+
 ANSWER = 30.0
 """Seconds that a worker has to say which versions it has."""
 
@@ -379,9 +382,11 @@ def _address(scheduler: str, file: str | Path | None, wait: float) -> str:
             if time.monotonic() - began > wait:
                 raise ClusterError(f"{path}: no scheduler wrote it within {_span(wait)}") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"--scheduler-file {path}: expected a file that dask scheduler has written"
-            ) from error
+            # Dask writes it in place: what is new may be half of it.
+            if time.monotonic() - began > min(WRITTEN, wait):
+                raise InputError(
+                    f"--scheduler-file {path}: expected a file that dask scheduler has written"
+                ) from error
         if not said:
             log.info("waiting for %s (limit %s)", path, _span(wait))
             said = True

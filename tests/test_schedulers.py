@@ -22,7 +22,7 @@ from dask_jobqueue import SLURMCluster
 from dask_jobqueue.core import Job, JobQueueCluster
 from dask_jobqueue.slurm import SLURMJob
 
-from roman_dask_l2 import calibrate, cli, generate_noise, slurm
+from roman_dask_l2 import calibrate, cli, generate_noise, schedulers, slurm
 from roman_dask_l2.errors import ClusterError, InputError, NoWorkers, WorkersDied
 from roman_dask_l2.io.layout import read_layout
 from roman_dask_l2.schedulers import ENVIRONMENT, running
@@ -342,6 +342,14 @@ def test_wrong_scheduler_file(tmp_path, text):
         running(scheduler_file=file, wait=1),
     ):
         pass
+
+
+def test_half_a_scheduler_file(tmp_path):
+    """Read in the moment in which Dask writes it."""
+    file = tmp_path / "scheduler.json"
+    file.write_text('{"address": "tcp://127')
+    threading.Timer(0.4, lambda: file.write_text('{"address": "tcp://127.0.0.1:9"}')).start()
+    assert schedulers._address("local", file, 10) == "tcp://127.0.0.1:9"
 
 
 # -- settings of SLURM ---------------------------------------------------------------------------
