@@ -437,6 +437,22 @@ def check_batch_in_one_allocation(work: Work) -> None:
     work.same_batch(place)
 
 
+def check_allocation_out_of_time(work: Work) -> None:
+    """An allocation runs out of time: SLURM says so before, and nothing unfinished is left."""
+    place = work.place("allocation-out-of-time", GRAPH=SLOW, layers=OWN)
+    job = sbatch(
+        "--ntasks=2", "--cpus-per-task=1", "--mem-per-cpu=1G", "--time=2", "--signal=B:TERM@20",
+        DEPLOY / "one-allocation.sbatch", "config.yaml", "--tile", 64, cwd=place,
+        PYTHON=sys.executable, INTERFACE="lo", DASHBOARD="127.0.0.1:0", SLOW="60",
+    )  # fmt: skip
+    wait_for(lambda: list(place.glob(".l2.*")), "an unfinished file")
+    found = ended(job)[job]
+    log = (place / f"roman-dask-l2-{job}.out").read_text()
+    expect(found == "FAILED", f"{found}, expected that the script ends before its time\n{log}")
+    left = [*place.glob(".*"), *(place / "temp").iterdir(), *finished(place)]
+    expect(not left, f"left behind: {left}\n{log}")
+
+
 def hidden(place: Path) -> list[Path]:
     return [p for p in (place / "out").iterdir() if p.name.startswith(".")]
 
@@ -451,6 +467,22 @@ def check_lifetime(work: Work) -> None:
     expect(len(jobs) > 1, f"jobs {jobs}, expected more than one")
     expect(states(jobs[0])[jobs[0]] == "COMPLETED", f"the first job is {states(jobs[0])}")
     work.same(place, work.own)
+
+
+def check_batch_lifetime(work: Work) -> None:
+    """Workers of a batch leave between two exposures: none is begun that would be cut off."""
+    place = work.new_batch("batch-lifetime")
+    settings(place, worker_extra_args=["--lifetime", "45s"])
+    status, output = run(
+        "batch", "campaign.yaml", *SLURM[:4], "--workers", 1, cwd=place, SLOW="0.8"
+    )
+    expect(status == 0, output)
+    expect("has no time left for an exposure and leaves" in output, output)
+    jobs = jobs_of(place)
+    expect(len(jobs) > 1, f"jobs {jobs}, expected more than one")
+    expect(states(jobs[0])[jobs[0]] == "COMPLETED", f"the first job is {states(jobs[0])}")
+    expect("interrupted" not in [status for _, status in attempts(place)], f"{attempts(place)}")
+    work.same_batch(place)
 
 
 def check_killed_program(work: Work) -> None:
@@ -486,6 +518,7 @@ def tiles_begun(place: Path) -> bool:
 CHECKS = (
     check_short_walltime,  # takes longest
     check_array_out_of_time,
+    check_allocation_out_of_time,
     check_two_jobs,
     check_array,
     check_cancelled_array,
@@ -498,6 +531,7 @@ CHECKS = (
     check_refused_job,
     check_cancelled_job,
     check_lifetime,
+    check_batch_lifetime,
     check_killed_program,
 )
 
