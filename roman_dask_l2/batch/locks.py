@@ -247,3 +247,10 @@ def is_mine(path: Path, token: str) -> bool:
     """Whether an attempt still has its lock."""
     found = read_owner(path)
     return found is not None and found[0] is not None and found[0].token == token
+
+
+def is_lost(path: Path, token: str) -> bool:
+    """Whether others have taken the lock of an attempt, or had it and are done. A lock that cannot
+    be read tells nothing."""
+    found = read_owner(path)
+    return found is None or (found[0] is not None and found[0].token != token)

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..progress import Progress
 from . import manifest
 from .fingerprint import product_files
-from .locks import holder, lock_path, look
+from .locks import DEAD_AFTER, holder, lock_path, look
 from .memory import available, needed, require_enough
 from .outcome import Outcome
 from .plan import Item, Plan
@@ -114,11 +114,17 @@ def _wait(outcome: Outcome, held: list[Item]) -> list[Item]:
         Those to try (again).
     """
     said: set[str] = set()
+    unknown: dict[str, float] = {}  # since when a lock could not be read
     while held:
         free = []
         for item in list(held):
             lock = lock_path(item.config.OUT)
             owner, stuck = look(lock)
+            if owner is None or owner.token:
+                unknown.pop(item.identity, None)
+            else:
+                since = unknown.setdefault(item.identity, time.monotonic())
+                stuck = time.monotonic() - since > 2 * DEAD_AFTER
             if owner is None:
                 held.remove(item)
                 if failed := _failed_there(outcome.plan, item):
@@ -127,7 +133,8 @@ def _wait(outcome: Outcome, held: list[Item]) -> list[Item]:
                     free.append(item)
             elif stuck:
                 held.remove(item)
-                error = f"{item.by} holds {lock} and gives no sign of life"
+                who = f"{owner} holds {lock} and" if owner.token else f"who holds {lock}"
+                error = f"{who} gives no sign of life"
                 line = new_line(item.work, "failed") | {"error": error}
                 write_line(Path(item.work.manifest), line)
                 outcome.add(line)

@@ -29,7 +29,7 @@ from . import manifest
 from .campaign import configuration
 from .fingerprint import find_unfinished, product_files
 from .leftovers import own_temp, remove_leftovers, remove_stores
-from .locks import Owner, is_mine, lock_path, release, take
+from .locks import Owner, holder, is_lost, is_mine, lock_path, release, take
 from .memory import USABLE, peak, projected, reset_peak, resident
 
 log = logging.getLogger(__name__)
@@ -177,6 +177,8 @@ class _Attempt:
             return self._locked(config, lock, other)
         except Exception as error:
             log.debug("%s failed", self._work.identity, exc_info=True)
+            if is_lost(lock, self._token):
+                return self._given_up(lock)
             self._clean(config, lock)
             return self._end("failed", error=_one_line(error))
         finally:
@@ -209,6 +211,15 @@ class _Attempt:
             self._end("interrupted", error="interrupted")
             raise
         return self._done(config)
+
+    def _given_up(self, lock: Path) -> Record:
+        """Others took this process for dead, and may have removed its files: what they make of the
+        exposure counts."""
+        by = str(holder(lock) or "another process")
+        log.warning(
+            "%s: was taken over by %s, this process had stood still", self._work.identity, by
+        )
+        return {"identity": self._work.identity, "status": "held", "by": by}
 
     def _clean(self, config: Config, lock: Path) -> None:
         """Remove the TEMP store, unless others took the lock: then it may be theirs."""

@@ -298,3 +298,31 @@ def test_process_lives():
     assert process_lives(os.getpid(), time.time())
     assert not process_lives(os.getpid(), 1000.0)  # not yet born
     assert not process_lives(2**22 + 5, time.time())
+
+
+def test_a_lock_that_can_never_be_read_is_not_waited_for(campaign, monkeypatch):
+    from roman_dask_l2.batch import run
+    from roman_dask_l2.batch.outcome import Outcome
+    from roman_dask_l2.batch.plan import Options, make_plan
+
+    outcome = Outcome(make_plan(campaign.file, Options()))
+    item = outcome.plan.todo[0]
+    path = lock_path(item.config.OUT)
+    monkeypatch.setattr(locks, "read_owner", lambda path: (None, time.time()))
+    monkeypatch.setattr(run, "DEAD_AFTER", 0.2)
+    monkeypatch.setattr(run, "LOOK", 0.1)
+    assert run._wait(outcome, [item]) == []
+    (record,) = outcome.records
+    assert record["status"] == "failed"
+    assert record["error"] == f"who holds {path} gives no sign of life"
+
+
+def test_a_lost_lock(lock, monkeypatch):
+    take(lock, "mine")
+    assert not locks.is_lost(lock, "mine")
+    assert locks.is_lost(lock, "other")
+    monkeypatch.setattr(locks, "read_owner", lambda path: (None, 0.0))
+    assert not locks.is_lost(lock, "mine")  # nobody can read it
+    monkeypatch.undo()
+    release(lock)
+    assert locks.is_lost(lock, "mine")  # the other one is done

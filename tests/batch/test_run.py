@@ -448,6 +448,29 @@ def test_reference_files_are_opened_once(campaign, capsys, monkeypatch):
     assert len(references) == len(set(references)) > 10
 
 
+def test_an_attempt_that_was_taken_for_dead_waits_for_the_other(campaign, capsys, monkeypatch):
+    """Its unfinished file was removed, and the other batch has made the exposure."""
+    from roman_dask_l2.batch import work
+    from roman_dask_l2.batch.locks import lock_path
+
+    make, calls = work._Attempt._make, []
+
+    def stalled(attempt, config, reasons):
+        calls.append(config.OUT.name)
+        if len(calls) == 1:
+            lock_path(config.OUT).unlink()
+            assert campaign.run("--only", "obs=1,sca=1").returncode == 0
+            raise FileNotFoundError(2, "No such file or directory", "unfinished")
+        make(attempt, config, reasons)
+
+    monkeypatch.setattr(work._Attempt, "_make", stalled)
+    status, lines, errors = batch(campaign, capsys, "--only", "obs=1")
+    assert status == 0, lines
+    assert calls == ["sim_L2_F158_1_1.asdf", "sim_L2_F158_1_2.asdf"]
+    assert "was taken over by another process, this process had stood still" in errors[0]
+    assert campaign.statuses()["filter=F158,obs=1,sca=1"] == ["running", "running", "done"]
+
+
 # -- status --------------------------------------------------------------------------------------
 
 
