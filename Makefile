@@ -33,7 +33,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 $(ARGS)
 
 test-faults: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m faults $(ARGS)
+	$(BIN)/python -m pytest -q -rs -m faults $(ARGS)
 
 slurm-test: $(VENV)/.test
 	$(BIN)/python tests/slurm/run.py $(ARGS)
