@@ -304,7 +304,9 @@ def _nothing() -> None:
 def _refill(cluster: Any, wanted: int) -> None:
     """Start workers in place of those that were given up."""
     if len(cluster.workers) < wanted:
-        cluster.scale(wanted)
+        with _variables(ENVIRONMENT):
+            cluster.scale(wanted)
+            cluster.sync(cluster._correct_state)  # they are born now, not when this is over
 
 
 def _processes(workers: int | None, threads: int | None) -> tuple[int, int]:

@@ -193,6 +193,46 @@ def test_the_dashboard_is_local(cluster):
     assert cluster.dashboard_link.startswith("http://127.0.0.1:")
 
 
+def test_a_local_cluster_tells_its_dashboard_before_it_has_workers(caplog):
+    """So the limit for workers applies to it, too, and one sees that they are waited for."""
+    caplog.set_level(logging.INFO, "roman_dask_l2")
+    with (
+        pytest.raises(NoWorkers, match="none of 2 workers was ready within 0.02 s"),
+        running("local-cluster", workers=2, threads=1, wait=0.02),
+    ):
+        pass
+    ours = [record for record in caplog.records if record.name == "roman_dask_l2.schedulers"]
+    said = [record.getMessage() for record in ours]
+    assert said[0].startswith("dashboard: http://127.0.0.1:")
+    assert said[1] == "0 of 2 workers ready, waiting (limit 0.02 s)"
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "made"),
+    [(None, 2, (3, 2)), (3, None, (3, 2)), (4, None, (4, 1)), (5, 7, (5, 7)), (None, 9, (1, 9))],
+)
+def test_processes_and_threads(monkeypatch, workers, threads, made):
+    """On six processors, where only one of the numbers is given."""
+    monkeypatch.setattr(schedulers, "cpu_count", lambda: 6)
+    assert schedulers._processes(workers, threads) == made
+
+
+@pytest.mark.faults
+def test_workers_that_follow_are_born_with_their_environment(monkeypatch):
+    """Whatever the shell has, also those that take the place of lost ones."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    with running("local-cluster", workers=1, threads=1) as client:
+        (first,) = client.nthreads()
+        client.retire_workers([first])
+        end = time.monotonic() + 60
+        while first in client.nthreads() or not client.nthreads():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        found = client.run(lambda: dict(os.environ))
+    assert [env["OMP_NUM_THREADS"] for env in found.values()] == ["1"]
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
 def test_a_client_is_left_open(cluster):
     with running(cluster) as client:
         assert client is cluster
