@@ -10,14 +10,13 @@ import hashlib
 import logging
 import os
 import re
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..config import Config
 from ..io.atomic import Part, parse_part
-from ..io.spill import temp_place
+from ..io.spill import remove_store, temp_place
 from ..processes import is_orphan, process_lives
 from .fingerprint import product_files
 from .locks import BEAT, DEAD_AFTER, lock_path
@@ -92,33 +91,19 @@ def remove_leftovers(config: Config) -> list[Path]:
     return removed
 
 
-def remove_stores(config: Config, patience: float = 0.0) -> list[Path]:
-    """Remove the TEMP stores of an exposure; its lock is held by the caller.
-
-    Parameters
-    ----------
-    config : Config
-    patience : float
-        Seconds to go on for: threads that were interrupted finish their task, and may write once
-        more into what was removed.
-    """
+def remove_stores(config: Config) -> list[Path]:
+    """Remove the TEMP stores of an exposure; its lock is held by the caller."""
     temp = own_temp(config)
-    removed: list[Path] = []
     if temp is None:
-        return removed
-    end = time.monotonic() + patience
-    while True:
-        stores = [
-            temp.with_name(name)
-            for name in _names(temp.parent)
-            if (store := _STORE.fullmatch(name)) and store["stem"] == temp.stem
-        ]
-        for path in stores:
-            shutil.rmtree(path, ignore_errors=True)
-        removed += [path for path in stores if path not in removed]
-        if time.monotonic() >= end:
-            return removed
-        time.sleep(0.1)
+        return []
+    stores = [
+        temp.with_name(name)
+        for name in _names(temp.parent)
+        if (store := _STORE.fullmatch(name)) and store["stem"] == temp.stem
+    ]
+    for path in stores:
+        remove_store(path)
+    return stores
 
 
 def remove_orphans(config: Config) -> list[Path]:
@@ -148,7 +133,7 @@ def remove_orphans(config: Config) -> list[Path]:
         for name in _names(folder):
             path = folder / name
             if _STORE.fullmatch(name) and is_orphan(path):
-                shutil.rmtree(path, ignore_errors=True)
+                remove_store(path)
                 removed.append(path)
     for path in removed:
         log.info("removed %s, left by a process that was killed", path)

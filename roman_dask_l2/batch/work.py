@@ -41,8 +41,6 @@ LEAVING = "leaving"
 """Status of an exposure that a worker has not begun, because its lifetime is nearly over."""
 
 _one = threading.Lock()
-_PATIENCE = 2.0
-"""Seconds for threads to finish their last task, where one in the TEMP store was at work."""
 _LONGEST = 800
 """Characters of an error message, so that a line of the manifest is one small write."""
 
@@ -160,7 +158,6 @@ class _Attempt:
         self._started = datetime.now(UTC)
         self._clock, self._cpu = time.monotonic(), time.process_time()
         self._seconds: dict[str, float] = {}
-        self._patience = 0.0
         self._fingerprints: dict[Product, str] = {}
 
     def run(self) -> Record:
@@ -224,7 +221,7 @@ class _Attempt:
     def _clean(self, config: Config, lock: Path) -> None:
         """Remove the TEMP store, unless others took the lock: then it may be theirs."""
         if is_mine(lock, self._token):
-            remove_stores(config, self._patience)
+            remove_stores(config)
 
     def _noted(self) -> bool:
         """Whether another batch has done it since this one began, and said so."""
@@ -251,7 +248,7 @@ class _Attempt:
         if "noise" in reasons:
             from ..noise.layers import generate_noise
 
-            began, self._patience = time.monotonic(), _PATIENCE
+            began = time.monotonic()
             noise = {**config.raw["NOISE"], "TEMP": str(own_temp(config))}
             memory = self._memory(config, "noise")
             generate_noise(config.replace(NOISE=noise), **how, memory=memory)

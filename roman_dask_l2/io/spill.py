@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import numpy as np
 
 from ..detector import Window
 from ..errors import InputError
-from ..processes import own
+from ..processes import OWNER, own
 from .atomic import require_writable
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,10 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = 2
 """Noise layers that are worked on at a time: the next one's cube is made while this one is
 finished."""
+
+
+TRIES = 20
+"""Attempts to empty a directory."""
 
 
 class NotWritten(RuntimeError):
@@ -120,17 +125,26 @@ class Spilled:
                 if chunk.shape != (ny, nx):  # at the frame's edge, where chunks are whole, too
                     part, chunk = chunk, np.zeros((ny, nx), self.dtype)
                     chunk[: part.shape[0], : part.shape[1]] = part
-                path = self._path((*lead, y // ny, x // nx))
-                if not os.path.isdir(os.path.join(self.store, self.name)):
-                    # A task that outlives a failed run must not bring its store back.
-                    raise NotWritten(f"{self.store}: {self.name} is not there any more")
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                part_path = f"{path}.{uuid.uuid4().hex}.partial"
-                with open(part_path, "xb", buffering=0) as file:
-                    view = np.ascontiguousarray(chunk).data.cast("B")
-                    while len(view):
-                        view = view[file.write(view) :]
-                os.replace(part_path, path)
+                self._write_chunk((*lead, y // ny, x // nx), np.ascontiguousarray(chunk))
+
+    def _write_chunk(self, index: tuple[int, ...], chunk: np.ndarray) -> None:
+        path = self._path(index)
+        part_path = f"{path}.{uuid.uuid4().hex}.partial"
+        try:
+            # One level at a time, beginning in the array: a task that outlives a failed run must
+            # not bring its store back.
+            folder = os.path.join(self.store, self.name)
+            for part in ("c", *map(str, index[:-1])):
+                folder = os.path.join(folder, part)
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(folder)
+            with open(part_path, "xb", buffering=0) as file:
+                view = chunk.data.cast("B")
+                while len(view):
+                    view = view[file.write(view) :]
+            os.replace(part_path, path)
+        except FileNotFoundError:
+            raise NotWritten(f"{self.store}: {self.name} is not there any more") from None
 
     def _path(self, index: tuple[int, ...]) -> str:
         """File of a chunk, as zarr's default names it."""
@@ -242,4 +256,32 @@ def temp_store(temp: Path, needed: int, keep: bool = False) -> Iterator[TempStor
         if keep:
             log.warning("intermediate results are kept in %s", path)
         else:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_store(path)
+
+
+def remove_store(path: Path) -> None:
+    """Remove a TEMP store, in which tasks of a failed run may still be at work.
+
+    It gets another name first, so that they find nothing any more. Its owner's name goes last: if
+    this process is killed meanwhile, the next run can tell that the rest is of no use.
+
+    Parameters
+    ----------
+    path : Path
+    """
+    away = path.with_name(f"{path.stem.rsplit('-', 1)[0]}-{uuid.uuid4().hex[:8]}.zarr")
+    try:
+        path.rename(away)
+    except OSError:  # somebody else is removing it, or it is not ours to remove
+        return
+    for _ in range(TRIES):
+        with contextlib.suppress(OSError):
+            for entry in away.iterdir():
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+                elif entry.name != OWNER:
+                    entry.unlink()
+        shutil.rmtree(away, ignore_errors=True)
+        if not away.exists():
+            break
+        time.sleep(0.1)  # a file that was just being opened came in behind us

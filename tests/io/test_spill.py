@@ -1,5 +1,10 @@
 """The TEMP store: chunks as plain files that zarr can read, and nothing half written."""
 
+import shutil
+import threading
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import zarr
@@ -7,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roman_dask_l2.detector import Grid, Window
-from roman_dask_l2.io.spill import NotWritten, TempStore
+from roman_dask_l2.io.spill import NotWritten, Spilled, TempStore, temp_store
+from roman_dask_l2.processes import OWNER
 
 SIDE = 50
 
@@ -92,6 +98,54 @@ def test_late_tasks_do_not_bring_a_store_back(store, tmp_path):
     with pytest.raises(NotWritten, match="not there any more"):
         spilled.put(np.ones((SIDE, SIDE), np.float32), Window(0, SIDE, 0, SIDE))
     assert not (tmp_path / "store.zarr" / "image").exists()
+
+
+def test_removed_under_the_hands_of_its_writers(tmp_path):
+    """Tasks of a failed run go on in other threads: they end with an error, and bring nothing back,
+    whatever they were doing when the store was removed."""
+    errors: list[BaseException] = []
+    began = threading.Barrier(3)
+
+    def write(spilled: Spilled) -> None:
+        began.wait()
+        try:
+            while True:
+                for y in range(0, SIDE, 8):
+                    rows = np.ones((8, SIDE), np.float32)
+                    spilled.put(rows, Window(y, y + 8, 0, SIDE), y % 5)
+        except NotWritten as error:
+            errors.append(error)
+
+    for attempt in range(30):
+        with temp_store(tmp_path, 0) as store:
+            arrays = [store.create(n, (5, SIDE, SIDE), (1, 8, 16), "float32") for n in "ab"]
+            threads = [threading.Thread(target=write, args=(array,)) for array in arrays]
+            for thread in threads:
+                thread.start()
+            began.wait()
+            time.sleep(0.001 * (attempt % 10))
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+        assert list(tmp_path.iterdir()) == []
+        assert len(errors) == 2 * (attempt + 1)
+
+
+def test_removal_that_is_killed_midway_can_be_told(tmp_path, monkeypatch):
+    """What is left still names its owner until nothing else is left."""
+    with temp_store(tmp_path, 0) as store:
+        store.create("image", (SIDE, SIDE), (SIDE, SIDE), "float32")
+        store.write_note("finished-0", {})
+        seen = []
+        rmtree = shutil.rmtree
+
+        def killed(path, **how):
+            seen.append(sorted(entry.name for entry in Path(path).iterdir()))
+            rmtree(path, **how)
+
+        monkeypatch.setattr("roman_dask_l2.io.spill.shutil.rmtree", killed)
+    assert seen[-1] == [OWNER]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_notes(store):
