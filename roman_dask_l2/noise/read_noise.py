@@ -165,23 +165,23 @@ def _level1(value):
 
 
 @kernel
-def _fill_channel(base, sigma, rows, columns, white, own, common, u, c, scale, x0, out):
-    """Write the noisy columns ``x0:x0 + 128`` of a plane to `out`.
+def _add_to_channel(plane, sigma, rows, columns, white, own, common, u, c, scale, x0):
+    """Add noise to the columns ``x0:x0 + 128`` of a plane, in place.
 
     `rows` (8, N) and `columns` (N, 8) are the reference pixels without read noise; `white`, `own`
     and `common` (N, 128) the draws of the channel, in the order of x. `scale` is 1/sqrt(N_j).
     """
-    n = base.shape[0]
+    n = plane.shape[0]
     for y in range(n):
         inside = 4 <= y < n - 4
         first = max(x0, 4) if inside else x0 + 128
         last = min(x0 + 128, n - 4)
         # Slices of one row: without index arithmetic the compiler makes this loop a vector loop.
-        row, noise, result = base[y, first:last], sigma[y, first:last], out[y, first:last]
+        row, noise = plane[y, first:last], sigma[y, first:last]
         w, o, p = white[y, first - x0 :], own[y, first - x0 :], common[y, first - x0 :]
         for i in range(row.size):
             value = _level1(np.float32(row[i]) + _sane(noise[i]) * w[i] * scale)
-            result[i] = np.uint16(_level1(value + (c * p[i] + u * o[i]) * scale))
+            row[i] = np.uint16(_level1(value + (c * p[i] + u * o[i]) * scale))
         for x in range(x0, x0 + 128):
             if first <= x < last:
                 continue
@@ -191,7 +191,7 @@ def _fill_channel(base, sigma, rows, columns, white, own, common, u, c, scale, x
             else:
                 value = rows[y if y < 4 else y - n + 8, x]
             value = value + _sane(sigma[y, x]) * white[y, i] * scale
-            out[y, x] = np.uint16(_level1(value + (c * common[y, i] + u * own[y, i]) * scale))
+            plane[y, x] = np.uint16(_level1(value + (c * common[y, i] + u * own[y, i]) * scale))
 
 
 def noisy_plane(
@@ -217,7 +217,9 @@ def noisy_plane(
     Parameters
     ----------
     base : ndarray (N, N) of uint16
-        Active pixels of the noise-free ramp, DN; a float plane goes through `base_plane`.
+        Active pixels of the noise-free ramp, DN: the result is written to it, as a second frame
+        would be a third of the memory that this takes. A float plane goes through `base_plane` and
+        is left as it is.
     dark : Border
         Mean of the reference pixels in this resultant, DN.
     read_noise : ndarray (N, N) of float32
@@ -242,10 +244,10 @@ def noisy_plane(
     Notes
     -----
     Values of references that are not finite count as 0, and so does a whole 1/f term whose
-    amplitude is not finite. Inputs are not changed.
+    amplitude is not finite. No input but `base` is changed.
     """
     n = base.shape[0]
-    base = base if base.dtype == np.uint16 else base_plane(base)
+    plane = base if base.dtype == np.uint16 else base_plane(base)
     read_noise = np.asarray(read_noise, np.float32)
     c, u, scale = _amplitude(c_pink), _amplitude(u_pink), np.float32(1 / np.sqrt(n_reads))
     draws = streams.normals(What.RESET, None, 0, (2, 2 * BORDER * n))
@@ -254,18 +256,17 @@ def noisy_plane(
         for mean, sigma, draw in zip(dark, reset_noise, draws, strict=True)
     )
     along_x = common, np.ascontiguousarray(common[:, ::-1])  # in even and odd channels
-    out = np.empty((n, n), np.uint16)
     white, own, spectrum = _scratch(n)
     for channel in range(n // CHANNEL):
         if u != 0:
             pink = _pink(streams, What.PINK_CHANNEL, resultant, channel, n, spectrum)
             own[:] = pink[:, ::-1] if channel % 2 else pink
         streams.fill(What.WHITE, resultant, channel, white.reshape(-1))
-        _fill_channel(
-            base, read_noise, rows, columns, white, own, along_x[channel % 2],
-            u, c, scale, channel * CHANNEL, out,
+        _add_to_channel(
+            plane, read_noise, rows, columns, white, own, along_x[channel % 2],
+            u, c, scale, channel * CHANNEL,
         )  # fmt: skip
-    return out
+    return plane
 
 
 def _scratch(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -50,6 +50,7 @@ def plane(j=0, *, side=N, streams=STREAMS, **changes):
     }
     given |= changes
     given |= {name: border_of(given[name]) for name in ("dark", "reset_noise")}
+    given["base"] = given["base"].copy()  # it becomes the result
     return noisy_plane(**given)
 
 
@@ -430,7 +431,7 @@ def test_bad_amplitudes_count_as_zero():
 
 
 def test_arrays_of_other_kinds(rng):
-    """float64, big-endian and read-only references give the same bits; nothing is changed."""
+    """float64, big-endian and read-only references give the same bits; they are not changed."""
     arrays = {
         "dark": rng.uniform(5000, 6000, (N, N)).astype(np.float32),
         "read_noise": rng.uniform(3, 6, (N, N)).astype(np.float32),
@@ -441,13 +442,25 @@ def test_arrays_of_other_kinds(rng):
     for dtype in (">f4", "<f8", ">f8"):
         same = {name: array.astype(dtype) for name, array in arrays.items()}
         np.testing.assert_array_equal(plane(**same, **amplitudes), first)
-    base = np.full((N, N), 30_000, np.uint16)
     common = common_series(STREAMS, 0, N)
-    inputs = [*arrays.values(), base, common]
+    inputs = [*arrays.values(), common]
     before = [array.copy() for array in inputs]
     for array in inputs:
         array.flags.writeable = False
-    again = plane(base=base, common=common, **arrays, **amplitudes)
+    again = plane(common=common, **arrays, **amplitudes)
     np.testing.assert_array_equal(again, first)
     for array, old in zip(inputs, before, strict=True):
         np.testing.assert_array_equal(array, old)
+
+
+def test_the_base_becomes_the_result(rng):
+    """Without a second frame; one of floats is left as it is."""
+    quiet = border_of(np.zeros((N, N), np.float32))
+    sigma, common = rng.uniform(3, 6, (N, N)).astype(np.float32), common_series(STREAMS, 0, N)
+    base = rng.integers(20_000, 40_000, (N, N)).astype(np.uint16)
+    floats = base.astype(np.float32)
+    rest = (quiet, sigma, quiet, 2.0, 3.0, 4.0, common, STREAMS, 0)
+    made = noisy_plane(base, *rest)
+    assert made is base
+    np.testing.assert_array_equal(noisy_plane(floats, *rest), made)
+    assert not np.array_equal(floats, made)
