@@ -234,7 +234,10 @@ def temp_needed(exposure: Exposure, layers: Sequence[tuple[Layer, int]]) -> int:
     cube = frame * (2 * r + 8) + 2 * r * n * CHANNEL  # and its rate with and without sky
     reads = sum(layer.read is not None for layer, _ in layers)
     lights = sum(bool(layer.poisson or layer.pearson) for layer, _ in layers)
-    base = 8 * frame if any(a.read and not a.read.own_ramp for a, _ in layers) else 0
+    kinds = {layer.read.own_ramp for layer, _ in layers if layer.read}
+    base = 8 * frame if False in kinds else 0
+    if kinds:
+        base += (4 + 2 * r * len(kinds)) * frame  # what noisy planes are made from
     flying = min(reads, IN_FLIGHT) * cube + min(lights, IN_FLIGHT) * 4 * frame
     return base + flying
 

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 import numpy as np
 
 from .jit import kernel
 
+Parts = Callable[[], Iterable[np.ndarray]]
+"""Values in pieces, which are asked for twice: all of them need not be in memory."""
+
 
 @kernel
-def _select(bits, ranks):
-    """The `ranks`-th smallest (ascending) of float32 values given as uint32, as uint32.
+def _count_upper(bits, counts):
+    """Count the upper halves of the keys of float32 values given as uint32; whether one is NaN.
 
-    Positive floats are ordered as their bits are, negative ones the other way round: `key` is
-    ordered as the values. Its upper half is counted first, then the lower half of those keys whose
-    upper half is that of one of the answers.
+    Positive floats are ordered as their bits are, negative ones the other way round: a key is
+    ordered as the values.
     """
-    half, sign, low_half = np.uint32(16), np.uint32(0x80000000), np.uint32(0xFFFF)
-    counts = np.zeros(1 << 16, np.int64)
+    half, sign = np.uint32(16), np.uint32(0x80000000)
+    size, largest = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
+    nan = False
     for i in range(len(bits)):
         b = bits[i]
         key = ~b if b & sign else b | sign
         counts[key >> half] += 1
-    # Of the upper halves, those that have an answer get a table of counts each; 0: all others.
-    number = np.zeros(1 << 16, np.uint8)
-    high = np.zeros(len(ranks), np.int64)
-    rest = np.zeros(len(ranks), np.int64)
+        nan |= (b & size) > largest
+    return nan
+
+
+@kernel
+def _locate(counts, ranks, number, high, rest):
+    """The upper half of the `ranks`-th smallest key (ascending), and its rank among those keys.
+
+    Upper halves that have an answer get a number from 1 on, one for each table of `_count_lower`;
+    returns how many.
+    """
     place, below, tables = 0, 0, 0
     for r in range(len(ranks)):
         while ranks[r] >= below + counts[place]:
@@ -34,30 +46,51 @@ def _select(bits, ranks):
         if number[place] == 0:
             tables += 1
             number[place] = tables
-    lower = np.zeros((tables + 1, 1 << 16), np.int64)
+    return tables
+
+
+@kernel
+def _count_lower(bits, number, lower):
+    """Count the lower halves of the keys whose upper half has a number, in the table of it."""
+    half, sign, low_half = np.uint32(16), np.uint32(0x80000000), np.uint32(0xFFFF)
     for i in range(len(bits)):
         b = bits[i]
         key = ~b if b & sign else b | sign
         table = number[key >> half]
         if table:
             lower[table, key & low_half] += 1
-    out = np.empty(len(ranks), np.uint32)
-    for r in range(len(ranks)):
+
+
+@kernel
+def _answers(number, lower, high, rest, out):
+    """The values, as uint32."""
+    sign = np.uint32(0x80000000)
+    for r in range(len(high)):
         low, before = 0, 0
         while rest[r] >= before + lower[number[high[r]], low]:
             before += lower[number[high[r]], low]
             low += 1
         key = np.uint32((high[r] << 16) | low)
         out[r] = key ^ sign if key & sign else ~key
-    return out
 
 
-@kernel
-def _any_nan(bits):
-    found = np.uint32(0)
-    for i in range(len(bits)):
-        found |= np.uint32((bits[i] & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000))
-    return found != 0
+def _select(parts: Parts, ranks: Callable[[int], Sequence[int]]) -> np.ndarray | None:
+    """The `ranks` (ascending, of the number of values) smallest values; None if one is NaN."""
+    counts = np.zeros(1 << 16, np.int64)
+    nan = False
+    for part in parts():
+        nan |= _count_upper(_bits(part), counts)
+    if nan:
+        return None
+    wanted = np.array(ranks(int(counts.sum())), np.int64)
+    number, (high, rest) = np.zeros(1 << 16, np.uint8), np.zeros((2, len(wanted)), np.int64)
+    tables = _locate(counts, wanted, number, high, rest)
+    lower = np.zeros((tables + 1, 1 << 16), np.int64)
+    for part in parts():
+        _count_lower(_bits(part), number, lower)
+    out = np.empty(len(wanted), np.uint32)
+    _answers(number, lower, high, rest, out)
+    return out.view(np.float32)
 
 
 def median(values: np.ndarray) -> float:
@@ -73,34 +106,34 @@ def median(values: np.ndarray) -> float:
     float
         NaN if there is a NaN. The mean of the two middle values is rounded to float32.
     """
-    bits = _bits(values)
-    n = len(bits)
-    if _any_nan(bits):
-        return float("nan")
-    middle = np.arange((n - 1) // 2, n // 2 + 1)
-    return float(_select(bits, middle).view(np.float32).mean())
+    found = _select(lambda: [values], lambda n: range((n - 1) // 2, n // 2 + 1))
+    return float("nan") if found is None else float(found.mean())
 
 
-def quartiles(values: np.ndarray) -> tuple[float, float, float]:
+def quartiles(parts: Parts) -> tuple[float, float, float]:
     """What ``numpy.percentile(values.astype(float), [25, 50, 75])`` gives for float32.
 
     Parameters
     ----------
-    values : ndarray of float32
-        At least one.
+    parts : callable
+        Gives the values in pieces, ndarrays of float32, each time that it is called; together at
+        least one value.
 
     Returns
     -------
     tuple of float
         Interpolated between the two nearest values in float64; NaN if there is a NaN.
     """
-    bits = _bits(values)
-    if _any_nan(bits):
+    places: list[float] = []
+
+    def ranks(n: int) -> list[int]:
+        places[:] = [(n - 1) * quarter / 4 for quarter in (1, 2, 3)]
+        return [rank for p in places for rank in (int(p), min(int(p) + 1, n - 1))]
+
+    found = _select(parts, ranks)
+    if found is None:
         return (float("nan"),) * 3
-    last = len(bits) - 1
-    places = [last * quarter / 4 for quarter in (1, 2, 3)]
-    ranks = np.array([rank for p in places for rank in (int(p), min(int(p) + 1, last))])
-    found = _select(bits, ranks).view(np.float32).astype(float)
+    found = found.astype(float)
     low, mid, high = (
         _between(float(a), float(b), p - int(p))
         for a, b, p in zip(found[::2], found[1::2], places, strict=True)

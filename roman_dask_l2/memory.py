@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from . import graph
-from .detector import Grid
+from .detector import CHANNEL, Grid
 from .errors import InputError
 from .io.arrays import PIECE_BYTES, PixelArea, Placed, ReadTime, pieces_kept
 from .io.references import Inputs
+from .io.spill import STRIP
 from .job import Job
 from .noise.label import Layer
 from .recipe import BoundStep
 from .step import VARIABLES
+from .steps.sky import CELLS
 
 BASE = 250e6
 """Resident bytes of Python with all libraries and compiled kernels, measured."""
@@ -29,12 +31,12 @@ SCRATCH = 24
 """Bytes per pixel of a tile for what kernels work on in rows and blocks, and is being read."""
 SPARE = 1.12
 """Memory that the allocator holds for each byte in use, measured."""
-NOISE_PLANE = 6
-"""Bytes per pixel of a frame of the task that makes one resultant with noise,"""
-NOISE_SHARED = 4
-"""and of what all these tasks share."""
-NOISE_FINISH = 5
-"""Bytes per pixel of a frame of the task that adds a layer up."""
+NOISE_STRIP = 6
+"""Bytes per pixel of a strip of the task that makes one resultant with noise,"""
+NOISE_CHANNEL = 40
+"""and of a channel: the draws, and the transform of the 1/f noise."""
+NOISE_FINISH = 12
+"""Bytes per pixel of a row of sky cells of the task that adds a layer up."""
 ROWS = (256, 128, 64, 32)
 """Heights of full-width tiles that are tried, the fastest first."""
 
@@ -126,9 +128,9 @@ def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Laye
     whole = side**2 * max(_reference(inputs, "gain.data"), 4.0 + 1.0 + 8.0 / 16)
     work = (busy - 1) * largest + max(largest, whole)
     if layers:
+        plane = (NOISE_STRIP * min(STRIP, side) + NOISE_CHANNEL * CHANNEL) * side
         reads = any(layer.read for layer in layers)
-        frames = max(NOISE_PLANE if reads else 0, NOISE_FINISH)
-        work = threads * max(largest, frames * side**2) + NOISE_SHARED * reads * side**2
+        work = threads * max(largest, plane * reads, NOISE_FINISH * side**2 / CELLS)
     return BASE + SPARE * (work + _unpacked(inputs.sources))
 
 

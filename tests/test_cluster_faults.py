@@ -138,7 +138,7 @@ def test_worker_killed_in_a_calibration(place, calls, cluster, deadly, made, ref
 @pytest.mark.parametrize(
     ("place", "calls"),
     [
-        pytest.param("roman_dask_l2.noise.layers.noisy_plane", 2, id="making a resultant"),
+        pytest.param("roman_dask_l2.noise.layers.PlaneNoise", 2, id="making a resultant"),
         pytest.param("roman_dask_l2.graph._run_tile", 5, id="in a layer's tiles"),
         pytest.param("roman_dask_l2.noise.layers._finish", 1, id="finishing a layer"),
     ],

@@ -35,10 +35,10 @@ COSTS: dict[str, dict[str, float]] = {
         "dq_init pixels": 2.25,
         **{f"{step} pixels": 2.219 for step in TILE_STEPS},
         "sky pixels": 2.0,
-        "bytes read per pixel": 688.5,
-        "bytes written per pixel": 71.3,
-        "tasks": 236,
-        "anonymous MB": 187.5,
+        "bytes read per pixel": 780.9,
+        "bytes written per pixel": 91.3,
+        "tasks": 258,
+        "anonymous MB": 171.0,
     },
 }
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ..detector import Window
+from ..detector import CHANNEL, Window
 from ..errors import InputError
 from ..processes import OWNER, own
 from .atomic import require_writable
@@ -34,6 +34,11 @@ IN_FLIGHT = 2
 finished."""
 
 
+STRIP = 4 * CHANNEL
+"""Columns of a chunk of a noisy ramp, which is made strip by strip: whole channels, whose noise
+runs through all rows."""
+STRIP_ROWS = 512
+"""Rows of a chunk of what it is made from, which is written row by row and read strip by strip."""
 TRIES = 20
 """Attempts to empty a directory."""
 
@@ -65,8 +70,8 @@ class Spilled:
     chunks: tuple[int, ...]
     dtype: str
 
-    def read(self, window: Window | None = None) -> np.ndarray:
-        """A window of the last two axes, all of the first.
+    def read(self, window: Window | None = None, plane: int | None = None) -> np.ndarray:
+        """A window of the last two axes, all of the first, or plane `plane` of it.
 
         Raises
         ------
@@ -74,17 +79,17 @@ class Spilled:
             If a chunk of it was never written (or was dropped): that is not the same as zero.
         """
         window = window or Window(0, self.shape[-2], 0, self.shape[-1])
-        out = np.empty((*self.shape[:-2], *window.shape), self.dtype)
-        planes = out.reshape(-1, *window.shape)
+        lead_shape = self.shape[:-2] if plane is None else ()
+        out = np.empty((*lead_shape, *window.shape), self.dtype)
         ny, nx = self.chunks[-2:]
-        for j, plane in enumerate(planes):
+        for j, image in enumerate(out.reshape(-1, *window.shape), plane or 0):
             lead = (j,) if self.shape[:-2] else ()
             for iy in range(window.y0 // ny, -(-window.y1 // ny)):
                 for ix in range(window.x0 // nx, -(-window.x1 // nx)):
                     chunk = Window(iy * ny, iy * ny + ny, ix * nx, ix * nx + nx)
                     both = chunk.meet(window)
                     assert both is not None
-                    part = plane[both.within(window)]
+                    part = image[both.within(window)]
                     self._read_rows((*lead, iy, ix), both.y0 - chunk.y0, both.x0 - chunk.x0, part)
         return out
 

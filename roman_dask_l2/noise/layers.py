@@ -14,10 +14,8 @@ import contextlib
 import ctypes
 import dataclasses
 import logging
-import threading
 import time
 import uuid
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -41,7 +39,15 @@ from ..io.fits import create_fits
 from ..io.inplace import InPlaceFile
 from ..io.layout import Layout, read_layout
 from ..io.references import Inputs
-from ..io.spill import IN_FLIGHT, NotWritten, Spilled, TempStore, temp_store
+from ..io.spill import (
+    IN_FLIGHT,
+    STRIP,
+    STRIP_ROWS,
+    NotWritten,
+    Spilled,
+    TempStore,
+    temp_store,
+)
 from ..job import Job, check_noise, prepare, temp_needed
 from ..median import median, quartiles
 from ..pipeline import tile_and_threads
@@ -51,11 +57,11 @@ from ..recipe import BoundStep
 from ..schedulers import in_flight, running
 from ..step import Tile
 from ..steps.ramp_fit import RampFitParams, fits
-from ..steps.sky import SkyParams, cell_edges, fit_sky, sky_model
+from ..steps.sky import SkyParams, cell_edges, fit_sky, sky_model, subtract_model
 from .label import Layer, warn_of
 from .pearson import pearson_noise
 from .poisson import poisson_noise
-from .read_noise import Border, base_plane, common_series, noisy_amp33, noisy_plane
+from .read_noise import Border, PlaneNoise, base_plane, common_series, noisy_amp33
 from .streams import Streams, What
 
 log = logging.getLogger(__name__)
@@ -83,6 +89,22 @@ class NoiseResult:
     fits: Path | None
     layers: list[dict[str, Any]]
     seconds: float
+
+
+@dataclass(frozen=True)
+class _Strips:
+    """What noisy planes are made from, in the store so that a strip of columns can be read alone.
+
+    Attributes
+    ----------
+    base : Spilled
+        Active pixels of the ramp that noise is added to, (R, N, N) uint16.
+    read_noise : Spilled
+        (N, N) float32.
+    """
+
+    base: Spilled
+    read_noise: Spilled
 
 
 @dataclass(frozen=True)
@@ -277,6 +299,8 @@ class _Plan:
         self._seed = noise.SEED
         self._finished: list[Delayed] = []
         self._base: tuple[Spilled, Delayed] | None = None
+        self._strips: dict[bool, tuple[_Strips, list[Delayed]]] = {}
+        self._read_noise: tuple[Spilled, Delayed] | None = None
         self.stages: list[Stage] = []
         """Tasks of each layer; those of the base are with the first one that needs it."""
 
@@ -316,15 +340,34 @@ class _Plan:
         return self._store.create(f"{name}-{self._token}", (n, n), self._grid.tile, "float32")
 
     def _cube(self, index: int) -> tuple[Spilled, Spilled]:
-        """Stores of a noisy ramp: rows of tiles are whole chunks, planes are written whole."""
+        """Stores of a noisy ramp, of which strips are written whole."""
         r, n = self._exposure.n_resultants, self._exposure.side
-        rows = self._grid.tile[0]
         return (
-            self._store.create(f"cube{index}-{self._token}", (r, n, n), (1, rows, n), "uint16"),
+            self._store.create(
+                f"cube{index}-{self._token}", (r, n, n), (1, n, min(STRIP, n)), "uint16"
+            ),
             self._store.create(
                 f"amp{index}-{self._token}", (r, n, CHANNEL), (1, n, CHANNEL), "uint16"
             ),
         )
+
+    def _made_of(self, own: bool, work: dict[str, int]) -> tuple[_Strips, list[Delayed]]:
+        """What noisy planes are made from, the same for all layers of a kind, and when it is
+        there."""
+        inputs, n = self._job.inputs, self._exposure.side
+        chunk = (min(STRIP_ROWS, n), min(STRIP, n))
+        if self._read_noise is None:
+            image = self._store.create(f"read-noise-{self._token}", (n, n), chunk, "float32")
+            done = graph.fan("read-noise", _write_read_noise, [(inputs, image)], work=work)
+            self._read_noise = image, done
+        image, image_done = self._read_noise
+        if own not in self._strips:
+            r, kind = self._exposure.n_resultants, "own" if own else "dark"
+            ramp = self._store.create(f"{kind}-{self._token}", (r, n, n), (1, *chunk), "uint16")
+            calls = [(j, own, inputs, ramp) for j in range(r)]
+            done = graph.fan(f"{kind}-ramp", _write_ramp, calls, work=work)
+            self._strips[own] = _Strips(ramp, image), [done, image_done]
+        return self._strips[own]
 
     def _read_part(
         self,
@@ -338,10 +381,11 @@ class _Plan:
         """The noisy ramp through the recipe: image, its rate, and when they are there."""
         assert layer.read is not None
         own = layer.read.own_ramp
+        strips, ready = self._made_of(own, work)
         planes = [
-            (j, own, streams, self._job.inputs, cube) for j in range(self._exposure.n_resultants)
+            (j, strips, streams, self._job.inputs, cube) for j in range(self._exposure.n_resultants)
         ]
-        written = graph.fan(f"noise-plane-{index}", _write_plane, planes, waits, work)
+        written = graph.fan(f"noise-plane-{index}", _write_plane, planes, [*waits, *ready], work)
         inputs = _noisy_inputs(self._job.inputs, cube, own)
         return self._run(inputs, f"read{index}", [written], work)
 
@@ -456,22 +500,43 @@ class Quiet:
 # -- tasks ---------------------------------------------------------------------------------------
 
 
+def _write_read_noise(inputs: Inputs, image: Spilled, waits: Any) -> None:
+    """Copy the white noise of a read to the store."""
+    for window in _bands(inputs.exposure.side):
+        image.put(np.asarray(inputs.sources["read.data"].read(window), np.float32), window)
+
+
+def _write_ramp(j: int, own: bool, inputs: Inputs, ramp: Spilled, waits: Any) -> None:
+    """Write resultant `j` of the ramp that noise is added to, to the store."""
+    plane = _Plane(inputs.sources["l1.data" if own else "dark.data"], j)
+    for window in _bands(inputs.exposure.side):
+        values = plane.read(window)
+        ramp.put(_decoded(values, window, inputs) if own else base_plane(values), window, j)
+
+
+def _bands(n: int) -> list[Window]:
+    """The rows of chunks that strips are read from."""
+    return [Window(y, min(y + STRIP_ROWS, n), 0, n) for y in range(0, n, STRIP_ROWS)]
+
+
 def _write_plane(
-    j: int, own: bool, streams: Streams, inputs: Inputs, cube: tuple[Spilled, Spilled], waits: Any
+    j: int,
+    strips: _Strips,
+    streams: Streams,
+    inputs: Inputs,
+    cube: tuple[Spilled, Spilled],
+    waits: Any,
 ) -> None:
     """Make resultant `j` of a noisy ramp and write it to the store."""
     _give_back()
     exposure, sources = inputs.exposure, inputs.sources
+    n = exposure.side
     n_reads = float(exposure.n_reads[j])
-    common = common_series(streams, j, exposure.side)
+    common = common_series(streams, j, n)
     c_pink = float(sources["read.anc.C_PINK"].read())
-    whole = Window(0, exposure.side, 0, exposure.side)
-    dark = _Plane(sources["dark.data"], j)
-    noisy = noisy_plane(
-        _base_of(j, own, inputs),
-        _border(dark, exposure.side),
-        _read_noise(sources["read.data"]),
-        _border(sources["read.resetnoise"], exposure.side),
+    noise = PlaneNoise(
+        _border(_Plane(sources["dark.data"], j), n),
+        _border(sources["read.resetnoise"], n),
         c_pink,
         float(sources["read.anc.U_PINK"].read()),
         n_reads,
@@ -479,7 +544,11 @@ def _write_plane(
         streams,
         j,
     )
-    cube[0].put(noisy, whole, j)
+    for x in range(0, n, STRIP):
+        strip = Window(0, n, x, min(x + STRIP, n))
+        plane = strips.base.read(strip, j)
+        noise.add(plane, strips.read_noise.read(strip), x)
+        cube[0].put(plane, strip, j)
     if "read.amp33.med" in sources:
         median, std, m_pink, ru_pink = (
             sources[f"read.amp33.{name}"].read() for name in ("med", "std", "M_PINK", "RU_PINK")
@@ -488,8 +557,8 @@ def _write_plane(
             median, std, float(m_pink), float(ru_pink), c_pink, n_reads, common, streams, j
         )
     else:  # nothing looks at it
-        amp33 = np.zeros((exposure.side, CHANNEL), np.uint16)
-    cube[1].put(amp33, Window(0, exposure.side, 0, CHANNEL), j)
+        amp33 = np.zeros((n, CHANNEL), np.uint16)
+    cube[1].put(amp33, Window(0, n, 0, CHANNEL), j)
 
 
 def _give_back() -> None:
@@ -513,35 +582,6 @@ class _Plane:
         plane = slice(first + self.index, first + self.index + 1)
         values: np.ndarray = source.array.read(window, plane)[0]
         return values.astype(source.dtype or values.dtype, copy=False)
-
-
-def _base_of(j: int, own: bool, inputs: Inputs) -> np.ndarray:
-    """Resultant `j` of the ramp that noise is added to, (N, N) uint16; made in bands of rows, since
-    the cubes have values of four bytes, and there is a plane for each thread."""
-    n = inputs.exposure.side
-    plane = _Plane(inputs.sources["l1.data" if own else "dark.data"], j)
-    base = np.empty((n, n), np.uint16)
-    for y in range(0, n, BAND_ROWS):
-        window = Window(y, min(y + BAND_ROWS, n), 0, n)
-        values = plane.read(window)
-        base[window.y0 : window.y1] = (
-            _decoded(values, window, inputs) if own else base_plane(values)
-        )
-    return base
-
-
-_sharing = threading.Lock()
-_shared: weakref.WeakValueDictionary[Placed, np.ndarray] = weakref.WeakValueDictionary()
-"""Images that planes in the making have in common."""
-
-
-def _read_noise(source: Placed) -> np.ndarray:
-    """The image of a source in float32, the same array for all threads that have it in use."""
-    with _sharing:
-        image = _shared.get(source)
-        if image is None:
-            image = _shared[source] = np.asarray(source.read(), np.float32)
-        return image
 
 
 def _border(source: Placed | _Plane, n: int) -> Border:
@@ -670,65 +710,103 @@ def _finish(
 ) -> None:
     """Add the parts up, subtract the layer's own sky, write it, and note its statistics."""
     index, planes = place
-    read, base, light = images
     n = exposure.side
-    image = np.zeros((n - 2 * BORDER, n - 2 * BORDER), np.float32)
-    # In bands of rows, so that there is one frame in memory and not five of them.
+    total = _Sum(*images)
+    # In bands of rows, added up whenever they are needed: a frame would be more than all else that
+    # a thread has in memory.
     bands = [
-        (image[y - BORDER : y - BORDER + BAND_ROWS],
-         Window(y, min(y + BAND_ROWS, n - BORDER), BORDER, n - BORDER))
+        Window(y, min(y + BAND_ROWS, n - BORDER), BORDER, n - BORDER)
         for y in range(BORDER, n - BORDER, BAND_ROWS)
-    ]  # fmt: skip
-    clipped = 0.0
-    if read is not None:
-        for rows, window in bands:
-            rows += read.read(window)
-            rows -= base.read(window)
-        assert layer.read is not None
-        if layer.read.clip is not None:
-            clipped = clip(image, layer.read.clip)
-    if light is not None:
-        for rows, window in bands:
-            rows += light.read(window)
+    ]
+    if layer.read is not None and layer.read.clip is not None:
+        total.limits = clip_limits(quartiles(lambda: map(total.read_noise, bands)), layer.read.clip)
     if layer.sky_order is not None:
-        coefs = _fit(lambda a, b: image[a:b], layer.sky_order, exposure)
-        for rows, window in bands:
-            rows -= sky_model(coefs, layer.sky_order, window, n).astype(np.float32)
-    largest = np.finfo(planes[0].dtype).max
-    np.clip(image, -largest, largest, out=image)
-    for rows, window in bands:
+
+        def cells(first: int, last: int) -> np.ndarray:
+            return total.rows(Window(first + BORDER, last + BORDER, BORDER, n - BORDER))
+
+        coefs = _fit(cells, layer.sky_order, exposure)
+        total.sky = partial(subtract_model, coefs=coefs, order=layer.sky_order, side=n)
+    total.largest = float(np.finfo(planes[0].dtype).max)
+    clipped = 0
+    for window in bands:
+        noise = total.read_noise(window)
+        clipped += total.outside(noise)
+        rows = total.finished(noise, window)
         for plane in planes:
             plane.put(rows, window)
-    q25, middle, q75 = quartiles(image)
+    q25, middle, q75 = quartiles(lambda: map(total.rows, bands))
     line = {
         "label": layer.label,
         "median": middle,
         "sigma": (q75 - q25) / SIGMA,
-        "clipped": clipped,
-        "inadmissible": 0 if light is None else sum(parts[-1]),
+        "clipped": clipped / (n - 2 * BORDER) ** 2,
+        "inadmissible": 0 if images[2] is None else sum(parts[-1]),
     }
     store.write_note(_finished(index), line)
     for array in rubbish:
         store.drop(array)
 
 
-def clip(image: np.ndarray, q: float) -> float:
-    """Clip an image in place to its median +- q sigma, sigma from the interquartile range.
+@dataclass
+class _Sum:
+    """A layer's image, added up from its parts wherever a window of it is asked for.
 
-    Returns
-    -------
-    float
-        Fraction of pixels that were clipped.
+    Attributes
+    ----------
+    read, base : Spilled or None
+        Image of the noisy ramp, and of the ramp without noise.
+    light : Spilled or None
+        P and O.
+    limits : tuple of float32, optional
+        Of the read noise.
+    sky : callable, optional
+        ``sky(rows, window=window)`` less the layer's own sky.
+    largest : float
+        What the output can hold.
     """
-    q25, middle, q75 = quartiles(image)
+
+    read: Spilled | None
+    base: Any
+    light: Spilled | None
+    limits: tuple[np.float32, np.float32] | None = None
+    sky: Callable[..., np.ndarray] | None = None
+    largest: float = np.inf
+
+    def read_noise(self, window: Window) -> np.ndarray:
+        rows = np.zeros(window.shape, np.float32)
+        if self.read is not None:
+            rows += self.read.read(window)
+            rows -= self.base.read(window)
+        return rows
+
+    def outside(self, noise: np.ndarray) -> int:
+        """How many pixels of the read noise the limits change."""
+        if self.limits is None:
+            return 0
+        low, high = self.limits
+        return int(np.count_nonzero((noise < low) | (noise > high)))
+
+    def finished(self, noise: np.ndarray, window: Window) -> np.ndarray:
+        """The image, from its read noise, which is overwritten."""
+        if self.limits is not None:
+            np.clip(noise, *self.limits, out=noise)
+        if self.light is not None:
+            noise += self.light.read(window)
+        if self.sky is not None:
+            noise = self.sky(noise, window=window)
+        np.clip(noise, -self.largest, self.largest, out=noise)
+        return noise
+
+    def rows(self, window: Window) -> np.ndarray:
+        return self.finished(self.read_noise(window), window)
+
+
+def clip_limits(quarters: tuple[float, float, float], q: float) -> tuple[np.float32, np.float32]:
+    """Median -+ q sigma of an image with these quartiles, sigma from the interquartile range."""
+    q25, middle, q75 = quarters
     reach = q * (q75 - q25) / SIGMA
-    low, high = np.float32(middle - reach), np.float32(middle + reach)
-    outside = 0
-    for y in range(0, len(image), BAND_ROWS):
-        rows = image[y : y + BAND_ROWS]
-        outside += int(np.count_nonzero((rows < low) | (rows > high)))
-    np.clip(image, low, high, out=image)
-    return outside / image.size
+    return np.float32(middle - reach), np.float32(middle + reach)
 
 
 # -- the output ----------------------------------------------------------------------------------

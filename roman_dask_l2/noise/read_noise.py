@@ -89,7 +89,7 @@ def _amplitudes(length: int) -> np.ndarray:
 
 
 def common_series(streams: Streams, resultant: int, side: int) -> np.ndarray:
-    """The 1/f noise that all channels of a resultant share, for `noisy_plane` and `noisy_amp33`.
+    """The 1/f noise that all channels of a resultant share, for `PlaneNoise` and `noisy_amp33`.
 
     Parameters
     ----------
@@ -165,9 +165,10 @@ def _level1(value):
 
 
 @kernel
-def _add_to_channel(plane, sigma, rows, columns, white, own, common, u, c, scale, x0):
-    """Add noise to the columns ``x0:x0 + 128`` of a plane, in place.
+def _add_to_channel(plane, sigma, rows, columns, white, own, common, u, c, scale, x0, left):
+    """Add noise to the columns ``x0:x0 + 128`` of a frame in place.
 
+    `plane` and `sigma` hold the columns from `left` on of all rows.
     `rows` (8, N) and `columns` (N, 8) are the reference pixels without read noise; `white`, `own`
     and `common` (N, 128) the draws of the channel, in the order of x. `scale` is 1/sqrt(N_j).
     """
@@ -177,7 +178,7 @@ def _add_to_channel(plane, sigma, rows, columns, white, own, common, u, c, scale
         first = max(x0, 4) if inside else x0 + 128
         last = min(x0 + 128, n - 4)
         # Slices of one row: without index arithmetic the compiler makes this loop a vector loop.
-        row, noise = plane[y, first:last], sigma[y, first:last]
+        row, noise = plane[y, first - left : last - left], sigma[y, first - left : last - left]
         w, o, p = white[y, first - x0 :], own[y, first - x0 :], common[y, first - x0 :]
         for i in range(row.size):
             value = _level1(np.float32(row[i]) + _sane(noise[i]) * w[i] * scale)
@@ -190,23 +191,14 @@ def _add_to_channel(plane, sigma, rows, columns, white, own, common, u, c, scale
                 value = columns[y, x if x < 4 else x - n + 8]
             else:
                 value = rows[y if y < 4 else y - n + 8, x]
-            value = value + _sane(sigma[y, x]) * white[y, i] * scale
-            plane[y, x] = np.uint16(_level1(value + (c * common[y, i] + u * own[y, i]) * scale))
+            value = value + _sane(sigma[y, x - left]) * white[y, i] * scale
+            plane[y, x - left] = np.uint16(
+                _level1(value + (c * common[y, i] + u * own[y, i]) * scale)
+            )
 
 
-def noisy_plane(
-    base: np.ndarray,
-    dark: Border,
-    read_noise: np.ndarray,
-    reset_noise: Border,
-    c_pink: float,
-    u_pink: float,
-    n_reads: float,
-    common: np.ndarray,
-    streams: Streams,
-    resultant: int,
-) -> np.ndarray:
-    """One resultant of a ramp with new noise of the detector.
+class PlaneNoise:
+    """The noise of the detector in one resultant of a ramp, for `add` to any of its channels.
 
     Active pixels are the base plus white noise ``read_noise / sqrt(n_reads)``, rounded and clipped.
     Reference pixels are the dark plus such noise, plus reset noise that is the same in every
@@ -216,14 +208,8 @@ def noisy_plane(
 
     Parameters
     ----------
-    base : ndarray (N, N) of uint16
-        Active pixels of the noise-free ramp, DN: the result is written to it, as a second frame
-        would be a third of the memory that this takes. A float plane goes through `base_plane` and
-        is left as it is.
     dark : Border
         Mean of the reference pixels in this resultant, DN.
-    read_noise : ndarray (N, N) of float32
-        White noise of one read, DN.
     reset_noise : Border
         Reset noise of the reference pixels, DN.
     c_pink, u_pink : float
@@ -236,37 +222,59 @@ def noisy_plane(
         The layer's streams.
     resultant : int
 
-    Returns
-    -------
-    ndarray (N, N) of uint16
-        DN.
-
     Notes
     -----
     Values of references that are not finite count as 0, and so does a whole 1/f term whose
-    amplitude is not finite. No input but `base` is changed.
+    amplitude is not finite. Inputs are not changed.
     """
-    n = base.shape[0]
-    plane = base if base.dtype == np.uint16 else base_plane(base)
-    read_noise = np.asarray(read_noise, np.float32)
-    c, u, scale = _amplitude(c_pink), _amplitude(u_pink), np.float32(1 / np.sqrt(n_reads))
-    draws = streams.normals(What.RESET, None, 0, (2, 2 * BORDER * n))
-    rows, columns = (
-        _finite(mean) + _finite(sigma) * draw.reshape(mean.shape)
-        for mean, sigma, draw in zip(dark, reset_noise, draws, strict=True)
-    )
-    along_x = common, np.ascontiguousarray(common[:, ::-1])  # in even and odd channels
-    white, own, spectrum = _scratch(n)
-    for channel in range(n // CHANNEL):
-        if u != 0:
-            pink = _pink(streams, What.PINK_CHANNEL, resultant, channel, n, spectrum)
-            own[:] = pink[:, ::-1] if channel % 2 else pink
-        streams.fill(What.WHITE, resultant, channel, white.reshape(-1))
-        _add_to_channel(
-            plane, read_noise, rows, columns, white, own, along_x[channel % 2],
-            u, c, scale, channel * CHANNEL,
-        )  # fmt: skip
-    return plane
+
+    def __init__(
+        self,
+        dark: Border,
+        reset_noise: Border,
+        c_pink: float,
+        u_pink: float,
+        n_reads: float,
+        common: np.ndarray,
+        streams: Streams,
+        resultant: int,
+    ) -> None:
+        self._c, self._u = _amplitude(c_pink), _amplitude(u_pink)
+        self._scale = np.float32(1 / np.sqrt(n_reads))
+        self._side = len(common)
+        draws = streams.normals(What.RESET, None, 0, (2, 2 * BORDER * self._side))
+        self._rows, self._columns = (
+            _finite(mean) + _finite(sigma) * draw.reshape(mean.shape)
+            for mean, sigma, draw in zip(dark, reset_noise, draws, strict=True)
+        )
+        self._along_x = common, np.ascontiguousarray(common[:, ::-1])  # in even and odd channels
+        self._streams, self._resultant = streams, resultant
+        self._white, self._own, self._spectrum = _scratch(self._side)
+
+    def add(self, base: np.ndarray, read_noise: np.ndarray, left: int = 0) -> None:
+        """Add the noise of whole channels in place.
+
+        Parameters
+        ----------
+        base : ndarray (N, W) of uint16
+            Columns of the noise-free ramp, DN; they become the noisy ones.
+        read_noise : ndarray (N, W) of float32
+            White noise of one read in them, DN.
+        left : int
+            The first column; a multiple of 128, as W is.
+        """
+        n, streams, j = self._side, self._streams, self._resultant
+        read_noise = np.asarray(read_noise, np.float32)
+        white, own = self._white, self._own
+        for channel in range(left // CHANNEL, (left + base.shape[1]) // CHANNEL):
+            if self._u != 0:
+                pink = _pink(streams, What.PINK_CHANNEL, j, channel, n, self._spectrum)
+                own[:] = pink[:, ::-1] if channel % 2 else pink
+            streams.fill(What.WHITE, j, channel, white.reshape(-1))
+            _add_to_channel(
+                base, read_noise, self._rows, self._columns, white, own, self._along_x[channel % 2],
+                self._u, self._c, self._scale, channel * CHANNEL, left,
+            )  # fmt: skip
 
 
 def _scratch(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -311,7 +319,7 @@ def noisy_amp33(
     n_reads : float
         Reads averaged into this resultant, N_j.
     common : ndarray (N, 128) of float32
-        The same as for `noisy_plane`.
+        The same as for `PlaneNoise`.
     streams : Streams
         The layer's streams.
     resultant : int

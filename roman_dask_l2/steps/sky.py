@@ -88,18 +88,67 @@ def _legendre(i: int, x: np.ndarray) -> np.ndarray:
 
 def sky_model(coefs: np.ndarray, order: int, window: Window, side: int) -> np.ndarray:
     """The model on a window of the full frame, float64 (y, x), DN/s."""
+    along_x, along_y = _factors(coefs, order, window, side)
+    return np.asarray(
+        sum(x[np.newaxis, :] * y[:, np.newaxis] for x, y in zip(along_x, along_y, strict=True))
+    )
+
+
+def subtract_model(
+    rate: np.ndarray, coefs: np.ndarray, order: int, window: Window, side: int
+) -> np.ndarray:
+    """``rate - sky_model(..)``, the model rounded to float32, without an image of the model.
+
+    Parameters
+    ----------
+    rate : ndarray (y, x) of float32
+        On a window of the full frame, DN/s.
+    coefs : ndarray
+        See `fit_sky`.
+    order : int
+    window : Window
+    side : int
+        Detector side N.
+
+    Returns
+    -------
+    ndarray (y, x) of float32
+        DN/s.
+    """
+    out = np.empty(rate.shape, np.float32)
+    _subtract(np.asarray(rate, np.float32), *_factors(coefs, order, window, side), out)
+    return out
+
+
+def _factors(
+    coefs: np.ndarray, order: int, window: Window, side: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The model is the sum over j of the products of these, (order + 1, nx) and (order + 1, ny): a
+    pixel's value does not depend on the window's size."""
     size = side - 2 * BORDER
     u = 2 * (np.arange(window.x0, window.x1) - BORDER) / size - 1
     v = 2 * (np.arange(window.y0, window.y1) - BORDER) / size - 1
     grid = np.zeros((order + 1, order + 1))
     for c, (i, j) in zip(coefs, terms(order), strict=True):
         grid[i, j] = c
-    # One row per power of v, so that a pixel's value does not depend on the window's size.
-    rows = sum(
-        legendre.legval(u, grid[:, j])[np.newaxis, :] * _legendre(j, v)[:, np.newaxis]
-        for j in range(order + 1)
+    every = range(order + 1)
+    return (
+        np.stack([legendre.legval(u, grid[:, j]) for j in every]),
+        np.stack([_legendre(j, v) for j in every]),
     )
-    return np.asarray(rows)
+
+
+@kernel
+def _subtract(rate, along_x, along_y, out):
+    ny, nx = rate.shape
+    model = np.empty(nx)
+    for y in range(ny):
+        model[:] = 0.0
+        for j in range(len(along_y)):
+            for x in range(nx):
+                model[x] += along_x[j, x] * along_y[j, y]
+        for x in range(nx):
+            out[y, x] = rate[y, x] - np.float32(model[x])
 
 
 def subtract_sky(
@@ -119,8 +168,7 @@ def subtract_sky(
     """
     if params.order is None:
         return rate.copy()
-    model = sky_model(measured["coefs"], params.order, tile.window, tile.side)
-    return rate - model.astype(np.float32)
+    return subtract_model(rate, measured["coefs"], params.order, tile.window, tile.side)
 
 
 step = Step(

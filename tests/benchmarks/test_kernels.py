@@ -23,7 +23,7 @@ from roman_dask_l2.detector import CHANNEL, Grid, Window
 from roman_dask_l2.io.references import ARRAYS
 from roman_dask_l2.noise.pearson import pearson_noise
 from roman_dask_l2.noise.poisson import poisson_noise
-from roman_dask_l2.noise.read_noise import border_of, common_series, noisy_amp33, noisy_plane
+from roman_dask_l2.noise.read_noise import PlaneNoise, border_of, common_series, noisy_amp33
 from roman_dask_l2.noise.streams import Streams, What
 from roman_dask_l2.recipe import load_recipe
 from roman_dask_l2.step import Tile, accepted
@@ -184,19 +184,20 @@ def test_common_series(per_pixel, streams):
     per_pixel(SIDE**2, common_series, streams, PLANE, SIDE)
 
 
-def test_noisy_plane(per_pixel, noise, streams, chains):
+def test_plane_noise(per_pixel, noise, streams, chains):
     """One of 8 resultants: times are per pixel of its plane."""
-    arguments = [
-        noise("dark.data", PLANE).astype(np.uint16),
+    plane = noise("dark.data", PLANE).astype(np.uint16)
+    made = PlaneNoise(
         border_of(noise("dark.data", PLANE)),
-        noise("read.data"),
         border_of(noise("read.resetnoise")),
         float(noise("read.anc.C_PINK")),
         float(noise("read.anc.U_PINK")),
         float(chains(DEFAULT).exposure.n_reads[PLANE]),
         common_series(streams, PLANE, SIDE),
-    ]
-    per_pixel(SIDE**2, noisy_plane, *arguments, streams, PLANE)
+        streams,
+        PLANE,
+    )
+    per_pixel(SIDE**2, made.add, plane, noise("read.data"))
 
 
 def test_noisy_amp33(per_pixel, noise, streams, chains):

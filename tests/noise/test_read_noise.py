@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from roman_dask_l2.noise.read_noise import (
+    PlaneNoise,
     base_plane,
     border_of,
     common_series,
     noisy_amp33,
-    noisy_plane,
     pink_series,
 )
 from roman_dask_l2.noise.streams import Streams, What
@@ -50,8 +52,9 @@ def plane(j=0, *, side=N, streams=STREAMS, **changes):
     }
     given |= changes
     given |= {name: border_of(given[name]) for name in ("dark", "reset_noise")}
-    given["base"] = given["base"].copy()  # it becomes the result
-    return noisy_plane(**given)
+    base, sigma = given.pop("base").copy(), given.pop("read_noise")
+    PlaneNoise(**given).add(base, sigma)
+    return base
 
 
 def amp33(j=0, *, side=N, streams=STREAMS, **changes):
@@ -395,13 +398,12 @@ def test_white_noise_is_clipped_before_the_pink_noise():
     np.testing.assert_array_equal(after[~border()], before[~border()] - 1000)
 
 
-def test_float_base_is_cut_off():
+def test_base_is_cut_off():
     dark = np.full((N, N), 6000.9, np.float32)
     dark[8, 8:14] = np.nan, np.inf, -np.inf, -5.5, 7e4, 65535.9
     cut = base_plane(dark)
     assert cut.dtype == np.uint16
     np.testing.assert_array_equal(cut[8, 7:15], [6000, 0, 0, 0, 0, 65535, 65535, 6000])
-    np.testing.assert_array_equal(plane(base=dark)[4:-4, 4:-4], cut[4:-4, 4:-4])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -453,14 +455,20 @@ def test_arrays_of_other_kinds(rng):
         np.testing.assert_array_equal(array, old)
 
 
-def test_the_base_becomes_the_result(rng):
-    """Without a second frame; one of floats is left as it is."""
-    quiet = border_of(np.zeros((N, N), np.float32))
-    sigma, common = rng.uniform(3, 6, (N, N)).astype(np.float32), common_series(STREAMS, 0, N)
-    base = rng.integers(20_000, 40_000, (N, N)).astype(np.uint16)
-    floats = base.astype(np.float32)
-    rest = (quiet, sigma, quiet, 2.0, 3.0, 4.0, common, STREAMS, 0)
-    made = noisy_plane(base, *rest)
-    assert made is base
-    np.testing.assert_array_equal(noisy_plane(floats, *rest), made)
-    assert not np.array_equal(floats, made)
+@pytest.mark.parametrize("widths", [(128, 128, 128), (256, 128), (128, 256)])
+def test_strips_are_the_frame(rng, widths):
+    """Channels can be worked on in any groups, and in any order."""
+    side = sum(widths)
+    reset, dark = (rng.uniform(3, 6, (side, side)).astype(np.float32) for _ in range(2))
+    sigma = rng.uniform(3, 6, (side, side)).astype(np.float32)
+    base = rng.integers(20_000, 40_000, (side, side)).astype(np.uint16)
+    common = common_series(STREAMS, 0, side)
+    noise = PlaneNoise(border_of(dark), border_of(reset), 2.0, 3.0, 4, common, STREAMS, 0)
+    whole, parts = base.copy(), np.empty_like(base)
+    noise.add(whole, sigma)
+    for left, right in reversed([*pairwise(np.cumsum([0, *widths]).tolist())]):
+        strip = base[:, left:right].copy()
+        noise.add(strip, sigma[:, left:right].copy(), left)
+        parts[:, left:right] = strip
+    np.testing.assert_array_equal(parts, whole)
+    assert not np.array_equal(whole, base)
