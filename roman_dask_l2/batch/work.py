@@ -23,6 +23,7 @@ import psutil
 from ..config import Config
 from ..errors import InputError
 from ..io.arrays import keep_open
+from ..processes import give_back
 from ..provenance import Product
 from ..quality import measure
 from . import manifest
@@ -271,6 +272,7 @@ class _Attempt:
 
     def _end(self, status: str, **more: Any) -> Record:
         """Write the line that ends the attempt."""
+        give_back()  # or the heap grows by a percent with every exposure, as it falls into pieces
         record = self._line(status) | {
             "seconds": round(time.monotonic() - self._clock, 3),
             "cpu_seconds": round(time.process_time() - self._cpu, 3),

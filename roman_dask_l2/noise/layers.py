@@ -10,8 +10,6 @@ their number.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
 import logging
 import time
@@ -51,6 +49,7 @@ from ..io.spill import (
 from ..job import Job, check_noise, prepare, temp_needed
 from ..median import median, quartiles
 from ..pipeline import tile_and_threads
+from ..processes import give_back
 from ..progress import Progress, Stage
 from ..provenance import provenance
 from ..recipe import BoundStep
@@ -528,7 +527,7 @@ def _write_plane(
     waits: Any,
 ) -> None:
     """Make resultant `j` of a noisy ramp and write it to the store."""
-    _give_back()
+    give_back()  # what tiles have left would lie beside the planes of the next layer
     exposure, sources = inputs.exposure, inputs.sources
     n = exposure.side
     n_reads = float(exposure.n_reads[j])
@@ -559,14 +558,6 @@ def _write_plane(
     else:  # nothing looks at it
         amp33 = np.zeros((n, CHANNEL), np.uint16)
     cube[1].put(amp33, Window(0, n, 0, CHANNEL), j)
-
-
-def _give_back() -> None:
-    """Return freed memory to the system, which glibc keeps.
-
-    What tiles leave behind would lie beside the planes of the next layer, the peak of a run."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass(frozen=True)
