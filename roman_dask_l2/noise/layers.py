@@ -685,7 +685,16 @@ def _draw_block(
     inadmissible = 0
     if layer.pearson:
         rng = streams(What.PEARSON, None, number)
-        values, inadmissible = pearson_noise(rng, level, gain, rows, weights, exposure)
+        values, inadmissible = pearson_noise(rng, level, gain, ends, light.weights, exposure)
+        other = rows != ends
+        if other.any():
+            # From a stream of their own: how many numbers a draw takes depends on the weights, and
+            # the other pixels must not notice.
+            inadmissible -= np.count_nonzero((values[other] == 0) & np.isfinite(level[other]))
+            rng = streams(What.PEARSON_EXCLUDED, None, number)
+            some = (a[other][np.newaxis] for a in (level, gain, rows))
+            values[other], bad = pearson_noise(rng, *some, weights, exposure)
+            inadmissible += bad
         drawn += values
     if layer.poisson is not None:
         order = layer.poisson.background_order
