@@ -690,10 +690,11 @@ def _draw_block(
         if other.any():
             # From a stream of their own: how many numbers a draw takes depends on the weights, and
             # the other pixels must not notice.
-            inadmissible -= np.count_nonzero((values[other] == 0) & np.isfinite(level[other]))
+            inadmissible -= int(((values[other] == 0) & np.isfinite(level[other])).sum())
             rng = streams(What.PEARSON_EXCLUDED, None, number)
             some = (a[other][np.newaxis] for a in (level, gain, rows))
-            values[other], bad = pearson_noise(rng, *some, weights, exposure)
+            again, bad = pearson_noise(rng, *some, weights, exposure)
+            values[other] = again[0]
             inadmissible += bad
         drawn += values
     if layer.poisson is not None:
