@@ -692,8 +692,8 @@ def _draw_block(
             # the other pixels must not notice.
             inadmissible -= int(((values[other] == 0) & np.isfinite(level[other])).sum())
             rng = streams(What.PEARSON_EXCLUDED, None, number)
-            some = (a[other][np.newaxis] for a in (level, gain, rows))
-            again, bad = pearson_noise(rng, *some, weights, exposure)
+            its_level, its_gain, its_rows = (a[other][np.newaxis] for a in (level, gain, rows))
+            again, bad = pearson_noise(rng, its_level, its_gain, its_rows, weights, exposure)
             values[other] = again[0]
             inadmissible += bad
         drawn += values
