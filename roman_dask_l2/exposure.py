@@ -9,6 +9,9 @@ import numpy as np
 
 from .errors import InputError
 
+MOST_RESULTANTS = 32767
+"""An index of a resultant is an int16 at most."""
+
 
 @dataclass(frozen=True)
 class Exposure:
@@ -52,6 +55,10 @@ class Exposure:
         starts = [reads[0] for reads in self.read_pattern]
         if any(b <= a[-1] for a, b in zip(self.read_pattern, starts[1:], strict=False)):
             raise InputError("read_pattern: resultants overlap or are not in time order")
+        if self.n_resultants > MOST_RESULTANTS:
+            raise InputError(
+                f"read_pattern: {self.n_resultants} resultants, expected at most {MOST_RESULTANTS}"
+            )
         if self.n_resultants - self.start < 2:
             raise InputError(
                 f"read_pattern: {self.n_resultants} resultants, "
@@ -94,6 +101,11 @@ class Exposure:
         n = self.n_reads
         first = np.array([reads[0] for reads in self.read_pattern], float)
         return _single((first + (n - 1) * (2 * n - 1) / (6 * n)) * self.frame_time)
+
+
+def index_dtype(n_resultants: int) -> str:
+    """Type in which files keep the index of a resultant, or -1 for none."""
+    return "int8" if n_resultants <= 127 else "int16"
 
 
 def _single(times: np.ndarray) -> np.ndarray:

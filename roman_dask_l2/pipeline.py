@@ -24,7 +24,7 @@ from .ahead import compiling_ahead
 from .config import Config
 from .detector import BORDER, Grid, Window
 from .errors import InputError
-from .exposure import Exposure
+from .exposure import Exposure, index_dtype
 from .io.atomic import replacing
 from .io.blocks import Block, half
 from .io.fits import FitsCopy, fits_name
@@ -112,7 +112,8 @@ def _l2_names(job: Job) -> dict[str, str]:
 def _lazy(job: Job, tile: Any, per_step: bool) -> dict[str, da.Array]:
     """The results as the L2 file names them, cut to the active pixels."""
     grid = Grid(job.exposure.side, parse_tile(tile, job.exposure.side))
-    wanted = IMAGE_ARRAYS | {"mask": "bool", "endslice": "int8"} | _l2_names(job)
+    kind = index_dtype(job.exposure.n_resultants)
+    wanted = IMAGE_ARRAYS | {"mask": "bool", "endslice": kind} | _l2_names(job)
     made = {w for b in job.steps for w in b.step.writes}
     names = {VARIABLES.get(name, name) for name in wanted} & made
     lazy = graph.build(job.steps, job.inputs, grid, sorted(names), per_step)
@@ -123,7 +124,9 @@ def _lazy(job: Job, tile: Any, per_step: bool) -> dict[str, da.Array]:
         if full is not None:
             active = full[inside, inside]
             arrays[name] = (
-                active.map_blocks(half, dtype="float16") if dtype == "float16" else active
+                active.map_blocks(half, dtype="float16")
+                if dtype == "float16"
+                else active.astype(dtype)  # the same array, if it is of this type
             )
     return arrays
 
@@ -277,8 +280,15 @@ def l2_file(job: Job, path: Path) -> L2File:
     """The L2 file of an exposure, made and not filled."""
     made = {w for b in job.steps for w in b.step.writes}
     exposure = job.exposure
+    leaves_out = getattr(job.params("ramp_fit"), "exclude", False)
     return L2File(
-        path, exposure.side, exposure.n_resultants, made, _l2_names(job), job.config.SLICEOUT
+        path,
+        exposure.side,
+        exposure.n_resultants,
+        made,
+        _l2_names(job),
+        job.config.SLICEOUT,
+        exposure.start if leaves_out else None,
     )
 
 
@@ -324,7 +334,9 @@ def calibration_graph(
     grid = Grid(job.exposure.side, tile)
     # The mission's L2 files carry the reference pixels as they were read, uncorrected.
     first = next(b.name for b in job.steps if "ramp" in b.step.writes)
-    border = graph.Tap(first, "ramp", file.border())
+    taps = [graph.Tap(first, "ramp", file.border())]
+    if file.excluded is not None:
+        taps.append(graph.Tap("ramp_fit", "groupdq", file.excluded))
     lazy = graph.build(
         job.steps,
         job.inputs,
@@ -332,7 +344,7 @@ def calibration_graph(
         (),
         per_step,
         sinks=file.sinks(),
-        taps=[border],
+        taps=taps,
         in_flight=in_flight(),
     )
     blocks = file.blocks
@@ -415,7 +427,7 @@ def _processinfo(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
             "ngrp": exposure.n_resultants,
             "tbar": exposure.tbar.astype(np.float32),
             "tau": exposure.tau.astype(np.float32),
-            "N": exposure.n_reads.astype(np.int16),
+            "N": _counts(exposure.n_reads),
             "K": weights,
             "nborder": BORDER,
             "jump_detect_pars": _pick(
@@ -431,6 +443,11 @@ def _processinfo(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
         "log": _story(job, measured),
         "provenance": provenance(job),
     }
+
+
+def _counts(values: np.ndarray) -> np.ndarray:
+    """Whole numbers as int16, or int32 where they need it."""
+    return values.astype(np.int16 if values.max() <= np.iinfo(np.int16).max else np.int32)
 
 
 def _pick(params: Any, **names: str) -> dict[str, float]:

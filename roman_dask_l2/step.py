@@ -40,7 +40,7 @@ VARIABLES: dict[str, Variable] = {
     "var_rnoise": Variable("yx", "float32", "(DN/s)^2", "read-noise variance of the rate"),
     "chisq": Variable("yx", "float32", "", "chi-square of the ramp fit per degree of freedom"),
     "dumo": Variable("yx", "float32", "DN/s", "uniform-weight slope minus the optimal one"),
-    "endslice": Variable("yx", "int8", "", "last resultant before saturation, -1 if none"),
+    "endslice": Variable("yx", "int16", "", "last resultant before saturation, -1 if none"),
     "mask": Variable("yx", "bool", "", "combined mask, True = not to be used"),
     "data": Variable("yx", "float32", "DN/s", "rate with the sky model subtracted"),
 }

@@ -80,7 +80,7 @@ def trees(files):
 def sizes(tree):
     n, r = SIDE, tree["processinfo"]["meta"]["ngrp"]
     coefs = len(tree["processinfo"]["skycoefs"])
-    return {"N-8": n - 8, "N": n, "R": r, "C": coefs, "L": len(LABELS)}
+    return {"N-8": n - 8, "N": n, "R": r, "B": -(-r // 8), "C": coefs, "L": len(LABELS)}
 
 
 def shape_of(text, known):

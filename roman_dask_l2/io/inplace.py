@@ -70,6 +70,12 @@ class InPlaceFile:
         self._end = start + block.nbytes
         return block
 
+    def drop_last(self) -> None:
+        """Take back the place of the array that was added last."""
+        self._blocks.popitem()
+        last = next(reversed(self._blocks.values()))
+        self._end = last.offset + last.nbytes
+
     def create(self) -> None:
         """Make the file in its full size, all arrays zero (holes, which take no space)."""
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -141,6 +147,7 @@ class InPlaceFile:
             file.seek(self._end + shift)
             index = "".join(f"- {n}\n" for n in [*starts, *headers])
             file.write(f"#ASDF BLOCK INDEX\n%YAML 1.1\n---\n{index}...\n".encode())
+            file.truncate()
 
     def _headers(self, shift: int) -> list[int]:
         return [b.offset + shift - _HEADER.size for b in self._blocks.values()]

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..detector import BORDER, CHANNEL, Window
+from ..exposure import index_dtype
 from .blocks import Block, Together
+from .excluded import ExcludedBlock
 from .inplace import InPlaceFile
 
 CAL_STEPS = (
@@ -77,6 +79,9 @@ class L2File:
         Further arrays of ``roman``, name -> dtype.
     with_endslice : bool
         Keep `endslice` in ``processinfo``.
+    start : int, optional
+        First resultant that the fits use, if they leave out resultants that must not be used: then
+        `excluded` is kept with `endslice`.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class L2File:
         made: Iterable[str],
         outputs: Mapping[str, str],
         with_endslice: bool,
+        start: int | None = None,
     ) -> None:
         self._file = InPlaceFile(path)
         active = Window(BORDER, side - BORDER, BORDER, side - BORDER)
@@ -108,9 +114,15 @@ class L2File:
         self.blocks["amp33"] = self._file.add("amp33", "uint16", amp33, n_resultants)
         self.blocks["mask"] = self._file.add("mask", "bool", active)
         if with_endslice:
-            self.blocks["endslice"] = self._file.add("endslice", "int8", active)
+            kind = index_dtype(n_resultants)
+            self.blocks["endslice"] = self._file.add("endslice", kind, active)
         self.zeros = self._file.add("dq2", "uint32", active)
         """Never written: a hole in the file."""
+        self.excluded: ExcludedBlock | None = None
+        """Which resultants are left out of fits; not kept in the file if none is."""
+        if with_endslice and start is not None:
+            bits = self._file.add("excluded", "uint8", active, -(-n_resultants // 8))
+            self.excluded = ExcludedBlock(bits, start)
         self._file.create()
 
     def sinks(self) -> dict[str, Block | Together]:
@@ -145,6 +157,11 @@ class L2File:
         info = dict(processinfo)
         if "endslice" in self.blocks:
             info["endslice"] = node("endslice")
+        if self.excluded is not None:
+            if self.excluded.empty():
+                self._file.drop_last()
+            else:
+                info["excluded"] = node("excluded")
         with _quiet():
             self._file.finish({"roman": roman, "mask": node("mask"), "processinfo": info})
 

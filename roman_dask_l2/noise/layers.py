@@ -58,6 +58,7 @@ from ..step import Tile
 from ..steps.ramp_fit import RampFitParams, fits
 from ..steps.sky import SkyParams, cell_edges, fit_sky, sky_model, subtract_model
 from .label import Layer, warn_of
+from .own_weights import own_weights
 from .pearson import pearson_noise
 from .poisson import poisson_noise
 from .read_noise import Border, PlaneNoise, base_plane, common_series, noisy_amp33
@@ -112,9 +113,11 @@ class _Light:
 
     level: Placed
     endslice: Placed
+    excluded: Placed | None
     gain: Any
     weights: np.ndarray
     exposure: Exposure
+    fit: RampFitParams
 
     def ends(self, window: Window) -> np.ndarray:
         """Resultants before saturation, R where there is none."""
@@ -289,7 +292,8 @@ class _Plan:
             for name, key, dtype in (
                 ("data", ("roman", "data"), "float32"),
                 ("data_withsky", ("roman", "data_withsky"), "float32"),
-                ("endslice", ("processinfo", "endslice"), "int8"),
+                ("endslice", ("processinfo", "endslice"), "int16"),
+                ("excluded", ("processinfo", "excluded"), "uint8"),
             )
             if l2.array(*key) is not None
         }
@@ -424,9 +428,11 @@ class _Plan:
         source = _Light(
             self._l2["data_withsky"],
             self._l2["endslice"],
+            self._l2.get("excluded"),
             self._job.inputs.sources["gain.data"],
             np.array([f.k for f in fits(self._exposure, fit)], float),
             self._exposure,
+            fit,
         )
         if layer.poisson is not None and layer.poisson.background_order is not None:
             level = (self._l2["data_withsky"], layer.poisson.background_order, self._exposure)
@@ -637,12 +643,14 @@ def _write_light(
         -(-window.x1 // CHANNEL) * CHANNEL,
     )
     level, gain, ends = light.level.read(blocks), light.gain.read(blocks), light.ends(blocks)
+    excluded = None if light.excluded is None else light.excluded.read(blocks)
     inadmissible = 0
     for y in range(blocks.y0, blocks.y1, CHANNEL):
         for x in range(blocks.x0, blocks.x1, CHANNEL):
             block = Window(y, y + CHANNEL, x, x + CHANNEL)
             cut = block.within(blocks)
-            part = (level[cut], gain[cut], ends[cut])
+            left_out = None if excluded is None else excluded[(..., *cut)]
+            part = (level[cut], gain[cut], ends[cut], left_out)
             values, bad = _draw_block(layer, streams, block, part, light, background)
             both = Window(
                 max(y, window.y0),
@@ -661,29 +669,40 @@ def _draw_block(
     layer: Layer,
     streams: Streams,
     block: Window,
-    part: tuple[np.ndarray, np.ndarray, np.ndarray],
+    part: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None],
     light: _Light,
     background: np.ndarray | None,
 ) -> tuple[np.ndarray, int]:
     """P and O on one detector block, DN/s, and how many O pixels had no Pearson distribution.
 
-    `part` holds level, gain and ends of the block. Reference pixels are 0.
+    `part` holds level, gain, ends and left-out resultants of the block. Reference pixels are 0.
     """
     exposure = light.exposure
     number = block.y0 // CHANNEL * (exposure.side // CHANNEL) + block.x0 // CHANNEL
-    level, gain, ends = (np.ascontiguousarray(a) for a in part)
+    level, gain, ends = (np.ascontiguousarray(a) for a in part[:3])
+    rows, weights = own_weights(ends, part[3], light.weights, exposure=exposure, params=light.fit)
     drawn = np.zeros(block.shape, np.float32)
     inadmissible = 0
     if layer.pearson:
         rng = streams(What.PEARSON, None, number)
         values, inadmissible = pearson_noise(rng, level, gain, ends, light.weights, exposure)
+        other = rows != ends
+        if other.any():
+            # From a stream of their own: how many numbers a draw takes depends on the weights, and
+            # the other pixels must not notice.
+            inadmissible -= int(((values[other] == 0) & np.isfinite(level[other])).sum())
+            rng = streams(What.PEARSON_EXCLUDED, None, number)
+            its_level, its_gain, its_rows = (a[other][np.newaxis] for a in (level, gain, rows))
+            again, bad = pearson_noise(rng, its_level, its_gain, its_rows, weights, exposure)
+            values[other] = again[0]
+            inadmissible += bad
         drawn += values
     if layer.poisson is not None:
         order = layer.poisson.background_order
         if order is not None and background is not None:
             level = sky_model(background, order, block, exposure.side).astype(np.float32)
         rng = streams(What.POISSON, None, number)
-        drawn += poisson_noise(rng, level, gain, ends, light.weights, exposure)
+        drawn += poisson_noise(rng, level, gain, rows, weights, exposure)
     inner = Tile(block, exposure.side).active
     out = np.zeros(block.shape, np.float32)
     out[inner] = drawn[inner]

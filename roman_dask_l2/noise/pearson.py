@@ -89,9 +89,10 @@ def pearson_noise(
     gain : ndarray (y, x) of float
         e/DN, clipped to 1e-4 .. 1e4; 1 where it is not finite.
     ends : ndarray (y, x) of int
-        The ramp ends before this resultant, R for a full ramp.
-    weights : ndarray (R + 1, R) of float
-        K for every value of `ends`, 1/s: ``Fit.k`` of `roman_dask_l2.steps.ramp_fit.fits`.
+        The ramp ends before this resultant, R for a full ramp; more: a further row of `weights`.
+    weights : ndarray (R + 1 or more, R) of float
+        K for every value of `ends`, 1/s: ``Fit.k`` of `roman_dask_l2.steps.ramp_fit.fits`, and
+        further rows of `own_weights`.
     exposure : Exposure
 
     Returns
@@ -105,7 +106,8 @@ def pearson_noise(
     if ends.min(initial=0) < 0 or ends.max(initial=0) >= len(weights):
         raise ValueError(f"ends outside 0..{len(weights) - 1}")
     noise = np.empty(level.shape, np.float32)
-    inadmissible = _noise(rng, level, gain, ends, moments(exposure, weights), noise)
+    full = exposure.n_resultants
+    inadmissible = _noise(rng, level, gain, ends, full, moments(exposure, weights), noise)
     return noise, inadmissible
 
 
@@ -140,15 +142,15 @@ def _draws(rng, mu2, beta1, excess, sign, out):
 
 
 @kernel
-def _noise(rng, level, gain, ends, moments, noise):
-    """Noise of a block into `noise`; returns the number of inadmissible pixels."""
+def _noise(rng, level, gain, ends, full, moments, noise):
+    """Noise of a block into `noise`; returns the number of inadmissible pixels. Row `full` of
+    `moments` is that of most pixels."""
     ny, nx = noise.shape
     n_ends = len(moments)
     mu2, beta1, excess = np.empty(n_ends), np.empty(n_ends), np.empty(n_ends)  # at 1 e/s
     for e in range(n_ends):
         t21, t31, t41 = moments[e]
         mu2[e], beta1[e], excess[e] = t21, t31 * t31 / (t21 * t21 * t21), t41 / (t21 * t21)
-    full = n_ends - 1
     g, charge = np.empty(nx), np.empty(nx)
     z, u = np.empty(nx), np.empty(nx)
     m, n, t = np.empty(nx), np.empty(nx), np.empty(nx)

@@ -41,6 +41,8 @@ _MOST_ROUNDS = 24.0
 _LARGEST = 1e15
 """e/frame; more is no measurement, and counts would overflow."""
 _TAIL = 1e-24
+_TERMS = 1 << 20
+"""Most products of weights and frames that are in memory at a time."""
 
 
 def frame_weights(exposure: Exposure, k: np.ndarray) -> np.ndarray:
@@ -61,8 +63,14 @@ def frame_weights(exposure: Exposure, k: np.ndarray) -> np.ndarray:
     """
     start = exposure.start
     seen = _seen(exposure.read_pattern)
-    terms = np.asarray(k, np.float64)[..., start:, None] * (seen[start:] - seen[start])
-    return terms.sum(axis=-2)  # not a matrix product, whose last bit depends on the machine
+    change = seen[start:] - seen[start]
+    rows = np.asarray(k, np.float64)[..., start:].reshape(-1, len(change))
+    out = np.empty((len(rows), change.shape[1]))
+    some = max(_TERMS // change.size, 1)
+    for i in range(0, len(rows), some):
+        # not a matrix product, whose last bit depends on the machine
+        out[i : i + some] = (rows[i : i + some, :, None] * change).sum(axis=-2)
+    return out.reshape(*np.shape(k)[:-1], -1)
 
 
 @lru_cache(maxsize=8)
@@ -119,9 +127,10 @@ def poisson_noise(
     gain : ndarray (y, x) of float
         e/DN, clipped to 1e-4 .. 1e4; 1 where it is not finite.
     ends : ndarray (y, x) of int
-        The ramp ends before this resultant, R for a full ramp.
-    weights : ndarray (R + 1, R) of float
-        K for every value of `ends`, 1/s: ``Fit.k`` of `roman_dask_l2.steps.ramp_fit.fits`.
+        The ramp ends before this resultant, R for a full ramp; more: a further row of `weights`.
+    weights : ndarray (R + 1 or more, R) of float
+        K for every value of `ends`, 1/s: ``Fit.k`` of `roman_dask_l2.steps.ramp_fit.fits`, and
+        further rows of `own_weights`.
     exposure : Exposure
 
     Returns

@@ -53,6 +53,8 @@ class What(StrEnum):
     """Poisson draws, no resultant. Block: 128 x 128 pixels of the frame, counted row by row."""
     PEARSON = "pearson"
     """Pearson draws, no resultant. Block: as of POISSON."""
+    PEARSON_EXCLUDED = "pearson_excluded"
+    """The same for the pixels that were fitted without some of their resultants."""
 
 
 def stream_key(

@@ -212,6 +212,8 @@ def _draw_ramp(ax: Any, one: Ramp, exposure: Exposure) -> None:
     saturated = one.flags & GROUP["SATURATED"] != 0
     jump = one.flags & GROUP["JUMP_DET"] != 0
     used = (j >= exposure.start) & (j < one.end)
+    if one.excluded is not None:
+        used &= ~one.excluded
     rest = ~used & ~saturated
     ax.plot(t[used], s[used], "o", color=BLUE, label="used", zorder=3)
     ax.plot(t[rest], s[rest], "o", mfc="white", mec=GREY, label="not used", zorder=3)

@@ -19,6 +19,7 @@ from ..io.layout import Layout, known_layout
 from ..io.references import Inputs, open_inputs
 from ..recipe import BoundStep, find_step
 from ..step import Tile
+from ..steps.ramp_subsets import EXCLUDING
 from .survey import L2
 
 KINDS = ("normal", "cosmic ray", "saturating", "hot")
@@ -184,6 +185,8 @@ class Ramp:
         Resultants before saturation.
     with_dark : ndarray (R,) or None
         Linear DN, before dark current is subtracted.
+    excluded : ndarray (R,) of bool or None
+        Resultants that were left out of the fit because of their flags; None: none.
     """
 
     kind: str
@@ -194,6 +197,7 @@ class Ramp:
     rate: float
     end: int
     with_dark: np.ndarray | None = None
+    excluded: np.ndarray | None = None
 
 
 def show_ramps(
@@ -226,7 +230,10 @@ def _ramp(replay: Replay, kind: str, y: int, x: int) -> Ramp:
     end = int(np.argmax(saturated)) if saturated.any() else len(flags)
     signal = have["ramp"][:, i, j].ravel()
     with_dark = have["with_dark"][:, i, j].ravel() if "with_dark" in have else None
-    return Ramp(kind, y, x, signal, flags, float(have["rate"][i, j].item()), end, with_dark)
+    excludes = any(getattr(b.params, "exclude", False) for b in replay.steps)
+    excluded = flags & EXCLUDING != 0 if excludes else None
+    rate = float(have["rate"][i, j].item())
+    return Ramp(kind, y, x, signal, flags, rate, end, with_dark, excluded)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,20 @@ import numpy as np
 from ..detector import Window
 from ..dq import GROUP, PIXEL
 from ..exposure import Exposure
-from ..step import Step, Tile
+from ..step import Params, Step, Tile
 from .common import finite, flagged
+from .interpolation import interpolate_excluded
+
+
+class DqInitParams(Params):
+    """Parameters of `initialise`."""
+
+    interpolate: bool = True
+    """Put interpolated values where `l1.resultantdq` is DO_NOT_USE or DROPOUT (romanimpreprocess
+    keeps what is there)."""
+
+
+_DEFAULT = DqInitParams()
 
 
 def initialise(
@@ -19,6 +31,7 @@ def initialise(
     *,
     tile: Tile,
     exposure: Exposure,
+    params: DqInitParams = _DEFAULT,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Begin with the ramp as float32 and the flags of the files.
 
@@ -35,6 +48,7 @@ def initialise(
     -------
     ramp : ndarray (R, y, x) of float32
         ``science + reference_read - encoding_offset``, DN. Formed in float32: in uint16 it wraps.
+        With `interpolate`, see `interpolate_excluded`.
     groupdq : ndarray (R, y, x) of uint8
     pixeldq : ndarray (y, x) of uint32
         The mask file's flags, GW_AFFECTED_DATA and DO_NOT_USE in and around the guide window, and
@@ -51,6 +65,8 @@ def initialise(
     groupdq = (
         np.zeros(science.shape, np.uint8) if resultantdq is None else resultantdq.astype(np.uint8)
     )
+    if resultantdq is not None and params.interpolate:
+        interpolate_excluded(ramp, groupdq, exposure, tile.active)
     if exposure.exclude_first:
         groupdq[0] |= GROUP["DO_NOT_USE"]
 
@@ -92,6 +108,7 @@ step = Step(
         "resultantdq": "l1.resultantdq",
         "mask_dq": "mask.dq",
     },
+    params=DqInitParams,
     sets={
         "groupdq": ("DO_NOT_USE",),
         "pixeldq": ("DO_NOT_USE", "GW_AFFECTED_DATA", "UNRELIABLE_BIAS"),

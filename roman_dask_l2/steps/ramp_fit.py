@@ -14,6 +14,7 @@ from ..jit import kernel
 from ..linalg import cholesky, dot, inverse
 from ..step import Params, Step, Tile
 from .common import finite, flagged
+from .ramp_subsets import EXCLUDING, refit, with_exclusions
 
 _DNU = np.uint8(GROUP["DO_NOT_USE"])
 _SAT = np.uint8(GROUP["SATURATED"])
@@ -46,6 +47,9 @@ class RampFitParams(Params):
     """The ramp was corrected for inter-pixel capacitance, which amplifies read noise: count it."""
     quality: bool = True
     """Compute chisq and dumo (romanimpreprocess writes zeros)."""
+    exclude: bool = True
+    """Leave resultants that are DO_NOT_USE or DROPOUT out of their pixel's fit (romanimpreprocess
+    fits them)."""
     half_precision_errors: bool = False
     """Round err and var_poisson to float16 as soon as they are known, as romanimpreprocess does."""
 
@@ -237,9 +241,11 @@ def quality_tables(exposure: Exposure, params: RampFitParams):
 
 
 @kernel
-def _first_saturated(groupdq, ends):
-    """Index of the first resultant flagged SATURATED, R if there is none."""
+def _first_saturated(groupdq, start, ends):
+    """Index of the first resultant flagged SATURATED, R if there is none; returns all flags of the
+    resultants from `start` on."""
     n_res, ny, nx = groupdq.shape
+    seen, every = np.zeros(nx, np.uint8), np.uint8(0)
     for y in range(ny):
         row = ends[y]
         for x in range(nx):
@@ -248,6 +254,12 @@ def _first_saturated(groupdq, ends):
             flags, index = groupdq[j, y], np.int16(j)
             for x in range(nx):
                 row[x] = index if flags[x] & _SAT else row[x]
+            if j >= start:
+                for x in range(nx):
+                    seen[x] |= flags[x]
+    for x in range(nx):
+        every |= seen[x]
+    return every
 
 
 @kernel
@@ -401,7 +413,7 @@ def _fold(groupdq, pixeldq, ends, start, dq, endslice):
                 unusable[x] &= f[x]
                 seen[x] |= np.uint8(0) if f[x] & _SAT else f[x] & ~_DNU
             if j + 1 < n_res:
-                following, index = groupdq[j + 1, y], np.int8(j)
+                following, index = groupdq[j + 1, y], np.int16(j)
                 for x in range(nx):
                     last[x] = index if following[x] & ~f[x] & _SAT else last[x]
         if start + 1 < n_res:
@@ -480,7 +492,7 @@ def fit_ramp(
         to resultant i + 1 or i + 2 exceeds the slope by more than the threshold.
     dq : ndarray (y, x) of uint32
         UNRELIABLE_ERROR where the read noise is not finite (`sigma_read` stands in).
-    endslice : ndarray (y, x) of int8
+    endslice : ndarray (y, x) of int16
         e - 1 of the last transition into saturation, else -1.
     chisq, dumo : ndarray (y, x) of float32
     """
@@ -492,26 +504,95 @@ def fit_ramp(
     if dark_slope is None:
         dark_slope = np.zeros((1, 1), np.float32)
     dark_slope = np.broadcast_to(finite(dark_slope, 0.0)[0], shape)
-    k, read, poisson, n_pairs, pairs, pair_dt, pair_a, pair_b = _tables(exposure, params)
     start = exposure.start
     ends = np.empty(shape, np.int16)
-    _first_saturated(groupdq, ends)
+    seen = _first_saturated(groupdq, start, ends)
+    groupdq = groupdq.copy()
+    # Nearly all pixels use all resultants, up to a common end. Those that do not are fitted again.
+    common, where = ends, None
+    if params.exclude and seen & EXCLUDING:
+        where = with_exclusions(groupdq, ends, start)
+        common = np.where(where, np.int16(0), ends)  # the full weights, and no jump test
+    found = _fit_common(
+        ramp,
+        groupdq,
+        gain,
+        dark_slope,
+        read_noise,
+        common,
+        tile=tile,
+        exposure=exposure,
+        params=params,
+    )
+    dq = np.empty(shape, np.uint32)
+    endslice = np.empty(shape, np.int16)
+    pixeldq = flagged(pixeldq, bad_noise, PIXEL["UNRELIABLE_ERROR"], tile.active)
+    if where is not None and where.any():
+        lacking = refit(
+            ramp,
+            groupdq,
+            where,
+            (ends, gain, dark_slope, read_noise),
+            found,
+            u=params.slope / (params.gain * params.sigma_read**2),
+            truncated_min=params.truncated_min,
+            thresholds=_thresholds(params),
+            active=_active(tile),
+            exposure=exposure,
+        )
+        lacking &= pixeldq & _REFERENCE == 0
+        pixeldq = flagged(pixeldq, lacking, PIXEL["DO_NOT_USE"])
+        if not params.quality:
+            for values in found[4:]:
+                values.fill(0)
+    _fold(groupdq, pixeldq, ends, start, dq, endslice)
+    rate, var_poisson, var_rnoise, err, chisq, dumo = found
+    if params.half_precision_errors:
+        err, var_poisson = half(err), half(np.sqrt(var_poisson) ** 2)
+        var_rnoise = np.clip(err**2 - var_poisson, 0, None)
+    return rate, err, var_poisson, var_rnoise, groupdq, dq, endslice, chisq, dumo
+
+
+def _thresholds(params: RampFitParams) -> tuple[np.float32, ...]:
+    """Of the jump test: at low and high rates, these rates, logarithm of their ratio."""
+    a, b = params.rate_a, params.rate_b
+    return tuple(np.float32(v) for v in (params.threshold_a, params.threshold_b, a, b, log(b / a)))
+
+
+def _active(tile: Tile) -> tuple[int, int, int, int]:
+    """First and last row and column of the active pixels, the last not included."""
+    rows, columns = tile.active
+    return rows.start, rows.stop, columns.start, columns.stop
+
+
+def _fit_common(
+    ramp: np.ndarray,
+    groupdq: np.ndarray,
+    gain: np.ndarray,
+    dark_slope: np.ndarray,
+    read_noise: np.ndarray,
+    ends: np.ndarray,
+    *,
+    tile: Tile,
+    exposure: Exposure,
+    params: RampFitParams,
+) -> tuple[np.ndarray, ...]:
+    """Fit pixels that use all resultants before `ends`; sets JUMP_DET in `groupdq`.
+
+    Returns rate, var_poisson, var_rnoise, err, chisq and dumo, (y, x) of float32.
+    """
+    shape, start = ramp.shape[1:], exposure.start
+    k, read, poisson, n_pairs, pairs, pair_dt, pair_a, pair_b = _tables(exposure, params)
     rate, var_poisson = np.empty(shape, np.float32), np.empty(shape, np.float32)
     _fit_pixels(ramp, gain, dark_slope, ends, k, poisson, start, rate, var_poisson)
     var_rnoise, err = np.empty(shape, np.float32), np.empty(shape, np.float32)
     _errors(read_noise, read, ends, var_poisson, var_rnoise, err)
-    groupdq = groupdq.copy()
-    rows, columns = tile.active
-    active = (rows.start, rows.stop, columns.start, columns.stop)
-    a, b = params.rate_a, params.rate_b
-    values = (params.threshold_a, params.threshold_b, a, b, log(b / a))
-    thresholds = tuple(np.float32(v) for v in values)
     _flag_jumps(
         ramp,
         gain,
         dark_slope,
         read_noise,
-        active,
+        _active(tile),
         ends,
         rate,
         n_pairs,
@@ -519,21 +600,14 @@ def fit_ramp(
         pair_dt,
         pair_a,
         pair_b,
-        thresholds,
+        _thresholds(params),
         groupdq,
     )
-    dq = np.empty(shape, np.uint32)
-    endslice = np.empty(shape, np.int8)
-    pixeldq = flagged(pixeldq, bad_noise, PIXEL["UNRELIABLE_ERROR"], tile.active)
-    _fold(groupdq, pixeldq, ends, start, dq, endslice)
     chisq, dumo = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     if params.quality:
         whiten, uniform = quality_tables(exposure, params)
         _quality(ramp, read_noise, ends, whiten, uniform, start, rate, chisq, dumo)
-    if params.half_precision_errors:
-        err, var_poisson = half(err), half(np.sqrt(var_poisson) ** 2)
-        var_rnoise = np.clip(err**2 - var_poisson, 0, None)
-    return rate, err, var_poisson, var_rnoise, groupdq, dq, endslice, chisq, dumo
+    return rate, var_poisson, var_rnoise, err, chisq, dumo
 
 
 def amplified(read_noise: np.ndarray, ipc: np.ndarray, tile: Tile) -> np.ndarray:

@@ -44,6 +44,10 @@ CHAIN = [
     ),
     ("read noise as IPC correction amplifies it", {"ramp_fit": {"ipc_noise": True}}),
     ("two used resultants suffice before saturation", {"ramp_fit": {"truncated_min": 2}}),
+    (
+        "resultants that must not be used left out of the fit",
+        {"dq_init": {"interpolate": True}, "ramp_fit": {"exclude": True}},
+    ),
     ("solid angle where the pixel is, not 4 pixels off", {"flat": {"area_shift": 0}}),
     (
         "errors in float32 until they are written",
