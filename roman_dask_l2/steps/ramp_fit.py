@@ -13,7 +13,7 @@ from ..exposure import Exposure
 from ..jit import kernel
 from ..linalg import cholesky, dot, inverse
 from ..step import Params, Step, Tile
-from .common import finite, flagged
+from .common import finite, flagged, joined
 
 _DNU = np.uint8(GROUP["DO_NOT_USE"])
 _SAT = np.uint8(GROUP["SATURATED"])
@@ -46,6 +46,10 @@ class RampFitParams(Params):
     """The ramp was corrected for inter-pixel capacitance, which amplifies read noise: count it."""
     quality: bool = True
     """Compute chisq and dumo (romanimpreprocess writes zeros)."""
+    check_references: bool = True
+    """Take a read noise that is not positive for missing; romanimpreprocess works with it."""
+    reference_dq: bool = True
+    """Join the read-noise file's flags, if it has any."""
     half_precision_errors: bool = False
     """Round err and var_poisson to float16 as soon as they are known, as romanimpreprocess does."""
 
@@ -442,6 +446,7 @@ def fit_ramp(
     read_noise: np.ndarray,
     dark_slope: np.ndarray | None = None,
     ipc: np.ndarray | None = None,
+    read_dq: np.ndarray | None = None,
     *,
     tile: Tile,
     exposure: Exposure,
@@ -465,6 +470,7 @@ def fit_ramp(
     ipc : ndarray (3, 3, y, x) of float32, optional
         Kernel by which the ramp was corrected. To first order the correction multiplies
         uncorrelated noise by one over the share that a pixel keeps, so sigma is divided by it.
+    read_dq : ndarray (y, x) of uint32, optional
 
     Returns
     -------
@@ -479,14 +485,15 @@ def fit_ramp(
         With JUMP_DET (Sharma & Casertano 2024, PASP 136, 054504): a resultant i whose difference
         to resultant i + 1 or i + 2 exceeds the slope by more than the threshold.
     dq : ndarray (y, x) of uint32
-        UNRELIABLE_ERROR where the read noise is not finite (`sigma_read` stands in).
+        UNRELIABLE_ERROR where the read noise is not finite or not positive (`sigma_read` stands
+        in).
     endslice : ndarray (y, x) of int8
         e - 1 of the last transition into saturation, else -1.
     chisq, dumo : ndarray (y, x) of float32
     """
     shape = ramp.shape[1:]
     gain, _ = finite(gain, 1.0)
-    read_noise, bad_noise = finite(read_noise, params.sigma_read)
+    read_noise, bad_noise = finite(read_noise, params.sigma_read, params.check_references)
     if ipc is not None:
         read_noise = amplified(read_noise, ipc, tile)
     if dark_slope is None:
@@ -524,6 +531,7 @@ def fit_ramp(
     )
     dq = np.empty(shape, np.uint32)
     endslice = np.empty(shape, np.int8)
+    pixeldq = joined(pixeldq, read_dq, tile.active)
     pixeldq = flagged(pixeldq, bad_noise, PIXEL["UNRELIABLE_ERROR"], tile.active)
     _fold(groupdq, pixeldq, ends, start, dq, endslice)
     chisq, dumo = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
@@ -553,6 +561,7 @@ def half(array: np.ndarray) -> np.ndarray:
 def _references(params: RampFitParams) -> dict[str, str]:
     references = {"gain": "gain.data", "read_noise": "read.data"}
     references |= {"dark_slope": "dark.dark_slope"} if params.dark_noise else {}
+    references |= {"read_dq": "read.dq"} if params.reference_dq else {}
     return references | ({"ipc": "ipc4d.data"} if params.ipc_noise else {})
 
 

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.polynomial import legendre
 
+from roman_dask_l2.detector import Window
 from roman_dask_l2.dq import GROUP, PIXEL
 from roman_dask_l2.exposure import Exposure
-from roman_dask_l2.steps.linearity import linearise, step
+from roman_dask_l2.step import Tile
+from roman_dask_l2.steps.linearity import LinearityParams, linearise, step
 
 NO_LIN, REFERENCE = PIXEL["NO_LIN_CORR"], PIXEL["REFERENCE_PIXEL"]
 SAT = GROUP["SATURATED"]
@@ -80,7 +82,9 @@ def test_formula(first, arrays, exposure, run_step, window):
     np.testing.assert_array_equal(result["pixeldq"], flags[window.slices], strict=True)
 
 
-def one_pixel(ramp, groupdq=(0, 0, 0, 0), pixeldq=0, linearity_dq=0, first=(0,), **reference):
+def one_pixel(
+    ramp, groupdq=(0, 0, 0, 0), pixeldq=0, linearity_dq=0, first=(0,), check=False, **reference
+):
     """A pixel with phi(z) = z^2-like curvature: range 100..300, Sref 150."""
     values = {"coef": [10.0, 20.0, 5.0], "Smin": 100.0, "Smax": 300.0, "Sref": 150.0} | reference
     arrays = {k: np.full((np.size(v), 1, 1) if k == "coef" else (1, 1), 0, np.float32)
@@ -93,7 +97,9 @@ def one_pixel(ramp, groupdq=(0, 0, 0, 0), pixeldq=0, linearity_dq=0, first=(0,),
         np.full((1, 1), pixeldq, np.uint32),
         **arrays,
         linearity_dq=np.full((1, 1), linearity_dq, np.uint32),
+        tile=Tile(Window(60, 61, 50, 51), 256),
         exposure=Exposure(256, (first, (4,), (5,), (6,)), 3.0),
+        params=LinearityParams(check_references=check),
     )
     return out[:, 0, 0], int(dq[0, 0])
 
