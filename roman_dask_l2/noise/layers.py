@@ -409,8 +409,8 @@ class _Plan:
         """The recipe on other inputs, its sky-subtracted rate written to the store."""
         steps = quiet_steps(self._job.steps)
         target, rate = self._image(name), self._image(f"{name}-rate")
-        flags = self._image(f"{name}-dq", "uint32")
-        sinks = {"rate": rate, "data": target, "dq": flags}
+        flags = self._image(f"{name}-dq", "uint8")
+        sinks: dict[str, graph.Sink] = {"rate": rate, "data": target, "dq": UsableFlags(flags)}
         lazy = graph.build(
             steps, inputs, self._grid, (), self._per_step, after, sinks, in_flight=in_flight()
         )
@@ -482,6 +482,20 @@ def _noisy_inputs(inputs: Inputs, cube: tuple[Spilled, Spilled], own: bool) -> I
         sources.pop("l1.resultantdq", None)
     sources["l1.data"], sources["l1.amp33"] = cube
     return Inputs(exposure, sources, inputs.layouts)
+
+
+@dataclass(frozen=True)
+class UsableFlags:
+    """Of a noisy image's flags the one that its sky looks at, DO_NOT_USE, in a quarter of the
+    bytes."""
+
+    store: Spilled
+
+    def put(self, values: np.ndarray, window: Window) -> None:
+        self.store.put((values & _DO_NOT_USE).astype(np.uint8), window)
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        return self.store.read(window).astype(np.uint32)
 
 
 @dataclass(frozen=True)
@@ -862,11 +876,11 @@ def _log_layer(line: Mapping[str, Any]) -> None:
 def unusable(line: Mapping[str, Any]) -> list[str]:
     """What to tell of a layer's pixels that have no number, and of a sky that was not found."""
     found = []
-    if line["not_finite"]:
+    if line.get("not_finite"):
         found.append(
             f"layer {line['label']}: {line['not_finite']} pixels have no finite noise, they are 0"
         )
-    if line["without_sky"]:
+    if line.get("without_sky"):
         found.append(
             f"layer {line['label']}: too few cells with usable pixels for its polynomial, "
             "it is left out"
