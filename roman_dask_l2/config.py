@@ -30,6 +30,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from . import dq
+from .cells import CELLS, MAX_ORDER
 from .errors import InputError
 
 log = logging.getLogger(__name__)
@@ -107,9 +108,24 @@ def _growth(pixels: int) -> int:
     return pixels
 
 
+def _order(order: int) -> int:
+    if not 0 <= order <= MAX_ORDER:
+        raise _expected(
+            f"a whole number from 0 to {MAX_ORDER}, the greatest order that {CELLS} x {CELLS} "
+            "cells can carry"
+        )
+    return order
+
+
 FilePath = Annotated[Path, BeforeValidator(_expand)]
 AsdfPath = Annotated[FilePath, AfterValidator(_asdf)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(_no_bool)]
+SkyOrder = Annotated[
+    int,
+    Field(json_schema_extra={"minimum": 0, "maximum": MAX_ORDER}),
+    BeforeValidator(_no_bool),
+    AfterValidator(_order),
+]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_no_bool)]
 Flag = Annotated[str, Field(json_schema_extra={"enum": [*dq.PIXEL]}), AfterValidator(_flag)]
 Growth = Annotated[
@@ -248,8 +264,9 @@ class Config(_Block):
     """Thresholds of the jump detection."""
     FITSOUT: bool = False
     """Also write the image as FITS, under OUT with ``.asdf`` replaced by ``_asdf_to.fits``."""
-    SKYORDER: Count | None = None
-    """Order of the polynomial sky model to subtract; without it the sky stays in the image."""
+    SKYORDER: SkyOrder | None = None
+    """Order of the polynomial sky model to subtract, 0 to 7; without it the sky stays in the
+    image."""
     SLICEOUT: bool = False
     """Also store the last resultant of each saturating pixel's fit (``endslice``)."""
     SATURATION_BACKUP: Count = 1
@@ -529,7 +546,7 @@ def _sentence(key: str, item: Any) -> str:
             expected = item["msg"]
         case "bool_type" | "bool_parsing":
             expected = "true or false"
-        case "int_type" | "int_parsing" | "int_from_float":
+        case "int_type" | "int_parsing" | "int_parsing_size" | "int_from_float":
             expected = "a whole number"
         case "float_type" | "float_parsing":
             expected = "a number"

@@ -231,11 +231,11 @@ def temp_needed(exposure: Exposure, layers: Sequence[tuple[Layer, int]]) -> int:
     """Bytes that the TEMP store of noise layers takes at most."""
     n, r = exposure.side, exposure.n_resultants
     frame = n * n
-    cube = frame * (2 * r + 8) + 2 * r * n * CHANNEL  # and its rate with and without sky
+    cube = frame * (2 * r + 9) + 2 * r * n * CHANNEL  # its rate with and without sky, its flags
     reads = sum(layer.read is not None for layer, _ in layers)
     lights = sum(bool(layer.poisson or layer.pearson) for layer, _ in layers)
     kinds = {layer.read.own_ramp for layer, _ in layers if layer.read}
-    base = 8 * frame if False in kinds else 0
+    base = 9 * frame if False in kinds else 0
     if kinds:
         base += (4 + 2 * r * len(kinds)) * frame  # what noisy planes are made from
     flying = min(reads, IN_FLIGHT) * cube + min(lights, IN_FLIGHT) * 4 * frame

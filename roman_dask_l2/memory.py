@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import graph
+from .cells import CELLS
 from .detector import CHANNEL, Grid
 from .errors import InputError
 from .io.arrays import PIECE_BYTES, PixelArea, Placed, ReadTime, pieces_kept
@@ -23,7 +24,6 @@ from .job import Job
 from .noise.label import Layer
 from .recipe import BoundStep
 from .step import VARIABLES
-from .steps.sky import CELLS
 
 BASE = 250e6
 """Resident bytes of Python with all libraries and compiled kernels, measured."""

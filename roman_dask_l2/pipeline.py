@@ -31,6 +31,7 @@ from .io.fits import FitsCopy, fits_name
 from .io.l2 import IMAGE_ARRAYS, L2File, image_model
 from .io.references import Inputs
 from .job import Job, outputs, prepare
+from .left_out import counts, sky_order, warnings
 from .median import median
 from .noise.label import Layer
 from .photometry import photometry
@@ -231,6 +232,8 @@ def calibrate(
                 timings = {"stages": dict(clock.seconds), "steps": steps, "tile": list(tile)}
                 file.finish(model.result(), _processinfo(job, found) | {"timings": timings})
         clock.stage("write")
+    for line in warnings(getattr(job.params("sky"), "order", None), found["measured"]):
+        log.warning("%s", line)
     log.info("wrote %s (%.2f%% of the pixels masked)", config.OUT, 100 * found["masked"])
     return Result(
         config.OUT,
@@ -378,15 +381,17 @@ def _copy(window: Window, blocks: Mapping[str, Block], copy: FitsCopy | None, re
     return int(mask.sum())
 
 
-def _median_gain(inputs: Inputs) -> float:
-    """Median of the gain file, e/DN."""
+def _median_gain(inputs: Inputs) -> tuple[float, int]:
+    """Median of the gain file, e/DN, and how many values are not finite."""
     source = inputs.sources["gain.data"]
     gain = source.read()
+    size = gain.size
     if not all_finite(gain):
         gain = gain[np.isfinite(gain)]
     if gain.size == 0:
         raise InputError(f"CALDIR.gain: {source.array.path}: no finite gain in roman.data")
-    return median(gain) if gain.dtype == np.float32 else float(np.median(gain))
+    middle = median(gain) if gain.dtype == np.float32 else float(np.median(gain))
+    return middle, size - gain.size
 
 
 def _model(job: Job) -> Any:
@@ -416,9 +421,10 @@ def _processinfo(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
     weights = _weights(exposure, fit)
     return {
         "medsky": _medsky(measured),
-        "medgain": found["medgain"],
-        "skyorder": -1 if order is None else order,
+        "medgain": found["medgain"][0],
+        "skyorder": sky_order(order, measured),
         "skycoefs": measured.get("sky", {}).get("coefs", np.zeros(0)),
+        "left_out": counts(measured) | {"medgain": found["medgain"][1]},
         "ramp_opt_pars": _pick(fit, slope="slope", gain="gain", sigma_read="sigma_read"),
         "weights": weights,
         "meta": {

@@ -562,13 +562,19 @@ def test_nothing_but_input_errors(value):
 # Values
 
 
+ORDERS = "expected a whole number from 0 to 7, the greatest order that 8 x 8 cells can carry"
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
         ({"SKYORDER": "two"}, "SKYORDER is 'two', expected a whole number"),
         ({"SKYORDER": 1.5}, "SKYORDER is 1.5, expected a whole number"),
-        ({"SKYORDER": -1}, "SKYORDER is -1, expected a whole number from 0 up"),
+        ({"SKYORDER": -1}, f"SKYORDER is -1, {ORDERS}"),
         ({"SKYORDER": False}, "SKYORDER is False, expected a number"),
+        ({"SKYORDER": 8}, f"SKYORDER is 8, {ORDERS}"),
+        ({"SKYORDER": 10**30}, f"SKYORDER is {10**30}, {ORDERS}"),
+        ({"SKYORDER": 1e300}, "SKYORDER is 1e+300, expected a whole number"),
         ({"SATURATION_BACKUP": -1}, "SATURATION_BACKUP is -1, expected a whole number from 0 up"),
         ({"FITSOUT": "maybe"}, "FITSOUT is 'maybe', expected true or false"),
         ({"EXCLUDE_FIRST": [1]}, "EXCLUDE_FIRST is [1], expected true or false"),

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from roman_dask_l2 import __version__
 from roman_dask_l2.batch.campaign import CampaignFile
 from roman_dask_l2.batch.sources import Exposures
+from roman_dask_l2.cells import MAX_ORDER
 from roman_dask_l2.cli import COMMANDS
 from roman_dask_l2.dq import PIXEL
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.noise.label import GRAMMAR, MAX_ORDER, parse
+from roman_dask_l2.noise.label import GRAMMAR, parse
 from roman_dask_l2.recipe import STEPS, load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

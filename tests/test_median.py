@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from roman_dask_l2.io.blocks import half
-from roman_dask_l2.median import median
+from roman_dask_l2.median import median, quartiles
 
 FLOATS = st.floats(width=32, allow_nan=False)
 
@@ -27,6 +27,26 @@ def test_median_of_an_image(shape):
 
 def test_median_with_nan():
     assert np.isnan(median(np.array([1, np.nan, 2], np.float32)))
+
+
+def _odd(values):
+    """Some of them NaN of any sign and payload, or infinite."""
+    odd = np.array([0x7FC00000, 0xFFC00001, 0x7F800001, 0xFFFFFFFF, 0x7F800000, 0xFF800000], "u4")
+    return np.concatenate([odd.view(np.float32), values])
+
+
+@given(arrays(np.float32, st.integers(1, 300), elements=st.floats(width=32, allow_infinity=False)))
+def test_finite_values_alone(values):
+    finite = values[np.isfinite(values)]
+    found = median(_odd(values), finite=True)
+    quarters = quartiles(lambda: [values, _odd(values)], finite=True)
+    if finite.size == 0:
+        assert np.isnan([found, *quarters]).all()
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.testing.assert_array_equal(found, float(np.median(finite)))
+        expected = np.percentile(np.tile(finite.astype(float), 2), [25, 50, 75])
+        np.testing.assert_allclose(quarters, expected, rtol=1e-14)
 
 
 def _clipped(values):

@@ -49,7 +49,9 @@ ARRAYS: dict[str, Array] = {
     "dark.dark_slope": Array("yx", F, "DN/s", "dark current, linearised"),
     "dark.dq": Array("yx", U, "", "flags of the dark"),
     "gain.data": Array("yx", None, "e/DN", "gain; its precision is that of the IPC arithmetic"),
+    "gain.dq": Array("yx", U, "", "flags of the gain", False),
     "ipc4d.data": Array("kkYX", F, "", "share of a pixel's charge seen in each neighbour"),
+    "ipc4d.dq": Array("yx", U, "", "flags of the kernel", False),
     "linearitylegendre.data": Array("pyx", F, "DN", "Legendre coefficients"),
     "linearitylegendre.Smin": Array("yx", F, "DN", "lower end of the linearity fit"),
     "linearitylegendre.Smax": Array("yx", F, "DN", "upper end of the linearity fit"),
@@ -57,6 +59,7 @@ ARRAYS: dict[str, Array] = {
     "linearitylegendre.dq": Array("yx", U, "", "flags of the linearity fit"),
     "mask.dq": Array("yx", U, "", "pixels known to be bad"),
     "read.data": Array("yx", F, "DN", "read noise of one read"),
+    "read.dq": Array("yx", U, "", "flags of the read noise", False),
     "read.resetnoise": Array("yx", F, "DN", "reset noise"),
     "read.anc.U_PINK": Array("", None, "DN", "1/f noise of each channel's own"),
     "read.anc.C_PINK": Array("", None, "DN", "1/f noise common to all channels"),
@@ -68,7 +71,9 @@ ARRAYS: dict[str, Array] = {
     "saturation.data": Array("yx", F, "DN", "saturation threshold, raw"),
     "saturation.dq": Array("yx", U, "", "flags of the threshold"),
     "flat.data": Array("yx", F, "", "relative response to a uniform surface brightness"),
+    "flat.dq": Array("yx", U, "", "flags of the flat", False),
     "biascorr.data": Array("rYX", F, "DN", "bias that dark and linearity do not explain"),
+    "biascorr.dq": Array("yx", U, "", "flags of the bias", False),
     "biascorr.t0": Array("", None, "s", "time from reset to the empty-well level", False),
     "dark_decay.decay_table": Array("", None, "DN, s", "amplitude and time constant by detector"),
 }
@@ -169,6 +174,8 @@ def _source(
         return None
     n, r = exposure.side, exposure.n_resultants
     sizes = {"r": r, "k": 3, "y": n, "x": n, "Y": n - 2 * BORDER, "X": n - 2 * BORDER, "a": CHANNEL}
+    if key == ("dq",) and stored.shape == (n - 2 * BORDER,) * 2:
+        array = replace(array, dims="YX")  # flags of the active pixels alone
     expected = tuple(sizes.get(d, -1) for d in array.dims)
     extra = array.dims[0] == "r" and layout is not l1  # the reference read may be there still
     fits = len(stored.shape) == len(expected) and all(

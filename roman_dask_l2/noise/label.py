@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ..cells import MAX_ORDER
 from ..errors import InputError
 
 log = logging.getLogger(__name__)
@@ -26,10 +27,8 @@ order    = digit { digit }
 digit    = "0".."9"
 """
 """The language in EBNF. Beyond it: each command stands at most once, but comments may repeat; each
-argument stands at most once in its command; P does not stand before R; an order is at most 9."""
-
-MAX_ORDER = 9
-"""A sky model of order 10 has 66 coefficients, more than the 64 cells it is fitted to."""
+argument stands at most once in its command; P does not stand before R; an order is at most
+`MAX_ORDER`."""
 
 _LETTERS = "ROPSC"
 

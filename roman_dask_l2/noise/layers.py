@@ -28,6 +28,7 @@ from dask.delayed import Delayed
 from .. import graph
 from ..config import Config
 from ..detector import BORDER, CHANNEL, Grid, Window
+from ..dq import PIXEL
 from ..errors import InputError
 from ..exposure import Exposure
 from ..io.arrays import FileArray, Placed
@@ -47,7 +48,7 @@ from ..io.spill import (
     temp_store,
 )
 from ..job import Job, check_noise, prepare, temp_needed
-from ..median import median, quartiles
+from ..median import quartiles
 from ..pipeline import tile_and_threads
 from ..processes import give_back
 from ..progress import Progress, Stage
@@ -55,8 +56,9 @@ from ..provenance import provenance
 from ..recipe import BoundStep
 from ..schedulers import in_flight, running
 from ..step import Tile
+from ..steps.common import all_finite
 from ..steps.ramp_fit import RampFitParams, fits
-from ..steps.sky import SkyParams, cell_edges, fit_sky, sky_model, subtract_model
+from ..steps.sky import cell_edges, cell_median, fit_sky, sky_model, subtract_model
 from .label import Layer, warn_of
 from .own_weights import own_weights
 from .pearson import pearson_noise
@@ -70,6 +72,7 @@ BAND_ROWS = 256
 """Rows that are worked on at a time where a task makes a whole image."""
 SIGMA = 1.34896
 """Interquartile range of a Gaussian, in standard deviations."""
+_DO_NOT_USE = np.uint32(PIXEL["DO_NOT_USE"])
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class NoiseResult:
     out : Path
     fits : Path or None
     layers : list of dict
-        Label, median, sigma (DN/s), clipped fraction and inadmissible pixels of each layer.
+        Label, median, sigma (DN/s), clipped fraction, pixels without a draw or a finite number,
+        and whether a polynomial was not found, of each layer.
     seconds : float
     """
 
@@ -294,9 +298,13 @@ class _Plan:
                 ("data_withsky", ("roman", "data_withsky"), "float32"),
                 ("endslice", ("processinfo", "endslice"), "int16"),
                 ("excluded", ("processinfo", "excluded"), "uint8"),
+                ("dq", ("roman", "dq"), "uint32"),
             )
             if l2.array(*key) is not None
         }
+        # Which pixels statistics and fits leave out; None: none.
+        every = getattr(job.params("sky"), "every_pixel", False)
+        self._flags = None if every else self._l2["dq"]
         noise = job.config.NOISE
         assert noise is not None
         self._seed = noise.SEED
@@ -319,9 +327,9 @@ class _Plan:
         base: Any = None
         if layer.read is not None:
             cube = self._cube(index)
-            read, rate, done = self._read_part(layer, streams, index, cube, waits, work)
+            read, more, done = self._read_part(layer, streams, index, cube, waits, work)
             base = self._l2["data"]
-            parts, rubbish = [done], [*cube, read, rate]
+            parts, rubbish = [done], [*cube, read, *more]
             if not layer.read.own_ramp:
                 base, ready = self._base_image(work)
                 parts.append(ready)
@@ -329,7 +337,7 @@ class _Plan:
             light = self._image(f"light{index}")
             parts.append(self._light_part(layer, streams, light, waits, work))
             rubbish.append(light)
-        images = (read, base, light)
+        images = (read, base, light, self._flags)
         place = (index, self._planes[index])
         call = (layer, images, place, self._exposure, self._store, rubbish)
         finished = graph.fan(f"finish-layer-{index}", _finish, [call], parts, work)
@@ -338,9 +346,9 @@ class _Plan:
         self.stages.append(Stage(name, work, "tasks"))
         return finished
 
-    def _image(self, name: str) -> Spilled:
+    def _image(self, name: str, dtype: str = "float32") -> Spilled:
         n = self._exposure.side
-        return self._store.create(f"{name}-{self._token}", (n, n), self._grid.tile, "float32")
+        return self._store.create(f"{name}-{self._token}", (n, n), self._grid.tile, dtype)
 
     def _cube(self, index: int) -> tuple[Spilled, Spilled]:
         """Stores of a noisy ramp, of which strips are written whole."""
@@ -380,8 +388,8 @@ class _Plan:
         cube: tuple[Spilled, Spilled],
         waits: list[Delayed],
         work: dict[str, int],
-    ) -> tuple[Spilled, Spilled, Delayed]:
-        """The noisy ramp through the recipe: image, its rate, and when they are there."""
+    ) -> tuple[Spilled, list[Spilled], Delayed]:
+        """The noisy ramp through the recipe: image, what else was stored, when they are there."""
         assert layer.read is not None
         own = layer.read.own_ramp
         strips, ready = self._made_of(own, work)
@@ -401,17 +409,18 @@ class _Plan:
 
     def _run(
         self, inputs: Inputs, name: str, after: list[Delayed], work: dict[str, int]
-    ) -> tuple[Spilled, Spilled, Delayed]:
+    ) -> tuple[Spilled, list[Spilled], Delayed]:
         """The recipe on other inputs, its sky-subtracted rate written to the store."""
         steps = quiet_steps(self._job.steps)
         target, rate = self._image(name), self._image(f"{name}-rate")
-        sinks = {"rate": rate, "data": target}
+        flags = self._image(f"{name}-dq", "uint8")
+        sinks: dict[str, graph.Sink] = {"rate": rate, "data": target, "dq": UsableFlags(flags)}
         lazy = graph.build(
             steps, inputs, self._grid, (), self._per_step, after, sinks, in_flight=in_flight()
         )
         for names in lazy.work:
             work |= names  # what is measured aside is not asked for
-        return target, rate, lazy.seconds[-1]
+        return target, [rate, flags], lazy.seconds[-1]
 
     def _light_part(
         self,
@@ -435,7 +444,8 @@ class _Plan:
             fit,
         )
         if layer.poisson is not None and layer.poisson.background_order is not None:
-            level = (self._l2["data_withsky"], layer.poisson.background_order, self._exposure)
+            order = layer.poisson.background_order
+            level = (self._l2["data_withsky"], self._flags, order, self._exposure)
             waits = [graph.fan(f"background-{light.name}", _background, [level], waits)]
         windows = [self._grid.window(*place) for place in np.ndindex(*self._grid.shape)]
         tiles = [(layer, streams, window, source, light) for window in windows]
@@ -478,6 +488,20 @@ def _noisy_inputs(inputs: Inputs, cube: tuple[Spilled, Spilled], own: bool) -> I
         sources.pop("l1.resultantdq", None)
     sources["l1.data"], sources["l1.amp33"] = cube
     return Inputs(exposure, sources, inputs.layouts)
+
+
+@dataclass(frozen=True)
+class UsableFlags:
+    """Of a noisy image's flags the one that its sky looks at, DO_NOT_USE, in a quarter of the
+    bytes."""
+
+    store: Spilled
+
+    def put(self, values: np.ndarray, window: Window) -> None:
+        self.store.put((values & _DO_NOT_USE).astype(np.uint8), window)
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        return self.store.read(window).astype(np.uint32)
 
 
 @dataclass(frozen=True)
@@ -599,24 +623,30 @@ def _decoded(values: np.ndarray, window: Window, inputs: Inputs) -> np.ndarray:
     return base_plane(np.rint(values))
 
 
-def _background(level: Placed, order: int, exposure: Exposure, waits: Any) -> np.ndarray:
-    """Coefficients of the median-cell polynomial of the L2 image."""
+def _background(
+    level: Placed, flags: Placed | None, order: int, exposure: Exposure, waits: Any
+) -> np.ndarray | None:
+    """Coefficients of the median-cell polynomial of the L2 image; None if there are none."""
+    return _fit(level.read, flags, order, exposure)
+
+
+def _fit(
+    image: Callable[[Window], np.ndarray],
+    flags: Placed | None,
+    order: int,
+    exposure: Exposure,
+) -> np.ndarray | None:
+    """Sky coefficients of an image, of which ``image(window)`` is a part, from pixels that are
+    finite and not flagged DO_NOT_USE."""
     n = exposure.side
-
-    def rows(first: int, last: int) -> np.ndarray:
-        return level.read(Window(first + BORDER, last + BORDER, BORDER, n - BORDER))
-
-    return _fit(rows, order, exposure)
-
-
-def _fit(rows: Callable[[int, int], np.ndarray], order: int, exposure: Exposure) -> np.ndarray:
-    """Sky coefficients of an image of the active pixels; ``rows(first, last)`` are some of it."""
-    edges = cell_edges(exposure.side)
+    edges = cell_edges(n)
     medians = []
     for first, last in edges:
-        band = rows(first, last)
-        medians += [median(band[:, a:b]) for a, b in edges]
-    return fit_sky(medians, exposure=exposure, params=SkyParams(order=order))["coefs"]
+        window = Window(first + BORDER, last + BORDER, BORDER, n - BORDER)
+        band = image(window)
+        dq = np.zeros(band.shape, np.uint32) if flags is None else flags.read(window)
+        medians += [cell_median(band[:, a:b], dq[:, a:b])[0] for a, b in edges]
+    return fit_sky(medians, order, exposure)
 
 
 def _write_light(
@@ -626,10 +656,11 @@ def _write_light(
     light: _Light,
     target: Spilled,
     ready: Any,
-) -> int:
+) -> int | None:
     """Draw P and O on one tile and write it to the store; returns inadmissible O pixels.
 
-    With a background only, `ready` holds its coefficients.
+    With a background only, `ready` holds its coefficients; None if there are none: then there is no
+    noise either, and None is returned.
 
     Draws are made in whole blocks of 128 x 128 detector pixels, whatever the tile, and cut.
     """
@@ -662,7 +693,7 @@ def _write_light(
             if window.y0 <= y and window.x0 <= x:  # count a block once, whatever the tiles
                 inadmissible += bad
     target.put(out, window)
-    return inadmissible
+    return None if order is not None and background is None else inadmissible
 
 
 def _draw_block(
@@ -699,7 +730,9 @@ def _draw_block(
         drawn += values
     if layer.poisson is not None:
         order = layer.poisson.background_order
-        if order is not None and background is not None:
+        if order is not None and background is None:
+            level = np.full(block.shape, np.nan, np.float32)  # not known: no noise
+        elif order is not None and background is not None:
             level = sky_model(background, order, block, exposure.side).astype(np.float32)
         rng = streams(What.POISSON, None, number)
         drawn += poisson_noise(rng, level, gain, rows, weights, exposure)
@@ -711,7 +744,7 @@ def _draw_block(
 
 def _finish(
     layer: Layer,
-    images: tuple[Spilled | None, Any, Spilled | None],
+    images: tuple[Spilled | None, Any, Spilled | None, Placed | None],
     place: tuple[int, list[Block]],
     exposure: Exposure,
     store: TempStore,
@@ -729,29 +762,37 @@ def _finish(
         for y in range(BORDER, n - BORDER, BAND_ROWS)
     ]
     if layer.read is not None and layer.read.clip is not None:
-        total.limits = clip_limits(quartiles(lambda: map(total.read_noise, bands)), layer.read.clip)
+        values = partial(map, partial(total.usable, total.read_noise), bands)
+        total.limits = clip_limits(quartiles(values, finite=True), layer.read.clip)
+    drawn = [0] if images[2] is None else parts[-1]
+    without_sky = None in drawn  # no background to draw the noise of
     if layer.sky_order is not None:
-
-        def cells(first: int, last: int) -> np.ndarray:
-            return total.rows(Window(first + BORDER, last + BORDER, BORDER, n - BORDER))
-
-        coefs = _fit(cells, layer.sky_order, exposure)
-        total.sky = partial(subtract_model, coefs=coefs, order=layer.sky_order, side=n)
+        coefs = _fit(total.rows, total.flags, layer.sky_order, exposure)
+        without_sky |= coefs is None
+        if coefs is not None:
+            total.sky = partial(subtract_model, coefs=coefs, order=layer.sky_order, side=n)
     total.largest = float(np.finfo(planes[0].dtype).max)
-    clipped = 0
+    clipped = unknown = 0
     for window in bands:
         noise = total.read_noise(window)
         clipped += total.outside(noise)
         rows = total.finished(noise, window)
+        if not all_finite(rows):
+            bad = np.isnan(rows)
+            rows[bad] = 0
+            unknown += int(np.count_nonzero(bad))
         for plane in planes:
             plane.put(rows, window)
-    q25, middle, q75 = quartiles(lambda: map(total.rows, bands))
+    values = partial(map, partial(total.usable, total.rows), bands)
+    q25, middle, q75 = quartiles(values, finite=True)
     line = {
         "label": layer.label,
         "median": middle,
         "sigma": (q75 - q25) / SIGMA,
         "clipped": clipped / (n - 2 * BORDER) ** 2,
-        "inadmissible": 0 if images[2] is None else sum(parts[-1]),
+        "inadmissible": sum(n or 0 for n in drawn),
+        "not_finite": unknown,
+        "without_sky": without_sky,
     }
     store.write_note(_finished(index), line)
     for array in rubbish:
@@ -768,6 +809,8 @@ class _Sum:
         Image of the noisy ramp, and of the ramp without noise.
     light : Spilled or None
         P and O.
+    flags : Placed or None
+        Of the L2 image; DO_NOT_USE has no part in statistics.
     limits : tuple of float32, optional
         Of the read noise.
     sky : callable, optional
@@ -779,6 +822,7 @@ class _Sum:
     read: Spilled | None
     base: Any
     light: Spilled | None
+    flags: Placed | None = None
     limits: tuple[np.float32, np.float32] | None = None
     sky: Callable[..., np.ndarray] | None = None
     largest: float = np.inf
@@ -805,17 +849,29 @@ class _Sum:
             noise += self.light.read(window)
         if self.sky is not None:
             noise = self.sky(noise, window=window)
+        if not all_finite(noise):
+            noise[~np.isfinite(noise)] = np.nan  # not to be clipped to a number
         np.clip(noise, -self.largest, self.largest, out=noise)
         return noise
 
     def rows(self, window: Window) -> np.ndarray:
+        """The image; NaN where it is not known."""
         return self.finished(self.read_noise(window), window)
+
+    def usable(self, image: Callable[[Window], np.ndarray], window: Window) -> np.ndarray:
+        """``image(window)``, NaN where statistics must not look."""
+        rows = image(window)
+        if self.flags is not None:
+            rows[self.flags.read(window) & _DO_NOT_USE != 0] = np.nan
+        return rows
 
 
 def clip_limits(quarters: tuple[float, float, float], q: float) -> tuple[np.float32, np.float32]:
     """Median -+ q sigma of an image with these quartiles, sigma from the interquartile range."""
     q25, middle, q75 = quarters
     reach = q * (q75 - q25) / SIGMA
+    if not np.isfinite(reach):  # no pixel can be used
+        return np.float32(-np.inf), np.float32(np.inf)
     return np.float32(middle - reach), np.float32(middle + reach)
 
 
@@ -832,6 +888,23 @@ def _log_layer(line: Mapping[str, Any]) -> None:
     )
     if line["inadmissible"]:
         log.warning("%s", no_draw(line))
+    for warning in unusable(line):
+        log.warning("%s", warning)
+
+
+def unusable(line: Mapping[str, Any]) -> list[str]:
+    """What to tell of a layer's pixels that have no number, and of a sky that was not found."""
+    found = []
+    if line.get("not_finite"):
+        found.append(
+            f"layer {line['label']}: {line['not_finite']} pixels have no finite noise, they are 0"
+        )
+    if line.get("without_sky"):
+        found.append(
+            f"layer {line['label']}: too few cells with usable pixels for its polynomial, "
+            "it is left out"
+        )
+    return found
 
 
 def no_draw(line: Mapping[str, Any]) -> str:

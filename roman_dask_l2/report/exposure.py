@@ -17,7 +17,7 @@ from .. import __version__
 from ..detector import BORDER, Window
 from ..dq import PIXEL
 from ..errors import InputError
-from ..noise.layers import no_draw
+from ..noise.layers import no_draw, unusable
 from ..quality import degrees_of_freedom, reduced_chi_square
 from ..steps.sky import sky_model
 from . import expected, layers, plots
@@ -223,6 +223,7 @@ def _warnings(facts: _Facts) -> list[str]:
     if facts.noise is not None:
         # In the words of the log, so that a warning of the run does not stand there twice.
         found += [no_draw(line) for line in facts.noise.statistics if line["inadmissible"]]
+        found += [text for line in facts.noise.statistics for text in unusable(line)]
     return found
 
 

@@ -8,8 +8,15 @@ import numpy as np
 
 from ..dq import PIXEL
 from ..jit import kernel
-from ..step import Step, Tile
-from .common import copy, finite, flagged
+from ..step import Params, Step, Tile
+from .common import copy, finite, flagged, joined
+
+
+class BiasParams(Params):
+    """Parameters of `subtract_bias`."""
+
+    reference_dq: bool = True
+    """Join the file's flags, if it has any."""
 
 
 @kernel
@@ -27,7 +34,12 @@ def _subtract(ramp, bias, rows, columns, out):
 
 
 def subtract_bias(
-    ramp: np.ndarray, pixeldq: np.ndarray, bias: np.ndarray, *, tile: Tile
+    ramp: np.ndarray,
+    pixeldq: np.ndarray,
+    bias: np.ndarray,
+    bias_dq: np.ndarray | None = None,
+    *,
+    tile: Tile,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Subtract the bias cube from active pixels.
 
@@ -38,6 +50,7 @@ def subtract_bias(
     pixeldq : ndarray (y, x) of uint32
     bias : ndarray (R, y, x) of float32
         Bias correction, DN, zero on reference pixels.
+    bias_dq : ndarray (y, x) of uint32, optional
 
     Returns
     -------
@@ -49,7 +62,12 @@ def subtract_bias(
     rows, columns = tile.active
     out = np.empty_like(ramp)
     _subtract(ramp, bias, (rows.start, rows.stop), (columns.start, columns.stop), out)
+    pixeldq = joined(pixeldq, bias_dq, tile.active)
     return out, flagged(pixeldq, where, PIXEL["UNRELIABLE_BIAS"], tile.active)
+
+
+def _references(params: BiasParams) -> dict[str, str]:
+    return {"bias": "biascorr.data"} | ({"bias_dq": "biascorr.dq"} if params.reference_dq else {})
 
 
 step = Step(
@@ -57,7 +75,8 @@ step = Step(
     kernel=subtract_bias,
     reads=("ramp", "pixeldq"),
     writes=("ramp", "pixeldq"),
-    references={"bias": "biascorr.data"},
+    references=_references,
+    params=BiasParams,
     when=lambda exposure, params, available: available("biascorr.data"),
     sets={"pixeldq": ("UNRELIABLE_BIAS",)},
 )

@@ -85,6 +85,8 @@ class DarkRateParams(Params):
 
     order: int = 2
     """Terms of the IPC inversion of the dark current; 0 leaves it as it is."""
+    check_references: bool = True
+    """As the option of `ipc`."""
 
 
 def _rate_references(params: DarkRateParams) -> dict[str, str]:
@@ -127,7 +129,7 @@ def subtract_dark_rate(
     """
     slope, dq = _slope_and_flags(dq, dark_slope, dark_dq, tile)
     if gain is not None and ipc is not None:
-        gain, ipc, _ = repaired(gain, ipc)
+        gain, ipc, _ = repaired(gain, ipc, tile, params.check_references)
         slope = deconvolve(slope, gain, ipc, tile, params.order)
     out = rate.copy()
     out[tile.active] -= slope[tile.active]

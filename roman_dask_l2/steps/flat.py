@@ -7,12 +7,13 @@ import numpy as np
 from ..dq import PIXEL
 from ..jit import kernel as compiled
 from ..step import Params, Step, Tile
-from .common import all_finite
-from .ipc import deconvolve, repaired
+from .common import all_finite, joined
+from .ipc import LARGEST_GAIN, deconvolve, repaired
 from .ramp_fit import half
 
 LOWEST, HIGHEST = 0.1, 10.0
-"""A flat outside this range sets NO_FLAT_FIELD; a gain up to `LOWEST` sets NO_GAIN_VALUE."""
+"""A flat outside this range sets NO_FLAT_FIELD; a gain up to `LOWEST`, or above `LARGEST_GAIN`,
+sets NO_GAIN_VALUE."""
 
 
 _NONE = np.uint32(0)
@@ -27,6 +28,10 @@ class FlatParams(Params):
     """Terms of the IPC inversion of the flat; 0 leaves it as it is."""
     area_shift: int = 0
     """Pixels by which the solid angle is looked up too far in x and y (romanimpreprocess: 4)."""
+    check_references: bool = True
+    """As the option of `ipc`."""
+    reference_dq: bool = True
+    """Join the flags of the flat and the gain file, if they have any."""
     half_precision_errors: bool = False
     """Round err and var_poisson to float16 again, as romanimpreprocess does."""
 
@@ -34,13 +39,14 @@ class FlatParams(Params):
 @compiled
 def _look(flat, gain, rows, columns, limits, dq, f, g):
     """Flag what cannot be divided by, and make flat and gain harmless: `f` on active pixels within
-    its limits, 1 where not finite; `g` everywhere not below its limit, 1 where not finite."""
-    low, high, least = limits
+    its limits, 1 where not finite; `g` everywhere not below its limit, 1 where it is not finite or
+    above the other one."""
+    low, high, least, most = limits
     (y0, y1), (x0, x1) = rows, columns
     for y in range(len(g)):
         for x in range(g.shape[1]):
             value = gain[y, x]
-            value = value if np.isfinite(value) else least / least
+            value = value if np.isfinite(value) and value <= most else least / least
             g[y, x] = max(value, least)
         if y0 <= y < y1:
             field, level, flags, found = flat[y, x0:x1], gain[y, x0:x1], dq[y, x0:x1], f[y, x0:x1]
@@ -49,7 +55,7 @@ def _look(flat, gain, rows, columns, limits, dq, f, g):
                 bad = not there or field[x] < low or field[x] > high
                 value = field[x] if there else np.float32(1)
                 found[x] = min(max(value, low), high)
-                dark = not (level[x] > least) or not np.isfinite(level[x])
+                dark = not (level[x] > least) or not level[x] <= most or not np.isfinite(level[x])
                 flags[x] |= (_NO_FLAT if bad else _NONE) | (_NO_GAIN if dark else _NONE)
 
 
@@ -90,6 +96,8 @@ def divide_flat(
     gain: np.ndarray,
     area: np.ndarray,
     ipc: np.ndarray | None = None,
+    flat_dq: np.ndarray | None = None,
+    gain_dq: np.ndarray | None = None,
     *,
     tile: Tile,
     params: FlatParams,
@@ -112,28 +120,34 @@ def divide_flat(
     area : ndarray (y, x) of float64
         Solid angle of each pixel over that of a (0.11 arcsec)^2 one.
     ipc : ndarray (3, 3, y, x) of float32, optional
+    flat_dq, gain_dq : ndarray (y, x) of uint32, optional
 
     Returns
     -------
     rate, err, var_poisson, var_rnoise, dumo : ndarray (y, x) of float32
     dq : ndarray (y, x) of uint32
-        With NO_FLAT_FIELD and NO_GAIN_VALUE on active pixels. A pixel whose rate is not finite
-        is flagged DO_NOT_USE.
+        With NO_FLAT_FIELD and NO_GAIN_VALUE on active pixels. A pixel whose rate or error is not
+        finite is flagged DO_NOT_USE.
     """
     rows, columns = ((s.start, s.stop) for s in tile.active)
     dq, f, g = dq.copy(), np.ones(rate.shape, np.float32), np.empty_like(gain)
-    limits = (np.float32(LOWEST), np.float32(HIGHEST), gain.dtype.type(LOWEST))
+    most = LARGEST_GAIN if params.check_references else np.finfo(gain.dtype).max
+    kind = gain.dtype.type
+    limits = (np.float32(LOWEST), np.float32(HIGHEST), kind(LOWEST), kind(most))
     _look(np.asarray(flat, np.float32), gain, rows, columns, limits, dq, f, g)
     if ipc is not None:
-        _, kernel, _ = repaired(gain, ipc)
+        _, kernel, _ = repaired(gain, ipc, tile, params.check_references)
         f = deconvolve(f, g, kernel, tile, params.order)
     made = tuple(np.empty(rate.shape, np.float32) for _ in range(5))
     _divide(rate, var_poisson, var_rnoise, dumo, f, area, *made)
     out_rate, err, var_poisson, var_rnoise, out_dumo = made
     if params.half_precision_errors:
         err, var_poisson = half(err), half(var_poisson)
-    if not all_finite(out_rate):
-        dq[~np.isfinite(out_rate)] |= np.uint32(PIXEL["DO_NOT_USE"])
+    for array in (out_rate, err):
+        if not all_finite(array):
+            dq[~np.isfinite(array)] |= np.uint32(PIXEL["DO_NOT_USE"])
+    for more in (flat_dq, gain_dq):
+        dq = joined(dq, more, tile.active)
     return out_rate, err, var_poisson, var_rnoise, out_dumo, dq
 
 
@@ -143,7 +157,9 @@ def _references(params: FlatParams) -> dict[str, str]:
         "gain": "gain.data",
         "area": f"wcs.area+{params.area_shift}" if params.area_shift else "wcs.area",
     }
-    return references | ({"ipc": "ipc4d.data"} if params.order else {})
+    references |= {"ipc": "ipc4d.data"} if params.order else {}
+    flags = {"flat_dq": "flat.dq", "gain_dq": "gain.dq"}
+    return references | (flags if params.reference_dq else {})
 
 
 step = Step(

@@ -9,7 +9,7 @@ import numpy as np
 from ..dq import PIXEL
 from ..jit import kernel
 from ..step import Params, Step, Tile
-from .common import copy, finite, flagged
+from .common import copy, finite, flagged, joined
 
 
 class IpcParams(Params):
@@ -17,6 +17,11 @@ class IpcParams(Params):
 
     order: int = 2
     """Terms of the series that inverts the kernel; each reaches one pixel further."""
+    check_references: bool = True
+    """Take a gain or kernel that cannot be right for missing (`repaired`); romanimpreprocess works
+    with any number."""
+    reference_dq: bool = True
+    """Join the kernel file's flags, if it has any."""
 
 
 _BLOCK = 256
@@ -133,14 +138,77 @@ def deconvolve(
     return out
 
 
-def repaired(gain: np.ndarray, ipc: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Gain and kernel with non-finite values made harmless (gain 1, no sharing), and where the
-    kernel was bad."""
-    gain, _ = finite(gain, 1.0)
-    ipc, bad = finite(ipc, 0.0)
-    if bad is None:
+LEAST_GAIN, LARGEST_GAIN = 0.1, 100.0
+"""e/DN: a gain that is not between these is no measurement."""
+LEAST_SHARE, LARGEST_SUM = 0.1, 1.9
+"""A pixel keeps more than this share of its charge; its shares' magnitudes add up to less than
+this (to 1 within a few per cent in any measured kernel): beyond, the series does not converge."""
+
+
+def usable_gain(gain: np.ndarray) -> np.ndarray:
+    """The gain, 1 e/DN where it is not between `LEAST_GAIN` and `LARGEST_GAIN`."""
+    out = np.empty_like(gain)
+    if _clean_gain(gain, out, gain.dtype.type(LEAST_GAIN), gain.dtype.type(LARGEST_GAIN)):
+        return gain
+    return out
+
+
+@kernel
+def _clean_gain(gain, out, least, largest):
+    """Fill `out`; whether nothing was to be done."""
+    good = True
+    one = least / least
+    for y in range(gain.shape[0]):
+        for x in range(gain.shape[1]):
+            value = gain[y, x]
+            usable = (value > least) & (value <= largest)
+            good &= usable
+            out[y, x] = value if usable else one
+    return good
+
+
+@kernel
+def _look(ipc, rows, columns, least, most, bad):
+    """Where the kernel of an active pixel cannot be right (NaN among them), into `bad`; whether
+    there is one."""
+    (y0, y1), (x0, x1) = rows, columns
+    total = np.empty(x1 - x0, ipc.dtype)
+    found = False
+    for y in range(y0, y1):
+        for x in range(len(total)):
+            total[x] = 0
+        for i in range(3):
+            for j in range(3):
+                share = ipc[i, j, y, x0:x1]
+                for x in range(len(total)):
+                    total[x] += abs(share[x])
+        centre, out = ipc[1, 1, y, x0:x1], bad[y, x0:x1]
+        for x in range(len(total)):
+            out[x] = not ((centre[x] > least) & (total[x] < most))
+            found |= out[x]
+    return found
+
+
+def repaired(
+    gain: np.ndarray, ipc: np.ndarray, tile: Tile, check: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Gain and kernel with what cannot be right made harmless (gain 1, no sharing), and where the
+    kernel was bad. Without `check` only what is not finite or absurdly large."""
+    if not check:
+        gain, _ = finite(gain, 1.0)
+        ipc, bad = finite(ipc, 0.0)
+        where: Any = None if bad is None else bad.any(axis=(0, 1))
+        copied = bad is not None
+    else:
+        gain = usable_gain(gain)
+        where, copied = np.zeros(ipc.shape[2:], np.bool_), False
+        least, most = ipc.dtype.type(LEAST_SHARE), ipc.dtype.type(LARGEST_SUM)
+        rows, columns = ((s.start, max(s.stop, s.start)) for s in tile.active)
+        if not _look(ipc, rows, columns, least, most, where):
+            where = None
+    if where is None:
         return gain, ipc, None
-    where: Any = bad.any(axis=(0, 1))
+    ipc = ipc if copied else ipc.copy()
     identity = np.zeros((3, 3, 1), ipc.dtype)
     identity[1, 1] = 1
     ipc[:, :, where] = identity
@@ -152,6 +220,7 @@ def correct_ipc(
     pixeldq: np.ndarray,
     gain: np.ndarray,
     ipc: np.ndarray,
+    ipc_dq: np.ndarray | None = None,
     *,
     tile: Tile,
     params: IpcParams,
@@ -167,17 +236,25 @@ def correct_ipc(
     pixeldq : ndarray (y, x) of uint32
     gain : ndarray (y, x) of float32 or float64
     ipc : ndarray (3, 3, y, x) of float32
+    ipc_dq : ndarray (y, x) of uint32, optional
 
     Returns
     -------
     ramp, pixeldq : ndarray
-        OTHER_BAD_PIXEL where the kernel is not finite (that pixel then shares no charge).
+        OTHER_BAD_PIXEL where the kernel is not finite or cannot be inverted (that pixel then shares
+        no charge).
     """
-    gain, ipc, bad = repaired(gain, ipc)
+    gain, ipc, bad = repaired(gain, ipc, tile, params.check_references)
+    pixeldq = joined(pixeldq, ipc_dq, tile.active)
     return (
         deconvolve(ramp, gain, ipc, tile, params.order),
         flagged(pixeldq, bad, PIXEL["OTHER_BAD_PIXEL"], tile.active),
     )
+
+
+def _references(params: IpcParams) -> dict[str, str]:
+    references = {"gain": "gain.data", "ipc": "ipc4d.data"}
+    return references | ({"ipc_dq": "ipc4d.dq"} if params.reference_dq else {})
 
 
 step = Step(
@@ -185,7 +262,7 @@ step = Step(
     kernel=correct_ipc,
     reads=("ramp", "pixeldq"),
     writes=("ramp", "pixeldq"),
-    references={"gain": "gain.data", "ipc": "ipc4d.data"},
+    references=_references,
     halo=lambda params: params.order,
     params=IpcParams,
     when=lambda exposure, params, available: available("ipc4d.data"),

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ..dq import GROUP, PIXEL
 from ..exposure import Exposure
 from ..jit import kernel
-from ..step import Step
-from .common import finite
+from ..step import Params, Step, Tile
+from .common import LARGEST, finite
+from .linearity_check import senseless
 
 _NO_LIN = np.uint32(PIXEL["NO_LIN_CORR"])
 _SKIP = np.uint32(PIXEL["NO_LIN_CORR"] | PIXEL["REFERENCE_PIXEL"])
 _SATURATED = np.uint8(GROUP["SATURATED"])
 _CHUNK = 1024
+
+
+class LinearityParams(Params):
+    """Parameters of `linearise`."""
+
+    check_references: bool = True
+    """Do not correct a pixel whose curve cannot be right (`linearity_check.senseless`);
+    romanimpreprocess takes any numbers."""
 
 
 @kernel
@@ -92,7 +99,9 @@ def linearise(
     Sref: np.ndarray,
     linearity_dq: np.ndarray,
     *,
+    tile: Tile,
     exposure: Exposure,
+    params: LinearityParams,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make the signal linear, by a Legendre series for each pixel.
 
@@ -117,7 +126,7 @@ def linearise(
         exposure, say NO_LIN_CORR or REFERENCE_PIXEL.
     pixeldq : ndarray (y, x) of uint32
         With the linearity flags, and NO_LIN_CORR where an unsaturated resultant left the range
-        of the fit (or a reference value is not finite).
+        of the fit, a reference value is not finite, or the curve of an active pixel makes no sense.
 
     Notes
     -----
@@ -126,22 +135,35 @@ def linearise(
     resultant that is frame 0 alone is taken during reset: its z is clipped and never flagged.
     """
     dq = linearity_dq
-    coef, bad = finite(coef, 0.0)
-    bads: list[Any] = [] if bad is None else [bad.any(axis=0)]
-    Sref, bad = finite(Sref, 0.0)
-    bads += [] if bad is None else [bad]
-    span_bad = ~(np.isfinite(Smin) & np.isfinite(Smax) & (Smax > Smin))
-    if span_bad.any():
-        bads.append(span_bad)
-        Smin = np.where(span_bad, np.float32(0), Smin)
-        Smax = np.where(span_bad, np.float32(65535), Smax)
-    for place in bads:
-        dq = dq | np.where(place, _NO_LIN, np.uint32(0))
+    if (bad := _bad(coef, Smin, Smax, Sref, tile, params.check_references)) is not None:
+        dq = dq | np.where(bad, _NO_LIN, np.uint32(0))
+        coef = np.where(bad, np.float32(0), coef)
+        Smin = np.where(bad, np.float32(0), Smin)
+        Smax = np.where(bad, np.float32(65535), Smax)
+        Sref, _ = finite(Sref, 0.0)
     out = np.empty_like(ramp)
     out_dq = pixeldq.copy()
     first_is_reset = exposure.read_pattern[0] == (0,)
     _linearise(ramp, groupdq, coef, Smin, Smax, Sref, dq, first_is_reset, out, out_dq)
     return out, out_dq
+
+
+def _bad(coef, Smin, Smax, Sref, tile: Tile, check: bool) -> np.ndarray | None:
+    """Pixels whose references cannot be used, None if there are none; without `check`, and on the
+    border, only numbers that are missing and empty ranges count."""
+    bad = senseless(coef, Smin, Smax, Sref)
+    if bad is None:
+        return None
+    places = np.nonzero(bad)
+    missing = ~(Smax[places] > Smin[places])
+    for values in (Smin, Smax, Sref, *coef):
+        missing |= ~(np.abs(values[places]) < LARGEST)
+    if check:
+        active = np.zeros(bad.shape, np.bool_)
+        active[tile.active] = True
+        missing |= active[places]
+    bad[places] = missing
+    return bad if missing.any() else None
 
 
 step = Step(
@@ -156,6 +178,7 @@ step = Step(
         "Sref": "linearitylegendre.Sref",
         "linearity_dq": "linearitylegendre.dq",
     },
+    params=LinearityParams,
     sets={"pixeldq": ("NO_LIN_CORR",)},
     cal_step="linearity",
 )

@@ -13,7 +13,7 @@ from ..exposure import Exposure
 from ..jit import kernel
 from ..linalg import cholesky, dot, inverse
 from ..step import Params, Step, Tile
-from .common import finite, flagged
+from .common import finite, flagged, joined
 from .ramp_subsets import EXCLUDING, refit, with_exclusions
 
 _DNU = np.uint8(GROUP["DO_NOT_USE"])
@@ -50,6 +50,10 @@ class RampFitParams(Params):
     exclude: bool = True
     """Leave resultants that are DO_NOT_USE or DROPOUT out of their pixel's fit (romanimpreprocess
     fits them)."""
+    check_references: bool = True
+    """Take a read noise that is not positive for missing; romanimpreprocess works with it."""
+    reference_dq: bool = True
+    """Join the read-noise file's flags, if it has any."""
     half_precision_errors: bool = False
     """Round err and var_poisson to float16 as soon as they are known, as romanimpreprocess does."""
 
@@ -454,6 +458,7 @@ def fit_ramp(
     read_noise: np.ndarray,
     dark_slope: np.ndarray | None = None,
     ipc: np.ndarray | None = None,
+    read_dq: np.ndarray | None = None,
     *,
     tile: Tile,
     exposure: Exposure,
@@ -477,6 +482,7 @@ def fit_ramp(
     ipc : ndarray (3, 3, y, x) of float32, optional
         Kernel by which the ramp was corrected. To first order the correction multiplies
         uncorrelated noise by one over the share that a pixel keeps, so sigma is divided by it.
+    read_dq : ndarray (y, x) of uint32, optional
 
     Returns
     -------
@@ -491,14 +497,15 @@ def fit_ramp(
         With JUMP_DET (Sharma & Casertano 2024, PASP 136, 054504): a resultant i whose difference
         to resultant i + 1 or i + 2 exceeds the slope by more than the threshold.
     dq : ndarray (y, x) of uint32
-        UNRELIABLE_ERROR where the read noise is not finite (`sigma_read` stands in).
+        UNRELIABLE_ERROR where the read noise is not finite or not positive (`sigma_read` stands
+        in).
     endslice : ndarray (y, x) of int16
         e - 1 of the last transition into saturation, else -1.
     chisq, dumo : ndarray (y, x) of float32
     """
     shape = ramp.shape[1:]
     gain, _ = finite(gain, 1.0)
-    read_noise, bad_noise = finite(read_noise, params.sigma_read)
+    read_noise, bad_noise = finite(read_noise, params.sigma_read, params.check_references)
     if ipc is not None:
         read_noise = amplified(read_noise, ipc, tile)
     if dark_slope is None:
@@ -526,6 +533,7 @@ def fit_ramp(
     )
     dq = np.empty(shape, np.uint32)
     endslice = np.empty(shape, np.int16)
+    pixeldq = joined(pixeldq, read_dq, tile.active)
     pixeldq = flagged(pixeldq, bad_noise, PIXEL["UNRELIABLE_ERROR"], tile.active)
     if where is not None and where.any():
         lacking = refit(
@@ -627,6 +635,7 @@ def half(array: np.ndarray) -> np.ndarray:
 def _references(params: RampFitParams) -> dict[str, str]:
     references = {"gain": "gain.data", "read_noise": "read.data"}
     references |= {"dark_slope": "dark.dark_slope"} if params.dark_noise else {}
+    references |= {"read_dq": "read.dq"} if params.reference_dq else {}
     return references | ({"ipc": "ipc4d.data"} if params.ipc_noise else {})
 
 

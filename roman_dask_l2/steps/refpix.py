@@ -6,6 +6,7 @@ step is reduce-then-tile: strips first, then every tile subtracts.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..detector import BORDER, CHANNEL, Window
 from ..exposure import Exposure
 from ..jit import kernel
 from ..step import Params, Reduction, Step, Tile
-from .common import finite
+from .common import all_finite, finite
 
 
 class RefpixParams(Params):
@@ -36,8 +37,12 @@ def strips(exposure: Exposure, params: RefpixParams) -> list[Window]:
 
 
 def above_dark(ramp: np.ndarray, dark: np.ndarray) -> np.ndarray:
-    """Border rows above the mean dark, float32 (R, 4, N), DN."""
-    return ramp - finite(dark, 0.0)[0]
+    """Border rows above the mean dark, float32 (R, 4, N), DN; NaN where the dark is not known."""
+    dark, bad = finite(dark, 0.0)
+    above = ramp - dark
+    if bad is not None:
+        above[bad] = np.nan
+    return above
 
 
 def row_weight(common: float, own: float, own_pink: float, std: np.ndarray) -> float:
@@ -56,11 +61,33 @@ def row_weight(common: float, own: float, own_pink: float, std: np.ndarray) -> f
         RU_PINK, 1/f noise of the reference output's own, DN.
     std : ndarray
         White noise of the reference output, DN; the median of its finite values counts.
+
+    Returns
+    -------
+    float
+        0 where there is no noise, NaN where the numbers do not give a weight.
     """
-    spread = np.median(std[np.isfinite(std)])  # squared in its own precision: the last bit counts
-    white = float(spread * spread) / (CHANNEL * np.log(4096))
-    variance = own**2 * common**2 + own_pink**2 + white
-    return own * common**2 / variance if variance > 0 else 0.0  # no noise, nothing to remove
+    std = std[np.isfinite(std)]
+    if std.size == 0:
+        return float("nan")
+    with np.errstate(over="ignore"):
+        spread = np.median(std)  # squared in its own precision: the last bit counts
+        white = float(spread * spread) / (CHANNEL * np.log(4096))
+    try:
+        variance = own**2 * common**2 + own_pink**2 + white
+        weight = own * common**2 / variance if variance > 0 or np.isnan(variance) else 0.0
+    except OverflowError:
+        return float("nan")
+    return weight if np.isfinite(weight) else float("nan")
+
+
+def _medians(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """Medians of the values that are finite; NaN where none is."""
+    if all_finite(values):
+        return np.asarray(np.median(values, axis=axis))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of nothing but NaN
+        return np.asarray(np.nanmedian(np.where(np.isfinite(values), values, np.nan), axis=axis))
 
 
 def coefficients(
@@ -92,27 +119,60 @@ def coefficients(
     -------
     mapping
         ``rows`` float64 (R, N), DN to subtract from a row; ``slope`` and ``low`` float64 (R,
-        channels), the line ``slope * y + low - 1.5 slope`` to subtract from a channel.
+        channels), the line ``slope * y + low - 1.5 slope`` to subtract from a channel;
+        ``left_out``, how many values were not finite, and ``no_weight``: rows are not corrected
+        because the noise amplitudes of the read file give no weight.
+
+    Notes
+    -----
+    Medians leave out what is not finite. A row without any value has the offset 0; a channel with
+    values at one end has the same offset everywhere, one without any is not corrected.
     """
     bottom, top = partials
     n, n_res = exposure.side, exposure.n_resultants
     rows = np.zeros((n_res, n))
+    left_out = sum(int(np.count_nonzero(~np.isfinite(strip))) for strip in partials)
+    no_weight = False
     if median is not None and std is not None:
         weight = row_weight(float(common), float(own), float(own_pink), std)
-        median = finite(np.asarray(median, np.float32), 0.0)[0]
-        for j in range(n_res):
-            block = amp33[j].astype(np.float32)
-            if reference_amp33 is not None:
-                block += reference_amp33.astype(np.float32)
-            block -= np.float32(exposure.encoding_offset)
-            block -= median
-            block -= np.median(block)
-            medians = np.median(block, axis=1)
-            rows[j] = weight * (medians - np.median(medians)).astype(np.float64)
+        no_weight = bool(np.isnan(weight))
+        median = np.asarray(median, np.float32)
+        unknown = ~np.isfinite(median)
+        if reference_amp33 is not None:
+            unknown |= ~np.isfinite(reference_amp33)
+        left_out += int(np.count_nonzero(unknown))
+        if not no_weight:
+            rows += weight * _row_offsets(amp33, reference_amp33, median, exposure)
     lo = _channel_medians(bottom, rows[:, :BORDER])
     hi = _channel_medians(top, rows[:, n - BORDER :])
+    lo, hi = (np.where(np.isnan(own), other, own) for own, other in ((lo, hi), (hi, lo)))
+    lo, hi = np.nan_to_num(lo), np.nan_to_num(hi)
     slope = (hi.astype(np.float64) - lo) / (n - BORDER)
-    return {"rows": rows, "slope": slope, "low": lo.astype(np.float64)}
+    return {
+        "rows": rows,
+        "slope": slope,
+        "low": lo.astype(np.float64),
+        "left_out": left_out,
+        "no_weight": no_weight,
+    }
+
+
+def _row_offsets(
+    amp33: np.ndarray, reference_amp33: np.ndarray | None, median: np.ndarray, exposure: Exposure
+) -> np.ndarray:
+    """Row medians of the reference output above their own median, float64 (R, N), DN; see
+    `coefficients`."""
+    offsets = np.empty(amp33.shape[:2])
+    for j in range(len(amp33)):
+        block = amp33[j].astype(np.float32)
+        if reference_amp33 is not None:
+            block += reference_amp33.astype(np.float32)
+        block -= np.float32(exposure.encoding_offset)
+        block -= median
+        block -= _medians(block)
+        medians = _medians(block, axis=1)
+        offsets[j] = (medians - _medians(medians)).astype(np.float64)
+    return np.nan_to_num(offsets)
 
 
 def _channel_medians(strip: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -120,7 +180,7 @@ def _channel_medians(strip: np.ndarray, rows: np.ndarray) -> np.ndarray:
     corrected = (strip - rows[:, :, np.newaxis]).astype(np.float32)
     n_res, n_rows, n = corrected.shape
     channels = corrected.reshape(n_res, n_rows, n // CHANNEL, CHANNEL)
-    return np.median(channels.transpose(0, 2, 1, 3).reshape(n_res, n // CHANNEL, -1), axis=-1)
+    return _medians(channels.transpose(0, 2, 1, 3).reshape(n_res, n // CHANNEL, -1), axis=-1)
 
 
 @kernel

@@ -7,25 +7,32 @@ from typing import Any
 
 import numpy as np
 from numpy.polynomial import legendre
+from pydantic import Field
 
+from ..cells import CELLS, MAX_ORDER
 from ..detector import BORDER, Window
+from ..dq import PIXEL
 from ..exposure import Exposure
 from ..jit import kernel
 from ..linalg import least_squares
 from ..median import median as exact_median
 from ..step import NoParams, Params, Reduction, Step, Tile
 
-CELLS = 8
-"""The sky model is fitted to the medians of CELLS x CELLS cells."""
 BINNING = 4
 """The mode is that of the rate averaged over BINNING x BINNING pixels."""
+
+
+_DO_NOT_USE = np.uint32(PIXEL["DO_NOT_USE"])
 
 
 class SkyParams(Params):
     """Parameters of `subtract_sky`."""
 
-    order: int | None = None
+    order: int | None = Field(default=None, ge=0, le=MAX_ORDER)
     """Order of the polynomial; None subtracts nothing."""
+    every_pixel: bool = False
+    """Take every pixel of a cell, as romanimpreprocess does: those that are DO_NOT_USE count, and a
+    cell with one NaN does not."""
 
 
 def cell_edges(side: int) -> list[tuple[int, int]]:
@@ -45,36 +52,95 @@ def cells(exposure: Exposure, params: SkyParams) -> list[Window]:
     return [Window(*ys, *xs) for ys in edges for xs in edges]
 
 
-def median(rate: np.ndarray) -> float:
-    """Median of a cell, DN/s. No mask enters the sky fit, as in romanimpreprocess; stars and
-    flagged pixels are a small part of a cell and cannot move its median far."""
-    return exact_median(rate)
+@kernel
+def _usable(rate, dq, values):
+    """Copy the values that are finite and not DO_NOT_USE; returns how many there are."""
+    n = 0
+    for y in range(rate.shape[0]):
+        for x in range(rate.shape[1]):
+            values[n] = rate[y, x]
+            n += np.isfinite(rate[y, x]) & ((dq[y, x] & _DO_NOT_USE) == 0)
+    return n
 
 
-def fit_sky(
-    partials: Sequence[float], *, exposure: Exposure, params: SkyParams
-) -> Mapping[str, np.ndarray]:
-    """Least-squares fit of ``sum_{i+j<=n} c_ij P_i(u) P_j(v)`` to the cell medians.
+def cell_median(rate: np.ndarray, dq: np.ndarray | None = None) -> tuple[float, int]:
+    """Median of a cell's usable pixels. Stars are a small part of a cell and cannot move it far.
 
-    u runs along x and v along y, in [-1, 1) as ``2 index / size - 1`` at the cell centres.
+    Parameters
+    ----------
+    rate : ndarray (y, x) of float32
+        DN/s.
+    dq : ndarray (y, x) of uint32, optional
+        Without it every pixel is used.
+
+    Returns
+    -------
+    median : float
+        DN/s; NaN if no pixel can be used (without `dq`: if one is NaN).
+    left_out : int
+        Pixels that are not finite or DO_NOT_USE.
+    """
+    if dq is None:
+        return exact_median(rate), 0
+    values = np.empty(rate.size + 1, np.float32)  # one more, for what is written and not kept
+    n = _usable(rate, dq, values)
+    return exact_median(values[:n]) if n else float("nan"), rate.size - n
+
+
+def measure_cell(rate: np.ndarray, dq: np.ndarray, *, params: SkyParams) -> tuple[float, int]:
+    """`cell_median`, of every pixel if `params` say so."""
+    return cell_median(rate, None if params.every_pixel else dq)
+
+
+def fit_cells(
+    partials: Sequence[tuple[float, int]], *, exposure: Exposure, params: SkyParams
+) -> Mapping[str, Any]:
+    """`fit_sky` to what `measure_cell` has found.
 
     Returns
     -------
     mapping
-        ``coefs`` float64, in the order 00, 01, .., 0n, 10, .. of (i, j), DN/s; empty without sky.
+        ``coefs``, empty if there is no model; ``cells`` and ``pixels`` that are left out.
     """
-    if params.order is None:
-        return {"coefs": np.zeros(0)}
-    medians = np.asarray(partials, float)
+    medians = [middle for middle, _ in partials]
+    coefs = None if params.order is None else fit_sky(medians, params.order, exposure)
+    return {
+        "coefs": np.zeros(0) if coefs is None else coefs,
+        "cells": int(np.count_nonzero(~np.isfinite(medians))),
+        "pixels": sum(left_out for _, left_out in partials),
+    }
+
+
+def fit_sky(medians: Sequence[float], order: int, exposure: Exposure) -> np.ndarray | None:
+    """Least-squares fit of ``sum_{i+j<=n} c_ij P_i(u) P_j(v)`` to the cell medians.
+
+    u runs along x and v along y, in [-1, 1) as ``2 index / size - 1`` at the cell centres.
+
+    Parameters
+    ----------
+    medians : sequence of float
+        Row by row, DN/s. Cells whose median is not finite are left out.
+    order : int
+        n.
+    exposure : Exposure
+
+    Returns
+    -------
+    ndarray of float64 or None
+        c_ij in the order 00, 01, .., 0n, 10, .. of (i, j), DN/s; None if the cells that are left do
+        not determine them.
+    """
+    values = np.asarray(medians, float)
     size = exposure.side - 2 * BORDER
     centre = np.array([(a + b - 1) / 2 for a, b in cell_edges(exposure.side)])
     u = 2 * centre / size - 1
     v, u = (a.ravel() for a in np.meshgrid(u, u, indexing="ij"))
-    design = np.stack([_legendre(i, u) * _legendre(j, v) for i, j in terms(params.order)], axis=-1)
-    good = np.isfinite(medians)
-    if good.sum() < design.shape[1]:
-        return {"coefs": np.zeros(design.shape[1])}
-    return {"coefs": least_squares(design[good], medians[good])}
+    design = np.stack([_legendre(i, u) * _legendre(j, v) for i, j in terms(order)], axis=-1)
+    good = np.isfinite(values)
+    # The rank is a whole number, the same on every machine.
+    if not good.all() and np.linalg.matrix_rank(design[good]) < design.shape[1]:
+        return None
+    return least_squares(design[good], values[good])
 
 
 def terms(order: int) -> list[tuple[int, int]]:
@@ -164,9 +230,9 @@ def subtract_sky(
     Returns
     -------
     ndarray (y, x) of float32
-        DN/s; the rate itself where no sky order is given.
+        DN/s; the rate itself where there is no model.
     """
-    if params.order is None:
+    if params.order is None or len(measured["coefs"]) == 0:
         return rate.copy()
     return subtract_model(rate, measured["coefs"], params.order, tile.window, tile.side)
 
@@ -179,7 +245,7 @@ step = Step(
     params=SkyParams,
     settings={"order": "SKYORDER"},
     reduction=Reduction(
-        windows=cells, partial=median, combine=fit_sky, reads=("rate",), thin=False
+        windows=cells, partial=measure_cell, combine=fit_cells, reads=("rate", "dq"), thin=False
     ),
 )
 

@@ -15,7 +15,10 @@ from roman_dask_l2.simulate import rewrite_array
 
 R, SIDE = 4, 256
 PATTERN = [[0], [1], [2, 3], [4]]
-REFERENCES = [n for n, a in ARRAYS.items() if a.dims and not n.startswith("l1.")]
+OPTIONAL_DQ = [n for n, a in ARRAYS.items() if n.endswith(".dq") and not a.required]
+REFERENCES = [
+    n for n, a in ARRAYS.items() if a.dims and not n.startswith("l1.") and n not in OPTIONAL_DQ
+]
 REQUIRED = [n for n in REFERENCES if ARRAYS[n].required]
 
 

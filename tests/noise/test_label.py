@@ -66,7 +66,7 @@ BAD = {  # label: (what is said, index of the caret)
     "Pb2r3": ("unknown argument '3' of P", 4),
     "Prr": ("second argument 'r' of P", 2),
     "Pb1.5": ("expected a whole number after 'b', found '1.5'", 2),
-    "Pb10": ("order after 'b' is larger than 9", 2),
+    "Pb8": ("order after 'b' is larger than 7", 2),
     "PR": ("command 'P' before 'R'", 0),
     "OPrS2R": ("command 'P' before 'R'", 1),
     "O1": ("unknown argument '1' of O", 1),
@@ -74,7 +74,7 @@ BAD = {  # label: (what is said, index of the caret)
     "RS.": ("expected a whole number after 'S', found '.'", 2),
     "RS-1": ("unknown argument '-' of S", 2),
     "RS2x": ("unknown argument 'x' of S", 3),
-    "RS" + "9" * 9000: ("order after 'S' is larger than 9", 2),
+    "RS" + "9" * 9000: ("order after 'S' is larger than 7", 2),
     "RCa.b": ("unknown argument '.' of C", 3),
     "RR": ("second command 'R'", 1),
     "OSPS": ("second command 'S'", 3),
@@ -165,8 +165,8 @@ def _commands():
             *(st.sampled_from([n, ""]) if n == "a" else number.map("z{}".format) for n in names)
         ).map(lambda parts: "R" + "".join(parts))
     )
-    poisson = st.sampled_from(["P", "Pr", "Pb", "Pb3", "Pbr", "Prb", "Prb9", "Pb0r"])
-    sky = st.sampled_from(["S", "S0", "S9"])
+    poisson = st.sampled_from(["P", "Pr", "Pb", "Pb3", "Pbr", "Prb", "Prb7", "Pb0r"])
+    sky = st.sampled_from(["S", "S0", "S7"])
     comment = st.text("abz019_", max_size=5).map("C{}".format)
     return st.tuples(read | st.just(""), poisson | st.just(""), sky | st.just(""), comment)
 

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.polynomial import legendre
 
+from roman_dask_l2.detector import Window
 from roman_dask_l2.dq import GROUP, PIXEL
 from roman_dask_l2.exposure import Exposure
-from roman_dask_l2.steps.linearity import linearise, step
+from roman_dask_l2.step import Tile
+from roman_dask_l2.steps.linearity import LinearityParams, linearise, step
 
 NO_LIN, REFERENCE = PIXEL["NO_LIN_CORR"], PIXEL["REFERENCE_PIXEL"]
 SAT = GROUP["SATURATED"]
@@ -80,7 +82,9 @@ def test_formula(first, arrays, exposure, run_step, window):
     np.testing.assert_array_equal(result["pixeldq"], flags[window.slices], strict=True)
 
 
-def one_pixel(ramp, groupdq=(0, 0, 0, 0), pixeldq=0, linearity_dq=0, first=(0,), **reference):
+def one_pixel(
+    ramp, groupdq=(0, 0, 0, 0), pixeldq=0, linearity_dq=0, first=(0,), check=False, **reference
+):
     """A pixel with phi(z) = z^2-like curvature: range 100..300, Sref 150."""
     values = {"coef": [10.0, 20.0, 5.0], "Smin": 100.0, "Smax": 300.0, "Sref": 150.0} | reference
     arrays = {k: np.full((np.size(v), 1, 1) if k == "coef" else (1, 1), 0, np.float32)
@@ -93,7 +97,9 @@ def one_pixel(ramp, groupdq=(0, 0, 0, 0), pixeldq=0, linearity_dq=0, first=(0,),
         np.full((1, 1), pixeldq, np.uint32),
         **arrays,
         linearity_dq=np.full((1, 1), linearity_dq, np.uint32),
+        tile=Tile(Window(60, 61, 50, 51), 256),
         exposure=Exposure(256, (first, (4,), (5,), (6,)), 3.0),
+        params=LinearityParams(check_references=check),
     )
     return out[:, 0, 0], int(dq[0, 0])
 
@@ -186,3 +192,84 @@ def test_an_empty_range_is_bad():
     out, dq = one_pixel([200, 200, 200, 200], Smin=300.0, Smax=300.0)
     np.testing.assert_allclose(out, 50)
     assert dq == NO_LIN
+
+
+# -- curves that cannot be right -----------------------------------------------------------------
+
+GOOD = {"coef": [10.0, 100.0, 5.0, 2.0], "Smin": 100.0, "Smax": 300.0, "Sref": 150.0}
+SENSELESS = {
+    "all coefficients zero": {"coef": [0.0, 0, 0, 0]},
+    "no linear term": {"coef": [10.0, 0, 5, 0]},
+    "falls": {"coef": [10.0, -100, 5, 2]},
+    "falls at its end": {"coef": [10.0, 100, -40, 0]},  # slope 100 - 120 at z = 1
+    "falls in the middle": {"coef": [10.0, 100, 0, 80]},  # 100 - 120 at z = 0
+    "hardly rises": {"coef": [10.0, 9.9, 0, 0]},
+    "rises too steeply": {"coef": [10.0, 1001, 0, 0]},
+    "empty range": {"Smin": 300.0},
+    "range upside down": {"Smin": 300.0, "Smax": 100.0},
+    "hardly a range": {"Smin": 299.5, "coef": [10.0, 0.25, 0, 0]},
+    "denormal range": {"Smin": 0.0, "Smax": 1e-40},
+    "huge range": {"Smin": -1e30, "Smax": 1e30, "coef": [0.0, 1e30, 0, 0]},
+    "huge constant": {"coef": [1e30, 100, 5, 2]},
+    "huge empty well": {"Sref": 1e30},
+    "empty well not finite": {"Sref": np.nan},
+    "coefficient not finite": {"coef": [10.0, 100, np.inf, 2]},
+}
+
+
+@pytest.mark.parametrize("change", SENSELESS.values(), ids=SENSELESS)
+def test_a_curve_that_cannot_be_right_is_not_applied(change):
+    out, dq = one_pixel([200, 210, 220, 230], check=True, **(GOOD | change))
+    sref = 150 if np.isfinite(change.get("Sref", 0)) and change.get("Sref", 0) < 1e29 else 0
+    assert dq == NO_LIN
+    np.testing.assert_allclose(out, np.array([200, 210, 220, 230]) - sref)
+
+
+@pytest.mark.parametrize(
+    "coef",
+    [
+        [10.0, 100, 5, 2],
+        [10.0, 100, 0, 50],  # more than the bound allows, and rises all the same: 100 - 75 at 0
+        [10.0, 100, 30, 5],
+        [1e6, 11, 0, 0],
+        [0.0, 999, 0, 0],
+        [0.0, 100],
+    ],
+)
+def test_a_curve_that_rises_is_applied(coef):
+    out, dq = one_pixel([200, 210, 220, 230], check=True, **(GOOD | {"coef": coef}))
+    expected = [float(series(z, np.array(coef))) for z in (0, 0.1, 0.2, 0.3)]
+    assert dq == 0
+    np.testing.assert_allclose(out, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["all coefficients zero", "falls", "hardly rises"])
+def test_the_option_takes_any_curve(name):
+    assert one_pixel([200, 210, 220, 230], **(GOOD | SENSELESS[name]))[1] == 0
+
+
+@given(st.lists(st.floats(-30, 30, width=32), min_size=0, max_size=9))
+def test_monotonic_or_flagged(more):
+    """Against the roots of the derivative."""
+    coef = np.array([5.0, 100.0, *more])
+    slope = legendre.legder(coef)
+    z = np.linspace(-1, 1, 20001)
+    least = legendre.legval(z, slope).min()
+    rise = legendre.legval(1, coef) - legendre.legval(-1, coef)
+    flagged = bool(one_pixel([200, 200, 200, 200], check=True, **(GOOD | {"coef": coef}))[1])
+    if least > 1 and 21 < rise < 1999:
+        assert not flagged
+    if least < -1 or not 19 < rise < 2001:
+        assert flagged
+
+
+def test_reference_pixels_are_not_judged(arrays, exposure, run_step):
+    """Nobody uses their curves: an all-zero border says nothing new."""
+    window = Window(0, 20, 0, 20)
+    before = run_step(step, exposure, window, arrays)["pixeldq"]
+    arrays["coef"][:, :4] = 0
+    arrays["coef"][:, 10, 10] = 0
+    after = run_step(step, exposure, window, arrays)["pixeldq"]
+    changed = np.argwhere(after & NO_LIN != before & NO_LIN)
+    assert changed.tolist() in ([[10, 10]], [])  # or it had the flag
+    assert after[10, 10] & NO_LIN

@@ -465,7 +465,7 @@ def test_same_bits_in_any_window(run_step, window):
 
 
 def test_references_are_read_where_their_noise_counts():
-    assert set(step.references_for(RampFitParams())) == {"gain", "read_noise"}
+    assert set(step.references_for(RampFitParams())) == {"gain", "read_noise", "read_dq"}
     noisy = step.references_for(RampFitParams(dark_noise=True, ipc_noise=True))
     assert noisy["dark_slope"] == "dark.dark_slope"
     assert noisy["ipc"] == "ipc4d.data"

@@ -9,14 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.polynomial import legendre
+from pydantic import ValidationError
 
+from roman_dask_l2.cells import MAX_ORDER
 from roman_dask_l2.steps.sky import (
     SkyParams,
     background_mode,
     cell_edges,
     cells,
+    fit_cells,
     fit_sky,
-    median,
+    measure_cell,
     medsky,
     step,
     terms,
@@ -37,10 +40,14 @@ def surface(coefs, order, side=256):
     return legendre.leggrid2d(w, w, grid).T
 
 
-def fitted(rate, exposure, order):
-    params = SkyParams(order=order)
-    partials = [median(rate[w.slices]) for w in cells(exposure, params)]
-    return params, fit_sky(partials, exposure=exposure, params=params)
+def fitted(rate, exposure, order, dq=None, **options):
+    params = SkyParams(order=order, **options)
+    dq = np.zeros(rate.shape, np.uint32) if dq is None else dq
+    rate = rate.astype(np.float32)
+    partials = [
+        measure_cell(rate[w.slices], dq[w.slices], params=params) for w in cells(exposure, params)
+    ]
+    return params, fit_cells(partials, exposure=exposure, params=params)
 
 
 @pytest.mark.parametrize("side", [256, 384, 640, 4096])
@@ -68,7 +75,7 @@ def test_order_of_the_coefficients():
     assert terms(2) == ORDERS
 
 
-@pytest.mark.parametrize("order", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("order", [0, 1, 2, 3, 5, 7])
 def test_recovers_a_polynomial(order, exposure, run_step, window):
     """Up to a plane the median of a cell is its centre's value; beyond, its curvature biases it,
     which is why the medians are given here."""
@@ -82,7 +89,7 @@ def test_recovers_a_polynomial(order, exposure, run_step, window):
     grid = np.zeros((order + 1, order + 1))
     for c, (i, j) in zip(coefs, terms(order), strict=True):
         grid[i, j] = c
-    found = fit_sky(list(legendre.legval2d(u, v, grid)), exposure=exposure, params=params)
+    found = {"coefs": fit_sky(list(legendre.legval2d(u, v, grid)), order, exposure)}
     np.testing.assert_allclose(found["coefs"], coefs, rtol=1e-10, atol=1e-12)
     rate = surface(coefs, order).astype(np.float32)
     data = run_step(step, exposure, window, {"rate": rate}, params, found)["data"]
@@ -113,9 +120,70 @@ def test_along_x_and_along_y(exposure):
 def test_cells_without_a_median_are_left_out(exposure):
     rate = surface([2.0, 0.3, -0.7], 1)
     rate[40:90, 30:200] = np.nan
-    np.testing.assert_allclose(fitted(rate, exposure, 1)[1]["coefs"], [2.0, 0.3, -0.7], atol=1e-9)
-    rate[:] = np.nan
-    assert fitted(rate, exposure, 1)[1]["coefs"].tolist() == [0, 0, 0]
+    found = fitted(rate, exposure, 1, every_pixel=True)[1]
+    np.testing.assert_allclose(found["coefs"], [2.0, 0.3, -0.7], atol=1e-6)
+    assert found["cells"] == 14  # touched
+    found = fitted(rate, exposure, 1)[1]
+    assert found["cells"] == 5  # covered
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_pixel_that_is_no_number_costs_no_cell(bad, exposure):
+    """One in every cell: without it, the same median to a few parts in the noise."""
+    rng = np.random.default_rng(5)
+    rate = (surface([2.0, 0.3, -0.7], 1) + rng.normal(0, 0.01, (256, 256))).astype(np.float32)
+    good = fitted(rate, exposure, 1)[1]
+    for w in cells(exposure, SkyParams(order=1)):
+        rate[w.y0 + 3, w.x0 + 5] = bad
+    found = fitted(rate, exposure, 1)[1]
+    np.testing.assert_allclose(found["coefs"], good["coefs"], atol=3e-4)
+    assert (found["pixels"], found["cells"]) == (64, 0)
+
+
+def test_pixels_that_are_not_to_be_used_do_not_count(exposure):
+    rate = surface([2.0, 0.3, -0.7], 1)
+    dq = np.zeros(rate.shape, np.uint32)
+    rate[4:25, 4:252], dq[4:25, 4:252] = 1e4, 3  # more than half of the first row of cells
+    rate[110:120, 110:120], dq[110:120, 110:120] = 2e4, 2  # saturated, but usable
+    truth = [2.0, 0.3, -0.7]
+    found = fitted(rate, exposure, 1, dq)[1]
+    assert found["pixels"] == 21 * 248
+    without = fitted(np.where(dq == 3, np.nan, rate), exposure, 1)[1]
+    np.testing.assert_array_equal(found["coefs"], without["coefs"])
+    assert abs(found["coefs"] - truth).max() < 0.1
+    assert abs(fitted(rate, exposure, 1, dq, every_pixel=True)[1]["coefs"] - truth).max() > 100
+
+
+@pytest.mark.parametrize("cells_left", [0, 2, 8])
+def test_too_few_cells_subtract_nothing(cells_left, exposure, run_step, window):
+    """A row of eight cells does not tell a plane's slope across the row."""
+    rate = np.full((256, 256), np.nan, np.float32)
+    rate[4:35, 4 : 4 + 31 * cells_left] = 3
+    params, found = fitted(rate, exposure, 1)
+    assert (len(found["coefs"]), found["cells"]) == (0, 64 - cells_left)
+    data = run_step(step, exposure, window, {"rate": rate}, params, found)["data"]
+    np.testing.assert_array_equal(data, rate[window.slices])
+    if cells_left:
+        assert fitted(rate, exposure, 0)[1]["coefs"] == pytest.approx([3])
+
+
+@pytest.mark.parametrize("order", [-1, 8, 10, 1000, 1.5])
+def test_orders_that_the_cells_cannot_carry(order):
+    with pytest.raises(ValidationError, match="order"):
+        SkyParams(order=order)
+
+
+def test_the_greatest_order_is_told_apart_by_the_cells(exposure):
+    """Every term of it, and not those of the next one."""
+    for order, enough in ((MAX_ORDER, True), (MAX_ORDER + 1, False)):
+        coefs = np.arange(1.0, (order + 1) * (order + 2) / 2 + 1)
+        image = surface(coefs, order)
+        medians = [
+            image[(w.y0 + w.y1) // 2, (w.x0 + w.x1) // 2]
+            for w in cells(exposure, SkyParams(order=0))
+        ]
+        found = fit_sky(medians, order, exposure)
+        np.testing.assert_allclose((np.abs(found - coefs) < 1e-6).all(), enough)
 
 
 def test_no_order_no_sky(exposure, run_step, window):
