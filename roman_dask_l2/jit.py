@@ -47,7 +47,7 @@ import numba  # noqa: E402  (the cache directory must be set before numba reads 
 from numba.core.caching import FunctionCache, IndexDataCacheFile  # noqa: E402
 
 
-class _CheckedFile(IndexDataCacheFile):  # type: ignore[misc]
+class _CheckedFile(IndexDataCacheFile):
     """Index and code of a function's variants, each with a check sum.
 
     What a crash, a full disk or another program has left there is no file of ours: it counts as

@@ -218,7 +218,7 @@ def calibrate(
             ):
                 load_all(name for bound in job.steps for name in bound.step.imports)
                 with running(scheduler, threads) as client:
-                    # asdf and what it brings along take their time to be imported: meanwhile, tiles.
+                    # What asdf brings along takes its time to be imported: meanwhile, tiles.
                     model = pool.submit(_model, job)
                     found = _compute(job, file, copy, tile, per_step, clock, client)
                 segments: list[graph.Spent] = found["seconds"]

@@ -21,8 +21,9 @@ from roman_dask_l2.io.layout import read_layout
 HEAD = b"#ASDF 1.0.0\n#ASDF_STANDARD 1.6.0\n"
 NDARRAY = "tag:stsci.edu:asdf/core/ndarray-1.1.0"
 WAYS = (
-    "zlib", "bzp2", "lz4", "lz4 whole", "inline", "external", "external zlib", "strided", "reversed",
-    "fortran", "fortran zlib", "big", "float16", "float64", "quantity", "quantity zlib", "part",
+    "zlib", "bzp2", "lz4", "lz4 whole", "inline", "external", "external zlib", "strided",
+    "reversed", "fortran", "fortran zlib", "big", "float16", "float64", "quantity", "quantity zlib",
+    "part",
 )  # fmt: skip
 """All that `store` knows."""
 
