@@ -275,7 +275,9 @@ def _cluster(
             target = _address(scheduler, scheduler_file, wait)
             wanted = workers or 1
         try:
-            client = Client(target, name="roman-dask-l2", timeout=min(wait, 30))
+            # A scheduler of our own is there, however little time the workers have.
+            limit = min(wait, ANSWER) if isinstance(target, str) else ANSWER
+            client = Client(target, name="roman-dask-l2", timeout=limit)
         except (OSError, TimeoutError) as error:
             raise ClusterError(f"{target}: no Dask scheduler answers there") from error
         stack.enter_context(client)
