@@ -40,7 +40,7 @@ POLL = 1.0
 SETTLE = 30.0
 """Seconds that a failed run waits for tasks that are still at work."""
 
-HURRY = 3.0
+HURRY = 2.0
 """Seconds that an interrupted one waits for them."""
 
 WRITTEN = 3.0
