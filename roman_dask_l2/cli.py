@@ -51,10 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     level = logging.DEBUG if args.debug else logging.WARNING if args.quiet else logging.INFO
     messages = Messages(PROGRAM, level)
     # A batch system says SIGTERM before it says SIGKILL: clean up as for Ctrl-C.
+    stopper = None
     with contextlib.suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if arguments is None:  # the process is this command's own
+            from .stopping import Stopper
+
+            stopper = Stopper()
+        else:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
     status, problems = _act(args, messages)
     messages.end(status, problems)
+    if stopper is not None:
+        stopper.end(status)
     return status
 
 
@@ -399,16 +407,18 @@ def _running(args: argparse.Namespace) -> Iterator[Any]:
 
 def _demo(args: argparse.Namespace) -> int:
     from .demo import run_demo
+    from .stopping import incomplete
 
-    report = run_demo(
-        args.directory,
-        side=args.side,
-        seed=args.seed,
-        scheduler=args.scheduler,
-        threads=args.threads,
-        tile=args.tile,
-        show_progress=not args.quiet,
-    )
+    with incomplete(args.directory):
+        report = run_demo(
+            args.directory,
+            side=args.side,
+            seed=args.seed,
+            scheduler=args.scheduler,
+            threads=args.threads,
+            tile=args.tile,
+            show_progress=not args.quiet,
+        )
     sys.stdout.write("\n".join(report.lines()) + "\n")
     return 0 if report.ok else 1
 
@@ -488,17 +498,19 @@ def _report(args: argparse.Namespace) -> int:
 
 def _simulate(args: argparse.Namespace) -> int:
     from .simulate import simulate
+    from .stopping import incomplete
 
     names = args.conditions
     conditions = names if names in ("all", "plain") else [n for n in names.split(",") if n]
-    made = simulate(
-        args.directory,
-        side=args.side,
-        seed=args.seed,
-        detector=args.detector,
-        optical_element=args.filter,
-        conditions=conditions,
-    )
+    with incomplete(args.directory):
+        made = simulate(
+            args.directory,
+            side=args.side,
+            seed=args.seed,
+            detector=args.detector,
+            optical_element=args.filter,
+            conditions=conditions,
+        )
     sys.stdout.write(
         f"wrote {os.fspath(args.directory)}\ncalibrate it with: {PROGRAM} {made.config}\n"
     )

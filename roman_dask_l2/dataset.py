@@ -19,6 +19,7 @@ except ImportError as error:
 from . import dq
 from .detector import BORDER, Window
 from .errors import InputError
+from .foreign import alone
 from .io.arrays import FileArray
 from .io.l2 import EDGES, IMAGE_ARRAYS
 from .io.layout import Layout, read_layout
@@ -230,7 +231,8 @@ class _Sky:
 
 @lru_cache(8)
 def _gwcs(path: str, mark: tuple[int, int]) -> Any:
-    import asdf
+    with alone():
+        import asdf
 
-    with asdf.open(path, lazy_load=True) as file:
-        return file["roman"]["meta"]["wcs"]
+        with asdf.open(path, lazy_load=True) as file:
+            return file["roman"]["meta"]["wcs"]

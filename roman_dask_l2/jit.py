@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import logging
 import os
+import pickle
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
+
+log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,7 +44,46 @@ if _directory:
     os.environ["NUMBA_CACHE_DIR"] = _directory
 
 import numba  # noqa: E402  (the cache directory must be set before numba reads it)
-from numba.core.caching import FunctionCache  # noqa: E402
+from numba.core.caching import FunctionCache, IndexDataCacheFile  # noqa: E402
+
+
+class _CheckedFile(IndexDataCacheFile):
+    """Index and code of a function's variants, each with a check sum.
+
+    What a crash, a full disk or another program has left there is no file of ours: it counts as
+    missing, so that the function is compiled again and the file replaced.
+    """
+
+    def _dump(self, obj: Any) -> bytes:
+        data: bytes = super()._dump(obj)
+        return data + _digest(data)  # unpickling ends before it
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            with open(self._index_path, "rb") as file:
+                version = pickle.load(file)
+                if version == self._version and not _sound(file.read()):
+                    return {}
+            found: dict[Any, str] = super()._load_index()
+        except Exception:  # unpickling garbage may end in any of them
+            return {}
+        return found
+
+    def _load_data(self, name: str) -> Any:
+        with open(self._data_path(name), "rb") as file:
+            data = file.read()
+        if not _sound(data):
+            raise OSError(f"{self._data_path(name)}: damaged")
+        return super()._load_data(name)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _sound(data: bytes) -> bool:
+    """Whether data of a file end with their check sum."""
+    return _digest(data[:-16]) == data[-16:]
 
 
 class _SharedCache(FunctionCache):
@@ -49,13 +94,28 @@ class _SharedCache(FunctionCache):
     same file.
     """
 
+    def __init__(self, py_func: Any) -> None:
+        super().__init__(py_func)
+        self._cache_file = _CheckedFile(
+            cache_path=self._cache_path,
+            filename_base=self._impl.filename_base,
+            source_stamp=self._impl.locator.get_source_stamp(),
+        )
+
     def _load_overload(self, sig: Any, target_context: Any) -> Any:
-        with self._locked(fcntl.LOCK_SH):
-            return super()._load_overload(sig, target_context)
+        try:
+            with self._locked(fcntl.LOCK_SH):
+                return super()._load_overload(sig, target_context)
+        except Exception as error:  # whatever is wrong with it, it can be compiled again
+            log.debug("%s: %s: compiled again", self._impl.filename_base, error)
+            return None
 
     def _save_overload(self, sig: Any, data: Any) -> None:
-        with self._locked(fcntl.LOCK_EX):
-            super()._save_overload(sig, data)
+        try:
+            with self._locked(fcntl.LOCK_EX):
+                super()._save_overload(sig, data)
+        except OSError as error:  # a full disk, say: the run needs no cache
+            _warn_once(f"{self.cache_path}: kernels cannot be kept there ({error.strerror})")
 
     @contextlib.contextmanager
     def _locked(self, kind: int) -> Iterator[None]:
@@ -66,6 +126,11 @@ class _SharedCache(FunctionCache):
                 file = stack.enter_context(open(path, "ab"))
                 fcntl.flock(file, kind)
             yield
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)
 
 
 _kernels: list[Any] = []

@@ -14,6 +14,7 @@ from .config import Config, load_config, readable_paths
 from .detector import BORDER, CHANNEL
 from .errors import InputError
 from .exposure import Exposure
+from .foreign import alone
 from .io.atomic import require_writable
 from .io.fits import fits_name
 from .io.l1 import open_l1
@@ -163,10 +164,11 @@ def _l1_wcs(layout: Layout) -> Any:
     """The L1 file's own gwcs, None if it has none."""
     if layout.value("roman", "meta", "wcs") is None:
         return None
-    import asdf
+    with alone():
+        import asdf
 
-    with asdf.open(layout.path, lazy_load=True) as file:
-        return file["roman"]["meta"]["wcs"]
+        with asdf.open(layout.path, lazy_load=True) as file:
+            return file["roman"]["meta"]["wcs"]
 
 
 def _missing_references(steps: list[BoundStep], inputs: Inputs) -> list[str]:

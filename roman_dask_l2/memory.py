@@ -140,8 +140,10 @@ def _unpacked(sources: Mapping[str, Any]) -> float:
     for source in sources.values():
         if isinstance(source, Placed) and source.array.offset is None:
             array = source.array
+            if array.packed is not None and not array.packed.compression:
+                continue  # with strides: read where it lies
             size = math.prod(array.shape) * np.dtype(array.dtype).itemsize
-            kept = pieces_kept(array.shape) * PIECE_BYTES if array.packed else size
+            kept = pieces_kept(array.shape) * PIECE_BYTES if array.in_pieces else size
             total += min(size, kept)
     return total
 

@@ -25,6 +25,7 @@ from .config import Config
 from .detector import BORDER, Grid, Window
 from .errors import InputError
 from .exposure import Exposure, index_dtype
+from .foreign import alone, load_all
 from .io.atomic import replacing
 from .io.blocks import Block, half
 from .io.fits import FitsCopy, fits_name
@@ -219,9 +220,10 @@ def calibrate(
                 compiling_ahead(job) if ahead else nullcontext(),
                 ThreadPoolExecutor(1) as pool,
             ):
-                # asdf and what it brings along take their time to be imported: meanwhile, tiles.
-                model = pool.submit(_model, job)
+                load_all(name for bound in job.steps for name in bound.step.imports)
                 with running(scheduler, threads) as client:
+                    # What asdf brings along takes its time to be imported: meanwhile, tiles.
+                    model = pool.submit(_model, job)
                     found = _compute(job, file, copy, tile, per_step, clock, client)
                 segments: list[graph.Spent] = found["seconds"]
                 clock.stage("tiles", segments[0].finished)
@@ -397,13 +399,14 @@ def _median_gain(inputs: Inputs) -> tuple[float, int]:
 def _model(job: Job) -> Any:
     """The L2 file's ``ImageModel``, without its arrays."""
     complete = {b.step.cal_step for b in job.steps if b.step.cal_step} | {"assign_wcs"}
-    return image_model(
-        job.config.IN,
-        job.config.OUT.name,
-        job.wcs.gwcs(job.exposure.side - 2 * BORDER),
-        photometry(job.exposure.optical_element),
-        complete,
-    )
+    with alone():
+        return image_model(
+            job.config.IN,
+            job.config.OUT.name,
+            job.wcs.gwcs(job.exposure.side - 2 * BORDER),
+            photometry(job.exposure.optical_element),
+            complete,
+        )
 
 
 def _medsky(measured: Mapping[str, Any]) -> float:

@@ -40,6 +40,9 @@ POLL = 1.0
 SETTLE = 30.0
 """Seconds that a failed run waits for tasks that are still at work."""
 
+HURRY = 2.0
+"""Seconds that an interrupted one waits for them."""
+
 WRITTEN = 3.0
 """Seconds after which a scheduler's file that cannot be read is none."""
 
@@ -272,7 +275,9 @@ def _cluster(
             target = _address(scheduler, scheduler_file, wait)
             wanted = workers or 1
         try:
-            client = Client(target, name="roman-dask-l2", timeout=min(wait, 30))
+            # A scheduler of our own is there, however little time the workers have.
+            limit = min(wait, ANSWER) if isinstance(target, str) else ANSWER
+            client = Client(target, name="roman-dask-l2", timeout=limit)
         except (OSError, TimeoutError) as error:
             raise ClusterError(f"{target}: no Dask scheduler answers there") from error
         stack.enter_context(client)
@@ -563,8 +568,8 @@ def _explained(client: Client) -> Iterator[None]:
         lines = str(error).splitlines()
         reason = next((line for line in lines if "for reason: " in line), (lines or [""])[-1])
         raise ClusterError(f"the Dask scheduler is gone or gave up the run: {reason}") from error
-    except BaseException:
-        _settle(client)
+    except BaseException as error:
+        _settle(client, HURRY if isinstance(error, KeyboardInterrupt) else SETTLE)
         raise
 
 
@@ -575,13 +580,13 @@ def _name(key: Any) -> str:
     return f"{plain} ({', '.join(map(str, index))})" if index else plain
 
 
-def _settle(client: Client) -> None:
+def _settle(client: Client, limit: float = SETTLE) -> None:
     """Wait for tasks that were at work when the run failed: they cannot be stopped, and would
     write into files that are about to be removed."""
-    end = time.monotonic() + SETTLE
+    end = time.monotonic() + limit
     with contextlib.suppress(Exception):
         time.sleep(0.1)  # until the workers know that nobody wants the others
-        busy: dict[str, set[Any]] = _ask(client, _at_work, SETTLE, on_error="ignore")
+        busy: dict[str, set[Any]] = _ask(client, _at_work, limit, on_error="ignore")
         while any(busy.values()) and time.monotonic() < end:
             time.sleep(0.1)
             left = max(end - time.monotonic(), 0.1)

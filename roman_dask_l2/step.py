@@ -164,6 +164,9 @@ class Step:
         reference file do not count. The manual's tables of flags are made of this.
     cal_step : str
         Key of ``meta.cal_step`` that this step completes, if any.
+    imports : tuple of str
+        Modules of other packages that the kernel or the reduction asks `foreign.load` for: they are
+        loaded before the first task.
     """
 
     name: str
@@ -180,6 +183,7 @@ class Step:
     when: Callable[[Exposure, Any, Callable[[str], bool]], bool] = _always
     sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cal_step: str = ""
+    imports: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = [v for v in self._variables() if v not in VARIABLES]

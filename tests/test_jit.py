@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numba
+import numpy as np
+
+from roman_dask_l2 import jit
 from roman_dask_l2.simulate import simulate
 
 ROOT = Path(__file__).parents[1]
@@ -120,3 +126,48 @@ def test_a_read_only_installation(tmp_path):
     assert len(compiled[0]) > 20
     assert compiled[1] == compiled[0]
     assert set(site.rglob("*")) == before
+
+
+DAMAGE = {
+    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "one byte short": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "empty": lambda path: os.truncate(path, 0),
+    "garbage": lambda path: path.write_bytes(b"\x80\x05garbage" * 100),
+    "one bit": lambda path: path.write_bytes(flipped(path.read_bytes())),
+    "of another kind": lambda path: path.write_bytes(pickle.dumps({"a": 1})),
+    "a directory": lambda path: (path.unlink(), path.mkdir()),
+    "a pointer to nothing": lambda path: (path.unlink(), path.symlink_to("nothing")),
+}
+
+
+def flipped(data):
+    middle = len(data) * 2 // 3
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def test_damaged_files_of_the_cache_are_replaced(tmp_path, monkeypatch):
+    """What a crash leaves there must not end later runs: it is compiled again, and kept again."""
+    (tmp_path / "adding.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    function = importlib.import_module("adding").total.py_func
+    ones = np.ones(7)
+
+    def run():
+        """Hits and misses of a function that is new to the process."""
+        compiled = jit.kernel(function)
+        jit._kernels.remove(compiled)
+        assert compiled(ones) == 7
+        return sum(compiled.stats.cache_hits.values()), sum(compiled.stats.cache_misses.values())
+
+    assert run() == (0, 1)
+    assert run() == (1, 0)
+    for suffix in (".nbi", ".nbc"):
+        for name, damage in DAMAGE.items():
+            (path,) = (tmp_path / "cache").rglob(f"*{suffix}")
+            damage(path)
+            assert run() == (0, 1), (suffix, name)
+            if name == "a directory":  # a file cannot take its place
+                path.rmdir()
+                assert run() == (0, 1)
+            assert run() == (1, 0), (suffix, name)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FETCH = 60.0
+"""Seconds that a worker has to hand over a record."""
 LOOK = 1.0
 """Seconds between looks at the workers: new ones may have come."""
 LONGER = 1.2
@@ -111,8 +113,10 @@ def _result(future: Future, item: Item, outcome: Outcome) -> Record:
     """The record, also of an exposure that took its worker down with it."""
     from distributed import KilledWorker
 
+    if future.status in ("pending", "lost"):
+        raise TimeoutError
     if future.status != "error":
-        record = future.result(timeout=LOOK)  # raises if the whole run was given up
+        record = _fetched(future)
         return record if record["status"] != "finished" else _found(record, item, outcome)
     error = future.exception()
     if isinstance(error, KilledWorker):
@@ -123,6 +127,21 @@ def _result(future: Future, item: Item, outcome: Outcome) -> Record:
     line = new_line(item.work, "failed") | {"error": text}
     write_line(Path(item.work.manifest), line)
     return line
+
+
+def _fetched(future: Future) -> Record:
+    """The result of a task that is done; raises if the whole run was given up.
+
+    A request that takes too long is cancelled, and with it what others wait for: all that come
+    after it would fail at once, with an error that is none (distributed 2026.8). So it has its
+    time, and the next one is a new one.
+    """
+    try:
+        record: Record = future.result(timeout=FETCH)
+    except (TimeoutError, UnboundLocalError):
+        future.client._gather_future = None
+        raise TimeoutError from None
+    return record
 
 
 def _found(record: Record, item: Item, outcome: Outcome) -> Record:

@@ -6,89 +6,18 @@ reads no pixels; a worker that runs a task opens the file itself.
 
 from __future__ import annotations
 
-import bisect
 import math
 import mmap
-import os
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..detector import BORDER, Window
 from ..errors import InputError
-
-
-class _OpenFile:
-    """A file descriptor, and a map of the file where partial rows are wanted."""
-
-    def __init__(self, path: str, mark: tuple[int, int]) -> None:
-        try:
-            self.fd = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        status = os.fstat(self.fd)
-        if (status.st_size, status.st_mtime_ns) != mark:
-            os.close(self.fd)
-            raise InputError(f"{path}: was changed while it was in use")
-        self._lock = threading.Lock()
-        self._map: mmap.mmap | None = None
-
-    @property
-    def map(self) -> mmap.mmap:
-        with self._lock:
-            if self._map is None:
-                self._map = mmap.mmap(self.fd, 0, access=mmap.ACCESS_READ)
-            return self._map
-
-    def read_into(self, buffer: memoryview, offset: int, path: str) -> None:
-        while len(buffer):
-            n = os.preadv(self.fd, [buffer], offset)
-            if n == 0:
-                raise InputError(f"{path}: ends too early (truncated file?)")
-            buffer, offset = buffer[n:], offset + n
-
-    def __del__(self) -> None:
-        if hasattr(self, "_lock"):
-            os.close(self.fd)
-
-
-class _Cache:
-    """A small bounded per-process cache; an entry is made once even if threads race for it."""
-
-    def __init__(self, size: int) -> None:
-        self._size, self._lock = size, threading.Lock()
-        self._entries: OrderedDict[Any, Any] = OrderedDict()
-        self._making: dict[Any, threading.Lock] = {}
-
-    def get(self, key: Any, make: Callable[[], Any]) -> Any:
-        with self._lock:
-            if key in self._entries:
-                self._entries.move_to_end(key)
-                return self._entries[key]
-            making = self._making.setdefault(key, threading.Lock())
-        with making:
-            with self._lock:
-                if key in self._entries:
-                    return self._entries[key]
-            value = make()
-            with self._lock:
-                self._entries[key] = value
-                self._making.pop(key, None)
-                while len(self._entries) > self._size:
-                    self._entries.popitem(last=False)
-            return value
-
-    def keep(self, wanted: Callable[[Any], bool]) -> None:
-        """Drop all other keys."""
-        with self._lock:
-            for key in [key for key in self._entries if not wanted(key)]:
-                del self._entries[key]
-
+from .opened import _Cache, _OpenFile
+from .packed import Packed, _Pieces, decode, from_map, unchanged
 
 _NARROW = 16
 """A window this many times narrower than the array counts as a strip."""
@@ -109,89 +38,6 @@ def keep_open(paths: Collection[str]) -> None:
     """
     for cache in (_files, _decoded, _pieces):
         cache.keep(lambda key: key[0] in paths)
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Where an array lies in a block that is compressed with lz4.
-
-    asdf packs a block piece by piece, each on its own (a length of 4 bytes, big-endian, and an
-    lz4 block with its size in front): so a task unpacks only the pieces that its window touches.
-
-    Attributes
-    ----------
-    start : int
-        Byte of the file at which the block's data start.
-    offset : int
-        Byte of the unpacked data at which the array starts.
-    """
-
-    start: int
-    offset: int
-
-
-class _Pieces:
-    """The pieces of one packed block; the last used ones are kept unpacked.
-
-    Parameters
-    ----------
-    handle : _OpenFile
-    path : str
-    packed : Packed
-    nbytes : int
-        Unpacked bytes that are needed, from the block's start.
-    keep : int
-        Pieces to keep.
-    """
-
-    def __init__(
-        self, handle: _OpenFile, path: str, packed: Packed, nbytes: int, keep: int
-    ) -> None:
-        self._handle, self._path, self._cache = handle, path, _Cache(keep)
-        # Unpacked size up to each piece; where each lies in the file, and its packed size.
-        self._ends: list[int] = []
-        self._places: list[tuple[int, int]] = []
-        position, end = packed.start, 0
-        head = bytearray(8)
-        while end < nbytes:
-            handle.read_into(memoryview(head), position, path)
-            packed_size = int.from_bytes(head[:4], "big")
-            size = int.from_bytes(head[4:], "little")
-            if packed_size <= 4 or size <= 0:
-                raise InputError(f"{path}: damaged, a compressed block has an empty piece")
-            end += size
-            self._ends.append(end)
-            self._places.append((position + 4, packed_size))
-            position += 4 + packed_size
-
-    @property
-    def largest(self) -> int:
-        """Bytes of the largest piece."""
-        return max(b - a for a, b in zip([0, *self._ends], self._ends, strict=False))
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` with unpacked bytes from `offset` on."""
-        i = bisect.bisect_right(self._ends, offset)
-        while len(buffer):
-            begin = self._ends[i - 1] if i else 0
-            piece = self._cache.get(i, partial(self._unpack, i))
-            part = memoryview(piece)[offset - begin : offset - begin + len(buffer)]
-            buffer[: len(part)] = part
-            buffer, offset, i = buffer[len(part) :], offset + len(part), i + 1
-
-    def _unpack(self, i: int) -> bytes:
-        import lz4.block
-
-        place, size = self._places[i]
-        raw = bytearray(size)
-        self._handle.read_into(memoryview(raw), place, self._path)
-        try:
-            piece = lz4.block.decompress(raw)
-        except lz4.block.LZ4BlockError as error:
-            raise InputError(f"{self._path}: damaged, cannot be decompressed ({error})") from error
-        if len(piece) != self._ends[i] - (self._ends[i - 1] if i else 0):
-            raise InputError(f"{self._path}: damaged, a compressed piece has another size")
-        return piece
 
 
 PIECE_BYTES = 1 << 22
@@ -218,12 +64,12 @@ class FileArray:
     dtype : str
         As stored, byte order included.
     offset : int or None
-        Byte at which it starts; None where it is not one plain block (compressed, inline): then
-        it is decoded by asdf, once per process.
+        Byte at which it starts; None where it is not one plain block in C order.
     mark : tuple of int
         Size and modification time of the file when it was described.
     packed : Packed or None
-        Where it lies in an lz4 block.
+        Where it lies in another block; None as well where its numbers stand in the tree. What is
+        compressed is decoded once per process, except with lz4, and what stands in the tree too.
     """
 
     path: str
@@ -246,15 +92,13 @@ class FileArray:
         native = stored.newbyteorder("=")
         ny, nx = self.shape[-2:] if len(self.shape) > 1 else (1, *self.shape[-1:])
         w = window if window is not None else Window(0, ny, 0, nx)
-        if self.packed is not None and 0 not in self.shape:
+        if self.in_pieces and 0 not in self.shape:
             pieces = _pieces.get((self.path, self.mark, self.packed), self._open_pieces)
             if pieces.largest <= _PIECE_BYTES:
                 return self._unpacked(pieces, w, planes)
         if self.offset is None:
-            cut = (planes, ..., *w.slices) if len(self.shape) > 2 else w.slices
-            whole = _decoded.get((self.path, self.key, self.mark), self._decode)
-            return np.array(whole[cut] if len(self.shape) > 1 else whole, dtype=native, order="C")
-        handle = _files.get((self.path, self.mark), lambda: _OpenFile(self.path, self.mark))
+            return self._from_other(w, planes)
+        handle = self._open()
         if len(self.shape) < 2:
             out = np.empty(self.shape, stored)
             handle.read_into(out.data.cast("B"), self.offset, self.path)
@@ -281,10 +125,8 @@ class FileArray:
                 rows = self.read(Window(y, min(y + step, w.y1), 0, nx), planes)
                 out[..., y - w.y0 : y - w.y0 + rows.shape[-2], :] = rows[..., w.x0 : w.x1]
             return out
-        # Part of every row: the kernel's page cache is the better reader. Reading a map beyond the
-        # end of a file that was cut off meanwhile would kill the process, not raise an error.
-        if os.fstat(handle.fd).st_size != self.mark[0]:
-            raise InputError(f"{self.path}: was changed while it was in use")
+        # Part of every row: the kernel's page cache is the better reader.
+        self._check_size(handle)
         out = np.empty(shape, native)
         flat = out.reshape(-1, *w.shape)
         per_plane = int(np.prod(lead[1:], dtype=int))
@@ -298,9 +140,25 @@ class FileArray:
             handle.map.madvise(mmap.MADV_DONTNEED, first, start + rows.nbytes - first)
         return out
 
+    @property
+    def in_pieces(self) -> bool:
+        """Whether it is unpacked piece by piece, as it is needed."""
+        packed = self.packed
+        return packed is not None and packed.compression == "lz4" and packed.strides is None
+
+    def _open(self) -> _OpenFile:
+        file: _OpenFile = _files.get(
+            (self.path, self.mark), lambda: _OpenFile(self.path, self.mark)
+        )
+        return file
+
+    def _check_size(self, handle: _OpenFile) -> None:
+        if not unchanged(handle, self.mark[0]):
+            raise InputError(f"{self.path}: was changed while it was in use")
+
     def _open_pieces(self) -> _Pieces:
         assert self.packed is not None
-        handle = _files.get((self.path, self.mark), lambda: _OpenFile(self.path, self.mark))
+        handle = self._open()
         nbytes = self.packed.offset + math.prod(self.shape) * np.dtype(self.dtype).itemsize
         return _Pieces(handle, self.path, self.packed, nbytes, pieces_kept(self.shape))
 
@@ -323,16 +181,27 @@ class FileArray:
             return out.reshape(self.shape)
         return out.reshape((*((len(selected), *lead[1:]) if lead else ()), *w.shape))
 
-    def _decode(self) -> np.ndarray:
-        import asdf
+    def _from_other(self, w: Window, planes: slice) -> np.ndarray:
+        """`read` where it is not one plain block."""
+        stored = np.dtype(self.dtype)
+        cut: tuple[Any, ...] = (...,)
+        if len(self.shape) > 1:
+            cut = (planes, ..., *w.slices) if len(self.shape) > 2 else w.slices
+        if self.packed is not None and not self.packed.compression:
+            handle = self._open()
+            self._check_size(handle)
+            return from_map(handle, self.packed, self.shape, stored, cut)
+        whole = _decoded.get((self.path, self.key, self.mark), self._decode)
+        return np.array(whole[cut], dtype=stored.newbyteorder("="), order="C")
 
-        _OpenFile(self.path, self.mark)  # raises unless the file is the one that was described
-        with asdf.config_context() as config:
-            config.io_block_size = 1 << 22  # the default reads compressed data 4 kB at a time
-            file = asdf.open(self.path, lazy_load=True, memmap=False)
-        with file:
-            node = lookup(file.tree, self.key)
-            return np.array(getattr(node, "value", node))
+    def _decode(self) -> np.ndarray:
+        """The whole array, as stored."""
+        if self.packed is None:
+            from .layout import inline_values
+
+            return inline_values(self.path, self.key, self.mark)
+        handle = _OpenFile(self.path, self.mark)  # raises unless it is the file that was described
+        return decode(handle, self.path, self.packed, self.shape, np.dtype(self.dtype))
 
 
 def lookup(tree: Any, key: tuple[str, ...]) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..processes import space
+from ..stopping import unfinished
 
 
 def require_writable(folder: Path, what: str) -> None:
@@ -98,7 +99,8 @@ def replacing(*finals: Path) -> Iterator[Sequence[Path]]:
     maker = f"{_host()}-{os.getpid()}-n{_space()}-{uuid.uuid4().hex[:8]}"
     parts = [p.with_name(f".{p.stem}.{maker}.part{p.suffix}") for p in finals]
     try:
-        yield parts
+        with unfinished(*parts):
+            yield parts
         for part in parts:
             with open(part, "rb") as file:
                 os.fsync(file.fileno())

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..detector import Window
+from ..foreign import alone
 from .blocks import Block
 
 _MAGIC = b"\xd3BLK"
@@ -86,7 +87,8 @@ class InPlaceFile:
 
     def node(self, name: str) -> Any:
         """What stands in the tree for an array."""
-        from asdf.tagged import TaggedDict
+        with alone():
+            from asdf.tagged import TaggedDict
 
         block = self._blocks[name]
         dtype = np.dtype(block.dtype)
@@ -111,10 +113,11 @@ class InPlaceFile:
         asdf.ValidationError
             If the tree is not what its schemas want.
         """
-        import asdf
-
         buffer = io.BytesIO()
-        asdf.AsdfFile(tree).write_to(buffer, include_block_index=False)
+        with alone():
+            import asdf
+
+            asdf.AsdfFile(tree).write_to(buffer, include_block_index=False)
         made = buffer.getvalue()
         end = made.index(b"\n...\n") + len(b"\n...\n")
         own = _own_blocks(made, end)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
+import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,25 +21,27 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .arrays import FileArray, Packed, _Cache, lookup
+from .arrays import FileArray, lookup
+from .opened import _Cache
+from .packed import COMPRESSIONS, Packed
+from .tree import TYPES, first_line, inline_array, parse_tree, resolve
 
 _MAGIC = b"\xd3BLK"
 _HEADER = struct.Struct(">I4sQQQ16s")
 _STREAMED = 1
 _TREE_LIMIT = 64 << 20
 """A tree larger than this is not one of ours; reading on would be reading pixels."""
-_TYPES = {
-    **{f"{kind}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
-    **{f"float{bits}": f"float{bits}" for bits in (16, 32, 64)},
-    "bool8": "bool",
-}
 _known = _Cache(64)
 
 
 @dataclass(frozen=True)
 class _Block:
+    """Where the data of a block start, their bytes unpacked and in the file, how they are packed,
+    and whether the header has their MD5."""
+
     start: int
     size: int
+    used: int
     compression: str
     checked: bool
 
@@ -62,7 +66,10 @@ class Layout:
     content : str
         SHA-256 of the tree and the block headers. These carry an MD5 of every block, so it
         changes with any pixel, without the cost of reading them. Where a writer left the MD5
-        out, size and modification time of the file stand in for it.
+        out, size and modification time of the file stand in for it. The same of the files beside
+        it in which it has arrays.
+    beside : tuple of (str, tuple of int)
+        Files in which it has arrays, and their marks.
     """
 
     path: str
@@ -70,6 +77,7 @@ class Layout:
     blocks: tuple[_Block, ...]
     mark: tuple[int, int]
     content: str
+    beside: tuple[tuple[str, tuple[int, int] | None], ...] = ()
 
     def array(self, *key: str) -> FileArray | None:
         """Describe the array at ``tree[key[0]][key[1]]...``; None if there is nothing.
@@ -87,41 +95,60 @@ class Layout:
             return None
         if isinstance(node, dict) and "value" in node and "unit" in node:
             node = node["value"]  # an astropy Quantity
+        where = f"{self.path}: {'.'.join(key)}"
         if isinstance(node, list) or (isinstance(node, dict) and "data" in node):
-            values = np.asarray(node["data"] if isinstance(node, dict) else node)
-            return self._file_array(key, values.shape, str(values.dtype), None)
+            values = inline_array(node, where)
+            return FileArray(self.path, key, values.shape, values.dtype.str, None, self.mark)
         if not (isinstance(node, dict) and {"source", "shape", "datatype"} <= set(node)):
-            raise InputError(f"{self.path}: {'.'.join(key)} is not an array")
-        shape = tuple(int(n) if n != "*" else -1 for n in node["shape"])
+            raise InputError(f"{where} is not an array")
+        try:
+            shape = tuple(int(n) if n != "*" else -1 for n in node["shape"])
+            offset = int(node.get("offset", 0))
+            strides = tuple(int(n) for n in node["strides"]) if "strides" in node else None
+            consistent = strides is None or len(strides) == len(shape)
+        except (TypeError, ValueError):
+            consistent = False
+        if not consistent:
+            raise InputError(f"{where} has no usable shape, offset and strides")
         name = node["datatype"]
-        source = node["source"]
-        if not isinstance(name, str) or name not in _TYPES or -1 in shape:
-            raise InputError(f"{self.path}: {'.'.join(key)} has unsupported type {name} {shape}")
-        dtype = np.dtype(_TYPES[name]).newbyteorder(
+        if not isinstance(name, str) or name not in TYPES or min((0, *shape)) < 0:
+            raise InputError(f"{where} has unsupported type {name} {shape}")
+        dtype = np.dtype(TYPES[name]).newbyteorder(
             ">" if node.get("byteorder", "little") == "big" else "<"
         )
-        if not isinstance(source, int) or "strides" in node:
-            return self._file_array(key, shape, dtype.str, None)
-        if not -len(self.blocks) <= source < len(self.blocks):
-            raise InputError(f"{self.path}: truncated, the data of {'.'.join(key)} are missing")
-        block, offset = self.blocks[source], int(node.get("offset", 0))
-        if block.compression == "lz4":
-            return self._file_array(key, shape, dtype.str, None, Packed(block.start, offset))
-        if not block.plain:
-            return self._file_array(key, shape, dtype.str, None)
-        if offset + int(np.prod(shape)) * dtype.itemsize > block.size:
-            raise InputError(f"{self.path}: {'.'.join(key)} is larger than its block")
-        return self._file_array(key, shape, dtype.str, block.start + offset)
+        path, mark, block = self._block(node["source"], where)
+        packed = Packed(block.start, offset, block.used, block.size, block.compression, strides)
+        if packed.compression not in COMPRESSIONS:
+            raise InputError(
+                f"{where} is compressed with {packed.compression!r}, "
+                "expected zlib, bzp2, lz4 or no compression"
+            )
+        first, last = packed.span(shape, dtype.itemsize)
+        if first < 0 or last > block.size:
+            raise InputError(f"{where} is larger than its block")
+        if packed.compression or strides is not None:
+            return FileArray(path, key, shape, dtype.str, None, mark, packed)
+        return FileArray(path, key, shape, dtype.str, block.start + offset, mark)
 
-    def _file_array(
-        self,
-        key: tuple[str, ...],
-        shape: tuple[int, ...],
-        dtype: str,
-        offset: int | None,
-        packed: Packed | None = None,
-    ) -> FileArray:
-        return FileArray(self.path, key, shape, dtype, offset, self.mark, packed)
+    def _block(self, source: Any, where: str) -> tuple[str, tuple[int, int], _Block]:
+        """The block that holds an array, and path and mark of the file that has the block."""
+        if isinstance(source, int):
+            if not -len(self.blocks) <= source < len(self.blocks):
+                raise InputError(
+                    f"{self.path}: truncated, the data of {where.rpartition(': ')[2]} are missing"
+                )
+            return self.path, self.mark, self.blocks[source]
+        path = resolve(self.path, source)
+        if path is None:
+            raise InputError(f"{where} lies in {source}, expected a file of this machine")
+        try:
+            with _clearly(path):
+                _, blocks, mark, _ = _scan(path)
+        except InputError as error:
+            raise InputError(f"{where} lies in {error}") from error
+        if not blocks:
+            raise InputError(f"{where} lies in {path}: truncated, it has no data")
+        return str(path), mark, blocks[0]
 
     def value(self, *key: str, default: Any = None) -> Any:
         """A scalar, list or mapping of the tree, or `default` where there is none."""
@@ -141,13 +168,12 @@ def read_layout(path: str | os.PathLike[str]) -> Layout:
     """
     path = Path(path).absolute()
     with _clearly(path):
-        import asdf.util
-
-        _, blocks, mark, content = _scan(path)
-        tree = asdf.util.load_yaml(path)
+        head, blocks, mark, content = _scan(path)
+        tree = parse_tree(head)
     if not isinstance(tree, dict):
         raise InputError(f"{path}: the ASDF file has no tree")
-    return Layout(str(path), tree, tuple(blocks), mark, content)
+    beside = _beside(path, tree) if _EXTERNAL.search(head) else ()
+    return Layout(str(path), tree, tuple(blocks), mark, _joined(content, beside), beside)
 
 
 def known_layout(path: str | os.PathLike[str]) -> Layout:
@@ -159,7 +185,35 @@ def known_layout(path: str | os.PathLike[str]) -> Layout:
     with _clearly(path):
         status = os.stat(path)
     key = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
-    return _known.get(key, lambda: read_layout(path))
+    layout: Layout = _known.get(key, lambda: read_layout(path))
+    if any(_mark(Path(other)) != mark for other, mark in layout.beside):
+        return read_layout(path)
+    return layout
+
+
+def inline_values(path: str, key: tuple[str, ...], mark: tuple[int, int]) -> np.ndarray:
+    """An array whose numbers stand in the tree.
+
+    Parameters
+    ----------
+    path : str
+    key : tuple of str
+        Where it stands.
+    mark : tuple of int
+        Size and modification time of the file when it was described.
+
+    Raises
+    ------
+    InputError
+        If the file is not what it was.
+    """
+    layout = known_layout(path)
+    if layout.mark != mark:
+        raise InputError(f"{path}: was changed while it was in use")
+    node = lookup(layout.tree, key)
+    if isinstance(node, dict) and "value" in node and "unit" in node:
+        node = node["value"]
+    return inline_array(node, f"{path}: {'.'.join(key)}")
 
 
 def read_head(path: str | os.PathLike[str]) -> tuple[bytes, str]:
@@ -173,11 +227,15 @@ def read_head(path: str | os.PathLike[str]) -> tuple[bytes, str]:
     path = Path(path).absolute()
     with _clearly(path):
         head, _, _, content = _scan(path)
-    return head, content
+        beside = _beside(path, parse_tree(head)) if _EXTERNAL.search(head) else ()
+    return head, _joined(content, beside)
 
 
 def _scan(path: Path) -> tuple[bytes, list[_Block], tuple[int, int], str]:
     """Tree, blocks, mark and content of a file; see `Layout`."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would wait for its other end
+        raise InputError(f"{path}: is not a regular file, expected an ASDF file")
     with open(path, "rb") as file:
         status = os.fstat(file.fileno())
         head = _read_tree(file, path)
@@ -186,6 +244,48 @@ def _scan(path: Path) -> tuple[bytes, list[_Block], tuple[int, int], str]:
     unmarked = any(not block.checked for block in blocks)
     digest = hashlib.sha256(head + headers + (str(mark).encode() if unmarked else b"")).hexdigest()
     return head, blocks, mark, digest
+
+
+_EXTERNAL = re.compile(rb"\bsource['\"]?: *[^\s\d-]")
+"""What a tree has if an array lies in a file beside it (or a text of its metadata looks so)."""
+
+
+def _beside(path: Path, tree: Any) -> tuple[tuple[str, tuple[int, int] | None], ...]:
+    """Files in which arrays of a tree lie, and their marks; None of those that are not there."""
+    found: dict[str, tuple[int, int] | None] = {}
+    left = [tree]
+    while left:
+        node = left.pop()
+        if isinstance(node, dict):
+            left += node.values()
+            external = isinstance(node.get("source"), str) and "datatype" in node
+            other = resolve(str(path), node["source"]) if external else None
+            if other is not None:
+                found[str(other)] = _mark(other)
+        elif isinstance(node, list):
+            left += node
+    return tuple(sorted(found.items()))
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    """Size and modification time."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _joined(content: str, beside: Sequence[tuple[str, tuple[int, int] | None]]) -> str:
+    """`Layout.content`, with that of the files beside."""
+    parts = [content]
+    for path, mark in beside:
+        try:
+            with _clearly(Path(path)):
+                parts.append(_scan(Path(path))[3])
+        except InputError:
+            parts.append(str(mark))
+    return content if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -204,11 +304,7 @@ def _clearly(path: Path) -> Iterator[None]:
     except (ValueError, yaml.YAMLError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: not a readable ASDF file ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not a readable ASDF file ({first_line(error)})") from error
 
 
 def _read_tree(file: Any, path: Path) -> bytes:
@@ -227,7 +323,7 @@ def _read_tree(file: Any, path: Path) -> bytes:
         head += more
 
 
-def _read_blocks(file: Any, start: int, size: int, path: Path) -> tuple[list[_Block], bytes]:
+def _read_blocks(file: Any, start: int, total: int, path: Path) -> tuple[list[_Block], bytes]:
     """Walk the block headers that follow the tree; returns them raw as well."""
     file.seek(start)
     gap = file.read(1 << 20).find(_MAGIC)  # writers may pad the tree
@@ -243,16 +339,17 @@ def _read_blocks(file: Any, start: int, size: int, path: Path) -> tuple[list[_Bl
         length = struct.unpack(">H", head[4:])[0] if len(head) == 6 else 0
         raw = file.read(length)
         if len(raw) < max(length, _HEADER.size):
-            raise InputError(f"{path}: truncated ({size} bytes, a block header is cut off)")
+            raise InputError(f"{path}: truncated ({total} bytes, a block header is cut off)")
         flags, compression, allocated, used, data_size, checksum = _HEADER.unpack_from(raw)
         first = position + 6 + length
         if flags & _STREAMED:
-            allocated = used = data_size = size - first
-        if first + used > size:
+            allocated = used = data_size = total - first
+        if first + used > total:
             raise InputError(
-                f"{path}: truncated, {size} bytes where a block alone ends at {first + used}"
+                f"{path}: truncated, {total} bytes where a block alone ends at {first + used}"
             )
         how = compression.rstrip(b"\0").decode("ascii", "replace")
-        blocks.append(_Block(first, data_size if how else used, how, any(checksum)))
+        size = data_size if how else used
+        blocks.append(_Block(first, size, used, how, any(checksum)))
         headers += raw
         position = first + allocated

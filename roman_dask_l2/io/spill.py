@@ -25,6 +25,7 @@ import numpy as np
 from ..detector import CHANNEL, Window
 from ..errors import InputError
 from ..processes import OWNER, own
+from ..stopping import unfinished
 from .atomic import require_writable
 
 log = logging.getLogger(__name__)
@@ -256,7 +257,8 @@ def temp_store(temp: Path, needed: int, keep: bool = False) -> Iterator[TempStor
     try:
         if not keep:
             own(path)
-        yield TempStore(str(path))
+        with contextlib.nullcontext() if keep else unfinished(path):
+            yield TempStore(str(path))
     finally:
         if keep:
             log.warning("intermediate results are kept in %s", path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import logging
 import re
-import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..detector import BORDER, OMEGA_IDEAL
 from ..errors import InputError
+from ..foreign import alone
 
 if TYPE_CHECKING:
     from .areas import AreaSpline, TanArea
@@ -42,10 +42,10 @@ class _Deferred:
     """A gwcs that is made when it is first needed: its packages take a second to be imported."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        self._make, self._lock, self._made = make, threading.Lock(), None
+        self._make, self._made = make, None
 
     def get(self) -> Any:
-        with self._lock:
+        with alone():
             if self._made is None:
                 self._made = self._make()
             return self._made
@@ -416,15 +416,16 @@ def _inverse_of_sip(sip: Any, transform: Any, active_side: int) -> Any:
 
 def _from_asdf(path: Path) -> Wcs:
     """Read a gwcs from an ASDF file; see `load_wcs`."""
-    import asdf
-
     try:
-        with asdf.open(path, memmap=False) as file:
-            found = file.tree.get("wcs")
-            if found is None:
-                found = file.tree["roman"]["meta"]["wcs"]
-            # Here, while the file is open: arrays of the transform may not have been read yet.
-            return _from_gwcs(found, str(path))
+        with alone():
+            import asdf
+
+            with asdf.open(path, memmap=False) as file:
+                found = file.tree.get("wcs")
+                if found is None:
+                    found = file.tree["roman"]["meta"]["wcs"]
+                # Here, while the file is open: arrays of the transform may not have been read yet.
+                return _from_gwcs(found, str(path))
     except InputError:
         raise
     except OSError as err:

@@ -17,6 +17,7 @@ from .. import __version__
 from ..detector import BORDER, Window
 from ..dq import PIXEL
 from ..errors import InputError
+from ..foreign import alone
 from ..noise.layers import no_draw, unusable
 from ..quality import degrees_of_freedom, reduced_chi_square
 from ..steps.sky import sky_model
@@ -555,7 +556,7 @@ def _sky_positions(l2: L2) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]
         return None
     from ..io.l2 import quick_yaml
 
-    with quick_yaml():
+    with alone(), quick_yaml():
         import asdf
 
         with asdf.open(l2.path, lazy_load=True) as file:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..dq import GROUP, PIXEL
 from ..exposure import Exposure
+from ..foreign import load
 from ..jit import kernel
 from ..step import Params, Step
 
@@ -16,6 +17,9 @@ logging.getLogger("stcal").setLevel(logging.WARNING)
 
 ATOD_LIMIT = 65535
 """Largest value of the analogue-to-digital converter, DN."""
+
+STCAL = "stcal.saturation.saturation"
+"""Module of the algorithm."""
 
 
 _SATURATED = np.uint8(GROUP["SATURATED"])
@@ -141,8 +145,7 @@ def _call_stcal_near(trigger, ramp, groupdq, threshold, threshold_dq, exposure, 
 
 def _call_stcal(ramp, groupdq, threshold, threshold_dq, exposure, params) -> None:
     """Run stcal on resultants 1..R-1, updating `groupdq` in place."""
-    from stcal.saturation.saturation import flag_saturated_pixels
-
+    flag_saturated_pixels = load(STCAL).flag_saturated_pixels
     flags = {name: GROUP[name] for name in ("DO_NOT_USE", "SATURATED", "AD_FLOOR")}
     flags["NO_SAT_CHECK"] = PIXEL["NO_SAT_CHECK"]
     updated, _, _ = flag_saturated_pixels(
@@ -173,4 +176,5 @@ step = Step(
         "pixeldq": ("NO_SAT_CHECK",),
     },
     cal_step="saturation",
+    imports=(STCAL,),
 )

@@ -10,6 +10,7 @@ import numpy as np
 from ..detector import BORDER, Window
 from ..dq import GROUP
 from ..exposure import Exposure
+from ..foreign import load
 from ..step import Params, Reduction, Step, Tile
 
 MASKED_ROWS = 1000
@@ -44,8 +45,7 @@ def row_residuals(ramp: np.ndarray, *, tile: Tile, exposure: Exposure) -> np.nda
     -------
     ndarray (rows,) of float64, DN
     """
-    from astropy.stats import sigma_clipped_stats
-
+    sigma_clipped_stats = load("astropy.stats").sigma_clipped_stats
     t = exposure.tbar
     s = ramp[(slice(None), *tile.active)].astype(np.float64)
     expected = s[1] - (s[2] - s[1]) * (t[1] - t[0]) / (t[2] - t[1])
@@ -77,8 +77,7 @@ def fit_transient(
     mapping
         ``fit``: the four parameters, or None where there is nothing to fit or the fit failed.
     """
-    from scipy.optimize import OptimizeWarning, curve_fit
-
+    optimize = load("scipy.optimize")
     if not partials:
         return {"fit": None}
     rows = np.concatenate(partials)
@@ -92,9 +91,9 @@ def fit_transient(
         import warnings
 
         with warnings.catch_warnings():
-            warnings.simplefilter("error", OptimizeWarning)
-            fit, _ = curve_fit(transient, t[good], rows[good], p0=start)
-    except (RuntimeError, OptimizeWarning, ValueError, FloatingPointError):
+            warnings.simplefilter("error", optimize.OptimizeWarning)
+            fit, _ = optimize.curve_fit(transient, t[good], rows[good], p0=start)
+    except (RuntimeError, optimize.OptimizeWarning, ValueError, FloatingPointError):
         return {"fit": None}
     return {"fit": tuple(fit) if np.isfinite(fit).all() and (fit[2:] > 0).all() else None}
 
@@ -153,4 +152,5 @@ step = Step(
     ),
     sets={"groupdq": ("DO_NOT_USE", "WFI18_TRANSIENT")},
     cal_step="wfi18_transient",
+    imports=("astropy.stats", "scipy.optimize"),
 )

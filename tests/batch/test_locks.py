@@ -85,10 +85,17 @@ def test_a_killed_holder(lock, child):
     assert (dead.token, dead.pid) == ("child", child.pid)
 
 
+def until(condition):
+    """Wait, however long a busy machine takes."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_a_zombie_is_dead(lock, child):
-    child.kill()
-    time.sleep(0.5)  # not waited for
-    assert holder(lock) is None
+    child.kill()  # not waited for
+    until(lambda: holder(lock) is None)
 
 
 def test_a_process_number_used_again(lock, child):
@@ -135,9 +142,8 @@ time.sleep(600)
 """
 
 
-def test_a_process_in_another_namespace(lock, monkeypatch):
+def test_a_process_in_another_namespace(lock):
     """For real: it cannot be seen from here, its heart tells whether it is alive."""
-    monkeypatch.setattr(locks, "DEAD_AFTER", 3.0)
     outside = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
     command = [*outside, sys.executable, "-c", ELSEWHERE, str(lock)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -145,15 +151,15 @@ def test_a_process_in_another_namespace(lock, monkeypatch):
         pytest.skip(f"needs namespaces: {process.communicate()[1].decode()}")
     try:
         assert read_owner(lock)[0].pid == 1  # there; here that is another process
-        end = time.monotonic() + 4
-        while time.monotonic() < end:
+        for _ in range(5):  # it does not stay silent
+            os.utime(lock, (1, 1))
+            until(lambda: lock.stat().st_mtime > 1)
             assert holder(lock).token == "there"
-            time.sleep(0.1)
     finally:
         process.kill()
         process.communicate()
     assert holder(lock) is not None  # it could be busy
-    time.sleep(3.5)
+    os.utime(lock, (time.time() - locks.DEAD_AFTER - 1,) * 2)
     taken, dead = take(lock, "here")
     assert taken
     assert dead.token == "there"
@@ -239,8 +245,7 @@ def test_the_heart_beats(lock, monkeypatch):
     monkeypatch.setattr(locks, "_thread", None)
     take(lock, "t")
     os.utime(lock, (1, 1))
-    time.sleep(0.5)
-    assert time.time() - lock.stat().st_mtime < 1
+    until(lambda: lock.stat().st_mtime > 1)
 
 
 def test_the_heart_does_not_beat_for_others(lock, monkeypatch):
@@ -255,7 +260,7 @@ def test_the_heart_does_not_beat_for_others(lock, monkeypatch):
     release(lock)
     assert lock.exists()
     locks._touch(lock, "theirs")
-    assert time.time() - lock.stat().st_mtime < 10
+    assert lock.stat().st_mtime > 1
     lock.write_text("")  # or nobody's
     locks._touch(lock, "mine")
     lock.unlink()

@@ -116,6 +116,6 @@ def test_lines_are_quick(path):
     """A hundred thousand images later it must still be read in no time."""
     text = json.dumps(line(output=["/some/where/" * 5] * 4, error=None))
     path.write_text("".join(text.replace("a=1", f"a={i}") + "\n" for i in range(100_000)))
-    began = time.monotonic()
+    began = time.process_time()  # whatever else the machine does
     assert len(manifest.read(path).last) == 100_000
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10

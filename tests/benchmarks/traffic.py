@@ -55,7 +55,7 @@ def enlarged(job: Job, side: int) -> Job:
 
 def source_bytes(source: Any, window: Window | None = None) -> int:
     """Bytes that reading a window of an input array takes out of its file; 0 if it is packed."""
-    if not isinstance(source, Placed) or len(source.array.shape) < 2 or source.array.packed:
+    if not isinstance(source, Placed) or len(source.array.shape) < 2 or source.array.in_pieces:
         return 0
     shape = source.array.shape
     planes = math.prod(shape[:-2])
@@ -75,7 +75,7 @@ def file_bytes(job: Job, name: str) -> float:
     file that is there."""
     array = job.inputs.sources[name].array
     nbytes = math.prod(array.shape) * np.dtype(array.dtype).itemsize
-    if not array.packed:
+    if not array.in_pieces:
         return nbytes
     layout = job.inputs.layouts[name.partition(".")[0]]
     starts = [*sorted(block.start for block in layout.blocks), layout.mark[0]]
@@ -92,7 +92,7 @@ def packed_bytes(job: Job, passes: int) -> float:
     total = 0.0
     for name in _arrays(job):
         array = job.inputs.sources[name].array
-        if array.packed:
+        if array.in_pieces:
             pieces = math.prod(array.shape) * np.dtype(array.dtype).itemsize / PIECE_BYTES
             total += file_bytes(job, name) * (passes if pieces > pieces_kept(array.shape) else 1)
     return total

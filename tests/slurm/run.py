@@ -81,7 +81,7 @@ def slurm(folder: Path) -> Iterator[None]:
 
 def call(*command: object, **options: object) -> str:
     done = subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, timeout=60, **options
+        [*map(str, command)], capture_output=True, text=True, timeout=LIMIT, **options
     )
     expect(done.returncode == 0, f"{command[0]}: {done.stderr.strip()}")
     return done.stdout
@@ -99,12 +99,19 @@ def states(job: str) -> dict[str, str]:
     return dict(line.split() for line in lines)
 
 
+OVER = {
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+    "PREEMPTED", "TIMEOUT",
+}  # fmt: skip
+"""States in which SLURM does nothing with a job any more; on the way there are many others."""
+
+
 def ended(job: str) -> dict[str, str]:
     """Wait until a job is over: state of each part."""
     end = time.monotonic() + LIMIT
     while True:
         found = states(job)
-        if not {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING"} & set(found.values()):
+        if OVER.issuperset(found.values()):
             return found
         expect(time.monotonic() < end, f"job {job} does not end: {found}")
         time.sleep(0.3)
@@ -331,7 +338,8 @@ def check_short_walltime(work: Work) -> None:
     expect(status == 0, output)
     jobs = jobs_of(place)
     expect(len(jobs) > 1, f"jobs {jobs}, expected more than one")
-    expect(states(jobs[0])[jobs[0]] == "TIMEOUT", f"the first job is {states(jobs[0])}")
+    found = ended(jobs[0])
+    expect(found[jobs[0]] == "TIMEOUT", f"the first job is {found}")
     work.same(place, work.own)
 
 
@@ -465,7 +473,8 @@ def check_lifetime(work: Work) -> None:
     expect(status == 0, output)
     jobs = jobs_of(place)
     expect(len(jobs) > 1, f"jobs {jobs}, expected more than one")
-    expect(states(jobs[0])[jobs[0]] == "COMPLETED", f"the first job is {states(jobs[0])}")
+    found = ended(jobs[0])
+    expect(found[jobs[0]] == "COMPLETED", f"the first job is {found}")
     work.same(place, work.own)
 
 
@@ -480,7 +489,8 @@ def check_batch_lifetime(work: Work) -> None:
     expect("has no time left for an exposure and leaves" in output, output)
     jobs = jobs_of(place)
     expect(len(jobs) > 1, f"jobs {jobs}, expected more than one")
-    expect(states(jobs[0])[jobs[0]] == "COMPLETED", f"the first job is {states(jobs[0])}")
+    found = ended(jobs[0])
+    expect(found[jobs[0]] == "COMPLETED", f"the first job is {found}")
     expect("interrupted" not in [status for _, status in attempts(place)], f"{attempts(place)}")
     work.same_batch(place)
 
