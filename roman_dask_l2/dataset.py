@@ -22,6 +22,7 @@ from .errors import InputError
 from .io.arrays import FileArray
 from .io.l2 import EDGES, IMAGE_ARRAYS
 from .io.layout import Layout, read_layout
+from .io.opened import open_asdf
 from .step import VARIABLES
 
 _NAMES = {"data_withsky": "rate"}
@@ -230,7 +231,5 @@ class _Sky:
 
 @lru_cache(8)
 def _gwcs(path: str, mark: tuple[int, int]) -> Any:
-    import asdf
-
-    with asdf.open(path, lazy_load=True) as file:
+    with open_asdf(path) as file:
         return file["roman"]["meta"]["wcs"]

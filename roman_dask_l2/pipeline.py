@@ -28,12 +28,12 @@ from .exposure import Exposure
 from .io.atomic import replacing
 from .io.blocks import Block, half
 from .io.fits import FitsCopy, fits_name
-from .io.l2 import IMAGE_ARRAYS, L2File, image_model
+from .io.l2 import IMAGE_ARRAYS, L2File, naming
 from .io.references import Inputs
 from .job import Job, outputs, prepare
 from .median import median
+from .metadata import l2_model
 from .noise.label import Layer
-from .photometry import photometry
 from .progress import Progress, Stage
 from .schedulers import cpu_count, in_flight, running
 from .step import VARIABLES as step_variables
@@ -205,6 +205,8 @@ def calibrate(
         job = prepare(config)
         config = job.config
         tile, threads = tile_and_threads(job, scheduler, threads, tile, memory)
+        for note in job.notes:
+            log.warning("%s", note)
         clock.stage("open")
         with replacing(*outputs(config)) as parts:
             file = l2_file(job, parts[0])
@@ -216,7 +218,7 @@ def calibrate(
                 ThreadPoolExecutor(1) as pool,
             ):
                 # asdf and what it brings along take their time to be imported: meanwhile, tiles.
-                model = pool.submit(_model, job)
+                model = pool.submit(l2_model, job)
                 with running(scheduler, threads) as client:
                     found = _compute(job, file, copy, tile, per_step, clock, client)
                 segments: list[graph.Spent] = found["seconds"]
@@ -226,7 +228,8 @@ def calibrate(
                 clock.begin("write")
                 steps = _steps(segments)
                 timings = {"stages": dict(clock.seconds), "steps": steps, "tile": list(tile)}
-                file.finish(model.result(), _processinfo(job, found) | {"timings": timings})
+                with naming(config.IN):
+                    file.finish(model.result(), _processinfo(job, found) | {"timings": timings})
         clock.stage("write")
     log.info("wrote %s (%.2f%% of the pixels masked)", config.OUT, 100 * found["masked"])
     return Result(
@@ -375,18 +378,6 @@ def _median_gain(inputs: Inputs) -> float:
     if gain.size == 0:
         raise InputError(f"CALDIR.gain: {source.array.path}: no finite gain in roman.data")
     return median(gain) if gain.dtype == np.float32 else float(np.median(gain))
-
-
-def _model(job: Job) -> Any:
-    """The L2 file's ``ImageModel``, without its arrays."""
-    complete = {b.step.cal_step for b in job.steps if b.step.cal_step} | {"assign_wcs"}
-    return image_model(
-        job.config.IN,
-        job.config.OUT.name,
-        job.wcs.gwcs(job.exposure.side - 2 * BORDER),
-        photometry(job.exposure.optical_element),
-        complete,
-    )
 
 
 def _medsky(measured: Mapping[str, Any]) -> float:

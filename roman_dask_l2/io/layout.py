@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import struct
 from collections.abc import Iterator
@@ -63,6 +64,8 @@ class Layout:
         SHA-256 of the tree and the block headers. These carry an MD5 of every block, so it
         changes with any pixel, without the cost of reading them. Where a writer left the MD5
         out, size and modification time of the file stand in for it.
+    tag : str or None
+        The YAML tag of ``roman``, None if it has none.
     """
 
     path: str
@@ -70,6 +73,7 @@ class Layout:
     blocks: tuple[_Block, ...]
     mark: tuple[int, int]
     content: str
+    tag: str | None = None
 
     def array(self, *key: str) -> FileArray | None:
         """Describe the array at ``tree[key[0]][key[1]]...``; None if there is nothing.
@@ -143,11 +147,13 @@ def read_layout(path: str | os.PathLike[str]) -> Layout:
     with _clearly(path):
         import asdf.util
 
-        _, blocks, mark, content = _scan(path)
-        tree = asdf.util.load_yaml(path)
+        head, blocks, mark, content = _scan(path)
+        # From the text and not by name: asdf would read "//", "#" and "%20" in a name as a URL.
+        tree = asdf.util.load_yaml(io.BytesIO(head))
+        tag = _tag_of("roman", head)
     if not isinstance(tree, dict):
         raise InputError(f"{path}: the ASDF file has no tree")
-    return Layout(str(path), tree, tuple(blocks), mark, content)
+    return Layout(str(path), tree, tuple(blocks), mark, content, tag)
 
 
 def known_layout(path: str | os.PathLike[str]) -> Layout:
@@ -174,6 +180,25 @@ def read_head(path: str | os.PathLike[str]) -> tuple[bytes, str]:
     with _clearly(path):
         head, _, _, content = _scan(path)
     return head, content
+
+
+def _tag_of(name: str, head: bytes) -> str | None:
+    """The tag of an entry at the top of the YAML tree, None if there is no entry or no tag."""
+    import yaml
+
+    loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+    depth, key = 0, None
+    for event in yaml.parse(head, loader):
+        begins = isinstance(event, yaml.CollectionStartEvent)
+        if depth == 1 and (begins or isinstance(event, yaml.ScalarEvent | yaml.AliasEvent)):
+            if key == name:
+                return getattr(event, "tag", None)
+            key = getattr(event, "value", "") if key is None else None
+        if begins:
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+    return None
 
 
 def _scan(path: Path) -> tuple[bytes, list[_Block], tuple[int, int], str]:

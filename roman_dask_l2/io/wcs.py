@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..detector import BORDER, OMEGA_IDEAL
 from ..errors import InputError
+from .opened import open_asdf
 
 if TYPE_CHECKING:
     from .areas import AreaSpline, TanArea
@@ -416,10 +417,8 @@ def _inverse_of_sip(sip: Any, transform: Any, active_side: int) -> Any:
 
 def _from_asdf(path: Path) -> Wcs:
     """Read a gwcs from an ASDF file; see `load_wcs`."""
-    import asdf
-
     try:
-        with asdf.open(path, memmap=False) as file:
+        with open_asdf(path) as file:
             found = file.tree.get("wcs")
             if found is None:
                 found = file.tree["roman"]["meta"]["wcs"]

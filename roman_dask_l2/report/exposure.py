@@ -17,12 +17,14 @@ from .. import __version__
 from ..detector import BORDER, Window
 from ..dq import PIXEL
 from ..errors import InputError
+from ..io.atomic import check_target
+from ..io.opened import open_asdf
 from ..noise.layers import no_draw
 from ..quality import degrees_of_freedom, reduced_chi_square
 from ..steps.sky import sky_model
 from . import expected, layers, plots
 from .blocks import kind_counts, percent, spread
-from .page import Page, check_target
+from .page import Page
 from .panels import figure_class
 from .replay import KINDS, Jumps, Ramp, Replay, find_jumps, open_replay, show_ramps
 from .survey import L2, QUIET, RATES, ZOOM, Survey, open_image, survey
@@ -136,7 +138,7 @@ def _look(l2: L2, given: Path | None) -> _Facts:
     """Look at the image and the files around it."""
     noise, strange, why_no_noise = None, False, "The configuration has no NOISE block."
     path = given or layers.find_noise(l2)
-    if path is not None and given is None and not path.exists():
+    if path is not None and given is None and not os.path.exists(path):
         why_no_noise = f"{path} is not there."
     elif path is not None:
         try:
@@ -554,11 +556,8 @@ def _sky_positions(l2: L2) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]
         return None
     from ..io.l2 import quick_yaml
 
-    with quick_yaml():
-        import asdf
-
-        with asdf.open(l2.path, lazy_load=True) as file:
-            wcs = file["roman"]["meta"]["wcs"]
+    with quick_yaml(), open_asdf(l2.path) as file:
+        wcs = file["roman"]["meta"]["wcs"]
     n = l2.side - 1.0
     up, down = np.linspace(0, n, 17)[:-1], np.linspace(n, 0, 17)[:-1]
     x = np.concatenate([up, np.full(16, n), down, np.zeros(16), [0, n / 2]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def find_noise(l2: L2) -> Path | None:
     place = str(l2.layout.path)
     base = Path(place[: -len(out)]) if out and place.endswith(out) else Path(place).parent
     found = readable_paths(dict(config), base).get("NOISE.OUT")
-    if found is not None and not found.exists():
+    if found is not None and not os.path.exists(found):
         found = Path(place).with_name(found.name)
     return found
 
