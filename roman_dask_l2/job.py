@@ -161,8 +161,8 @@ def _open(config: Config, problems: list[str], noise: bool) -> Job | None:
             problems += [f"CALDIR.{key}: {p}" for p in found]
         return None
     l1, exposure = opened
-    if wrong := wrong_tag(l1):
-        problems.append(wrong)
+    if bad_tag := wrong_tag(l1):
+        problems.append(bad_tag)
     inputs, wrong = open_inputs(l1, exposure, config.references())
     problems += wrong
     if writable:

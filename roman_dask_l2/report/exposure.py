@@ -210,6 +210,11 @@ def _warnings(facts: _Facts) -> list[str]:
         found.append("No CALDIR.mask was given: bad pixels are not known.")
     if seen.unusable:
         found.append(f"{seen.unusable} pixels have a rate that is not finite.")
+    if seen.unsure:
+        found.append(f"{seen.unsure} pixels have an error that is not finite.")
+    for flag in ("DO_NOT_USE", "SATURATED"):
+        if seen.count(flag) == facts.pixels:
+            found.append(f"All pixels are flagged {flag}: there is no image.")
     if seen.masked > MANY_MASKED * facts.pixels:
         found.append(f"{percent(seen.masked / facts.pixels)} of the pixels are masked.")
     if not math.isfinite(_medsky(l2)):
@@ -225,6 +230,11 @@ def _warnings(facts: _Facts) -> list[str]:
     if facts.noise is not None:
         # In the words of the log, so that a warning of the run does not stand there twice.
         found += [no_draw(line) for line in facts.noise.statistics if line["inadmissible"]]
+    found += [
+        f"Layer {one.layer.label}: {one.unusable} pixels are not finite; they are left out."
+        for one in facts.looked
+        if one.unusable
+    ]
     return found
 
 
