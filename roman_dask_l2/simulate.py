@@ -35,6 +35,7 @@ from scipy import fft
 from .detector import BORDER, CHANNEL, OMEGA_IDEAL, check_side
 from .dq import GROUP, MASK_GROWTH, PIXEL
 from .errors import InputError
+from .io.kinds import REFTYPES
 
 log = logging.getLogger(__name__)
 
@@ -650,12 +651,16 @@ def _formatted(name: str, key: str, value: Any, how: set[str]) -> Any:
     return value
 
 
-def _write_reference(path: Path, tree: dict[str, Any], how: str, detector: str) -> None:
+def _write_reference(
+    path: Path, tree: dict[str, Any], how: str, detector: str, optical_element: str
+) -> None:
     """Write one reference file, a plain tree under ``roman``."""
     key, words = path.stem, set(how.split("+"))
     tree = _formatted("", key, tree, words)
-    tree["meta"] = {"reftype": key.upper(), "telescope": "ROMAN"}
+    tree["meta"] = {"reftype": REFTYPES[key][0], "telescope": "ROMAN"}
     tree["meta"]["instrument"] = {"name": "WFI", "detector": detector}
+    if key == "flat":
+        tree["meta"]["instrument"]["optical_element"] = optical_element
     compression = next(iter(words & PACKED), None)
     asdf.AsdfFile({"roman": tree}).write_to(path, all_array_compression=compression)
 
@@ -888,7 +893,7 @@ def simulate(
                 shift = BORDER if tree[name].shape[-1] == run.n else 0
                 tree[name][..., y - shift, x - shift] = np.nan
         caldir[key] = directory / "cal" / f"{key}.asdf"
-        _write_reference(caldir[key], tree, formats.get(key, ""), detector)
+        _write_reference(caldir[key], tree, formats.get(key, ""), detector, optical_element)
 
     for key, tree in _references(run, pixels, electronics, amp33):
         if key == "saturation":
