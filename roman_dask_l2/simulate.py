@@ -831,6 +831,8 @@ def simulate(
     """
     began, directory = time.monotonic(), Path(directory)
     check_side(side, "simulate")
+    if set("#?%") & set(str(directory.absolute())):  # asdf would write elsewhere
+        raise InputError(f"{directory}: expected a directory without #, ? and % in its name")
     names = _names(conditions)
     pattern = [[int(f) for f in reads] for reads in read_pattern]
     frames = [f for reads in pattern for f in reads]
