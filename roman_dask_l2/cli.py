@@ -324,9 +324,13 @@ def _run(args: argparse.Namespace) -> int:
     timings: dict[str, float] = {"start": _since_start()}
     steps: dict[str, float] = {}
     if args.report:
+        from .io.atomic import check_target
+        from .report import report_path
         from .report.panels import figure_class
 
-        figure_class()  # told before the work if it cannot be drawn
+        # Told before the work if it cannot be drawn or written.
+        figure_class()
+        check_target(report_path(config.OUT))
     warned = _keep_warnings() if args.report else []
     with _running(args) as how["scheduler"]:
         if not args.noise_only:

@@ -98,10 +98,10 @@ def _schema(args: argparse.Namespace) -> int:
     if args.output is None:
         sys.stdout.write(text)
         return 0
-    from .io.atomic import replacing, require_writable
+    from .io.atomic import check_target, replacing
 
     output = args.output.absolute()
-    require_writable(output.parent, f"-o {args.output}")
+    check_target(output, f"-o {args.output}")
     with replacing(output) as (part,):
         part.write_text(text)
     return 0

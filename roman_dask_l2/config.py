@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 SIMULATION_KEYS = frozenset({"READS", "CNORM", "NO_AMP33", "EXTRACT_REF", "SEED"})
 """Top-level keys that only the simulation half of romanimpreprocess reads."""
 
+_UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""In a path: what would break lines of messages and logs, or cannot be written into a file."""
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
 
 
@@ -71,7 +73,11 @@ def _resolved(value: Any, base: Path) -> Any:
     text = os.path.expanduser(_VARIABLE.sub(lambda m: os.environ[m[1] or m[2]], text))
     if text.startswith("~"):
         raise _plainly(f"there is no home directory for {text.split('/')[0]!r}")
-    return base / text
+    path = str(base / text)
+    if _UNUSABLE.search(path):
+        raise _plainly(f"{path!r} has a control character or is not UTF-8, expected a path")
+    # What two slashes in front mean is left open by POSIX; for some programs a host follows.
+    return Path(re.sub("^//+", "/", path))
 
 
 def _recipe(value: Any, info: ValidationInfo) -> Any:

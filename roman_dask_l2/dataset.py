@@ -19,8 +19,8 @@ except ImportError as error:
 from . import dq
 from .detector import BORDER, Window
 from .errors import InputError
-from .foreign import alone
 from .io.arrays import FileArray
+from .io.asdf_file import open_asdf
 from .io.l2 import EDGES, IMAGE_ARRAYS
 from .io.layout import Layout, read_layout
 from .step import VARIABLES
@@ -231,8 +231,5 @@ class _Sky:
 
 @lru_cache(8)
 def _gwcs(path: str, mark: tuple[int, int]) -> Any:
-    with alone():
-        import asdf
-
-        with asdf.open(path, lazy_load=True) as file:
-            return file["roman"]["meta"]["wcs"]
+    with open_asdf(path) as file:
+        return file["roman"]["meta"]["wcs"]

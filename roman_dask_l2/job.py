@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect as introspection
+import logging
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +16,23 @@ from .config import Config, load_config, readable_paths
 from .detector import BORDER, CHANNEL
 from .errors import InputError
 from .exposure import Exposure
-from .foreign import alone
-from .io.atomic import require_writable
+from .io.asdf_file import open_asdf
+from .io.atomic import check_target, real_path
 from .io.fits import fits_name
+from .io.kinds import wrong_tag
 from .io.l1 import open_l1
 from .io.layout import Layout, read_layout
 from .io.references import Inputs, add_wcs, open_inputs
 from .io.spill import IN_FLIGHT, check_temp
 from .io.wcs import Wcs, load_wcs
 from .noise.label import Layer, parse_all, warn_of
+from .photometry import not_imaging
 from .recipe import BoundStep, Recipe, load_recipe
+
+log = logging.getLogger(__name__)
+
+LONGEST = 120
+"""Characters of ``meta.filename``, in the schema of a Level 2 file."""
 
 T = TypeVar("T")
 
@@ -51,6 +60,12 @@ class Job:
     @property
     def exposure(self) -> Exposure:
         return self.inputs.exposure
+
+    @property
+    def notes(self) -> list[str]:
+        """What is worth a warning, though nothing is wrong."""
+        odd = not_imaging(self.exposure.optical_element)
+        return [*self.inputs.notes, *([f"{self.config.IN}: {odd}"] if odd else [])]
 
     def params(self, step: str) -> Any:
         """Parameters of a step of this recipe, None if it is not in it."""
@@ -87,12 +102,18 @@ def find_problems(config: Mapping[str, Any] | str | Path) -> list[str]:
     problems: list[str] = []
     loaded = _attempt(problems, load_config, config)
     if loaded is not None:
-        _open(loaded, problems, noise=True)
+        job = _open(loaded, problems, noise=True)
+        if job is not None and not problems:
+            from .metadata import check_metadata
+
+            _attempt(problems, check_metadata, job)
+            for note in job.notes:
+                log.warning("%s", note)
         if loaded.NOISE is not None and not problems:
             warn_of(layer for layer, _ in parse_all(loaded.NOISE.LAYER))
         return problems
     for key, path in _paths_of(config).items():
-        if key not in ("OUT", "NOISE.OUT", "NOISE.TEMP") and not path.is_file():
+        if key not in ("OUT", "NOISE.OUT", "NOISE.TEMP") and not os.path.isfile(path):
             problems.append(f"{key}: {path}: no such file")
     return problems
 
@@ -125,6 +146,11 @@ def _open(config: Config, problems: list[str], noise: bool) -> Job | None:
     opened = _attempt(problems, open_l1, config.IN, exclude_first=config.EXCLUDE_FIRST)
     wcs = _attempt(problems, _open_wcs, config)
     writable = _attempt(problems, check_writable, outputs(config))
+    if len(config.OUT.name) > LONGEST:
+        problems.append(
+            f"{config.OUT}: its name has {len(config.OUT.name)} characters, expected {LONGEST} "
+            "at most, as meta.filename of a Level 2 file"
+        )
     checked = None
     if noise and config.NOISE is not None:
         checked = _attempt(problems, check_noise, config)
@@ -135,6 +161,8 @@ def _open(config: Config, problems: list[str], noise: bool) -> Job | None:
             problems += [f"CALDIR.{key}: {p}" for p in found]
         return None
     l1, exposure = opened
+    if bad_tag := wrong_tag(l1):
+        problems.append(bad_tag)
     inputs, wrong = open_inputs(l1, exposure, config.references())
     problems += wrong
     if writable:
@@ -164,11 +192,8 @@ def _l1_wcs(layout: Layout) -> Any:
     """The L1 file's own gwcs, None if it has none."""
     if layout.value("roman", "meta", "wcs") is None:
         return None
-    with alone():
-        import asdf
-
-        with asdf.open(layout.path, lazy_load=True) as file:
-            return file["roman"]["meta"]["wcs"]
+    with open_asdf(layout.path) as file:
+        return file["roman"]["meta"]["wcs"]
 
 
 def _missing_references(steps: list[BoundStep], inputs: Inputs) -> list[str]:
@@ -189,16 +214,18 @@ def outputs(config: Config) -> list[Path]:
 
 
 def check_writable(paths: list[Path]) -> bool:
-    """Files of one directory must be writable: it is there and lets us, they are no directories.
+    """Files must be writable: their directories are there and let us, they are no directories
+    themselves, their names are not too long.
 
     Raises
     ------
     InputError
     """
-    require_writable(paths[0].parent, str(paths[0]))
+    problems: list[str] = []
     for path in paths:
-        if path.is_dir():
-            raise InputError(f"{path}: is a directory, expected a file name")
+        _attempt(problems, check_target, path)
+        if problems:  # the others lie beside it
+            raise InputError(problems)
     return True
 
 
@@ -257,7 +284,7 @@ def check_disk(config: Config, exposure: Exposure) -> None:
     # mask 1; endslice 1. The border is kept with all resultants.
     needed = active * (4 * 4 + 4 * 2 + 1 + config.SLICEOUT) + r * n * (CHANNEL * 2 + 16 * BORDER)
     needed += active * 12 * config.FITSOUT
-    folder = config.OUT.parent
+    folder = real_path(config.OUT).parent
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(

@@ -20,11 +20,33 @@ Nominal values, as romanimpreprocess 1.0.0 writes them; no exposure has been cal
 """
 
 
+NOT_IMAGING: dict[str, str] = {
+    "GRISM": "its light is dispersed",
+    "PRISM": "its light is dispersed",
+    "DARK": "it lets no light through",
+    "NOT_CONFIGURED": "nothing is known of it",
+}
+"""The other optical elements of the Level 1 schema, and why an image of theirs has no photometry.
+"""
+
+
+def not_imaging(optical_element: str) -> str:
+    """A warning for exposures that are no images of the sky; empty for those that are."""
+    why = NOT_IMAGING.get(optical_element)
+    if why is None:
+        return ""
+    return (
+        f"optical element {optical_element}: {why}, so rates have no conversion to surface "
+        "brightness, and flat field, pixel areas and sky model are those of an image"
+    )
+
+
 def photometry(optical_element: str) -> dict[str, float | None]:
     """Contents of ``meta.photometry``.
 
     The flat field makes every pixel respond like one of (0.11 arcsec)^2, so one conversion holds
-    over the whole image. Elements without an entry in `MJY_PER_SR` get None.
+    over the whole image. Elements without an entry in `MJY_PER_SR` get None; those that make no
+    image of the sky have no pixel area either.
 
     Returns
     -------
@@ -34,5 +56,5 @@ def photometry(optical_element: str) -> dict[str, float | None]:
     return {
         "conversion_megajanskys": MJY_PER_SR.get(optical_element),
         "conversion_megajanskys_uncertainty": None,
-        "pixel_area": OMEGA_IDEAL,
+        "pixel_area": None if optical_element in NOT_IMAGING else OMEGA_IDEAL,
     }

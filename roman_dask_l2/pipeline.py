@@ -25,17 +25,17 @@ from .config import Config
 from .detector import BORDER, Grid, Window
 from .errors import InputError
 from .exposure import Exposure, index_dtype
-from .foreign import alone, load_all
+from .foreign import load_all
 from .io.atomic import replacing
 from .io.blocks import Block, half
 from .io.fits import FitsCopy, fits_name
-from .io.l2 import IMAGE_ARRAYS, L2File, image_model
+from .io.l2 import IMAGE_ARRAYS, L2File, naming
 from .io.references import Inputs
 from .job import Job, outputs, prepare
 from .left_out import counts, sky_order, warnings
 from .median import median
+from .metadata import l2_model
 from .noise.label import Layer
-from .photometry import photometry
 from .progress import Progress, Stage
 from .schedulers import cpu_count, in_flight, running
 from .step import VARIABLES as step_variables
@@ -210,6 +210,8 @@ def calibrate(
         job = prepare(config)
         config = job.config
         tile, threads = tile_and_threads(job, scheduler, threads, tile, memory)
+        for note in job.notes:
+            log.warning("%s", note)
         clock.stage("open")
         with replacing(*outputs(config)) as parts:
             file = l2_file(job, parts[0])
@@ -223,7 +225,7 @@ def calibrate(
                 load_all(name for bound in job.steps for name in bound.step.imports)
                 with running(scheduler, threads) as client:
                     # What asdf brings along takes its time to be imported: meanwhile, tiles.
-                    model = pool.submit(_model, job)
+                    model = pool.submit(l2_model, job)
                     found = _compute(job, file, copy, tile, per_step, clock, client)
                 segments: list[graph.Spent] = found["seconds"]
                 clock.stage("tiles", segments[0].finished)
@@ -232,7 +234,8 @@ def calibrate(
                 clock.begin("write")
                 steps = _steps(segments)
                 timings = {"stages": dict(clock.seconds), "steps": steps, "tile": list(tile)}
-                file.finish(model.result(), _processinfo(job, found) | {"timings": timings})
+                with naming(config.IN):
+                    file.finish(model.result(), _processinfo(job, found) | {"timings": timings})
         clock.stage("write")
     for line in warnings(getattr(job.params("sky"), "order", None), found["measured"]):
         log.warning("%s", line)
@@ -394,19 +397,6 @@ def _median_gain(inputs: Inputs) -> tuple[float, int]:
         raise InputError(f"CALDIR.gain: {source.array.path}: no finite gain in roman.data")
     middle = median(gain) if gain.dtype == np.float32 else float(np.median(gain))
     return middle, size - gain.size
-
-
-def _model(job: Job) -> Any:
-    """The L2 file's ``ImageModel``, without its arrays."""
-    complete = {b.step.cal_step for b in job.steps if b.step.cal_step} | {"assign_wcs"}
-    with alone():
-        return image_model(
-            job.config.IN,
-            job.config.OUT.name,
-            job.wcs.gwcs(job.exposure.side - 2 * BORDER),
-            photometry(job.exposure.optical_element),
-            complete,
-        )
 
 
 def _medsky(measured: Mapping[str, Any]) -> float:

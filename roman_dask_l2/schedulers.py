@@ -224,9 +224,9 @@ def _check(scheduler: str, kind: str, options: Mapping[str, Any]) -> None:
         raise InputError(problems)
     report = options["performance_report"]
     if report is not None:
-        from .io.atomic import require_writable
+        from .io.atomic import check_target
 
-        require_writable(Path(report).absolute().parent, f"--performance-report {report}")
+        check_target(Path(report).absolute(), f"--performance-report {report}")
 
 
 def _option(key: str) -> str:

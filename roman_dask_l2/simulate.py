@@ -36,6 +36,7 @@ from .detector import BORDER, CHANNEL, OMEGA_IDEAL, check_side
 from .dq import GROUP, MASK_GROWTH, PIXEL
 from .errors import InputError
 from .exposure import index_dtype
+from .io.kinds import REFTYPES
 
 log = logging.getLogger(__name__)
 
@@ -651,12 +652,16 @@ def _formatted(name: str, key: str, value: Any, how: set[str]) -> Any:
     return value
 
 
-def _write_reference(path: Path, tree: dict[str, Any], how: str, detector: str) -> None:
+def _write_reference(
+    path: Path, tree: dict[str, Any], how: str, detector: str, optical_element: str
+) -> None:
     """Write one reference file, a plain tree under ``roman``."""
     key, words = path.stem, set(how.split("+"))
     tree = _formatted("", key, tree, words)
-    tree["meta"] = {"reftype": key.upper(), "telescope": "ROMAN"}
+    tree["meta"] = {"reftype": REFTYPES[key][0], "telescope": "ROMAN"}
     tree["meta"]["instrument"] = {"name": "WFI", "detector": detector}
+    if key == "flat":
+        tree["meta"]["instrument"]["optical_element"] = optical_element
     compression = next(iter(words & PACKED), None)
     asdf.AsdfFile({"roman": tree}).write_to(path, all_array_compression=compression)
 
@@ -828,6 +833,8 @@ def simulate(
     """
     began, directory = time.monotonic(), Path(directory)
     check_side(side, "simulate")
+    if set("#?%") & set(str(directory.absolute())):  # asdf would write elsewhere
+        raise InputError(f"{directory}: expected a directory without #, ? and % in its name")
     names = _names(conditions)
     pattern = [[int(f) for f in reads] for reads in read_pattern]
     frames = [f for reads in pattern for f in reads]
@@ -890,7 +897,7 @@ def simulate(
                 shift = BORDER if tree[name].shape[-1] == run.n else 0
                 tree[name][..., y - shift, x - shift] = np.nan
         caldir[key] = directory / "cal" / f"{key}.asdf"
-        _write_reference(caldir[key], tree, formats.get(key, ""), detector)
+        _write_reference(caldir[key], tree, formats.get(key, ""), detector, optical_element)
 
     for key, tree in _references(run, pixels, electronics, amp33):
         if key == "saturation":

@@ -273,14 +273,17 @@ def _overwritten(entries: Sequence[Entry], base: Path) -> list[str]:
         return []
     folders = cache(os.path.realpath)
 
+    def real(path: Path) -> str:
+        inside = os.path.join(folders(path.parent), path.name)
+        return os.path.realpath(inside) if os.path.islink(inside) else inside
+
     @cache
-    def real(text: str | None) -> str | None:
+    def meant(text: str | None) -> Path | None:
         """The file that a text means; None if that cannot be told."""
         try:
-            path = Path(_resolved(text, base)) if text else None
+            return Path(_resolved(text, base)) if text else None
         except PydanticCustomError:
             return None
-        return None if path is None else os.path.join(folders(path.parent), path.name)
 
     keys = [key for key in readable_paths(dict(entries[0].settings), base) if key != "NOISE.TEMP"]
     written: dict[str, tuple[Entry, str]] = {}
@@ -288,14 +291,14 @@ def _overwritten(entries: Sequence[Entry], base: Path) -> list[str]:
     problems = []
     for entry in entries:
         for key in keys:
-            path = real(_text(entry.settings, key))
+            path = meant(_text(entry.settings, key))
             if path is None:
                 continue
             if key not in ("OUT", "NOISE.OUT"):
-                read.setdefault(path, (entry, key))
+                read.setdefault(real(path), (entry, key))
                 continue
-            copies = [str(fits_name(Path(path)))] if entry.settings.get("FITSOUT") else []
-            for name in (path, *copies):
+            copies = [fits_name(path)] if entry.settings.get("FITSOUT") else []
+            for name in map(real, (path, *copies)):
                 other, its = written.setdefault(name, (entry, key))
                 if (other, its) != (entry, key):
                     problems.append(_same(name, other, its, entry, key))

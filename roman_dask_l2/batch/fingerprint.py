@@ -8,6 +8,7 @@ itself (``provenance.fingerprint``), so the two cannot be separated.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -86,7 +87,7 @@ class _Key:
     def __init__(self, config: Config) -> None:
         self.config = config
         graph = Path(config.GRAPH)
-        mark = graph.stat().st_mtime_ns if graph.is_file() else 0
+        mark = graph.stat().st_mtime_ns if os.path.isfile(graph) else 0
         kept = config.model_dump(mode="json", exclude={"IN", "OUT", "CALDIR", "NOISE"})
         # Which keys were given matters: a recipe's own options stand back for those only.
         given = sorted(config.model_fields_set)
@@ -109,7 +110,7 @@ def _recipe(key: _Key) -> dict[str, Any]:
 def _why_not(files: list[Path], wanted: Mapping[str, Any]) -> str:
     """Why a product is not finished; empty if it is."""
     main, *others = files
-    if not main.exists():
+    if not os.path.exists(main):
         return "not there"
     try:
         head, _ = read_head(main)
@@ -119,7 +120,7 @@ def _why_not(files: list[Path], wanted: Mapping[str, Any]) -> str:
     if recorded != {wanted["fingerprint"]}:
         return _difference(_provenance(main), wanted)
     for copy in others:
-        size = copy.stat().st_size if copy.is_file() else 0
+        size = copy.stat().st_size if os.path.isfile(copy) else 0
         if size == 0 or size % _FITS_BLOCK:
             return f"{copy.name} is {'not whole' if size else 'not there'}"
     return ""

@@ -47,8 +47,7 @@ def find_leftovers(configs: Mapping[str, Config]) -> set[str]:
     """
     owners: dict[tuple[Path, str], str] = {}
     for identity, config in configs.items():
-        files = [path for paths in product_files(config).values() for path in paths]
-        for path in (*files, lock_path(config.OUT)):
+        for path in (*_finals(config), lock_path(config.OUT)):
             owners[path.parent, path.name] = identity
         temp = own_temp(config)
         if temp is not None:
@@ -61,6 +60,12 @@ def find_leftovers(configs: Mapping[str, Config]) -> set[str]:
             if (part or store or name.endswith(".lock")) and (folder, key) in owners:
                 found.add(owners[folder, key])
     return found
+
+
+def _finals(config: Config) -> set[Path]:
+    """The files of an exposure, where they really lie: what is left of them is beside them."""
+    files = (path for paths in product_files(config).values() for path in paths)
+    return {Path(os.path.realpath(p)) if os.path.islink(p) else p for p in files}
 
 
 def remove_leftovers(config: Config) -> list[Path]:
@@ -76,7 +81,7 @@ def remove_leftovers(config: Config) -> list[Path]:
         What was removed.
     """
     removed = []
-    finals = {p for paths in product_files(config).values() for p in paths}
+    finals = _finals(config)
     for folder in {p.parent for p in finals}:
         for name in _names(folder):
             part = parse_part(name)
@@ -118,7 +123,7 @@ def remove_orphans(config: Config) -> list[Path]:
         What was removed.
     """
     removed = []
-    finals = {p for paths in product_files(config).values() for p in paths}
+    finals = _finals(config)
     for folder in {p.parent for p in finals}:
         for name in _names(folder):
             part, path = parse_part(name), folder / name

@@ -59,8 +59,9 @@ class Owner:
 
 
 def lock_path(out: Path) -> Path:
-    """The lock of an exposure that writes `out`."""
-    return out.with_name(f".{out.name}.lock")
+    """The lock of an exposure that writes `out`: beside the file that it may be a link to."""
+    real = Path(os.path.realpath(out)) if os.path.islink(out) else out
+    return real.with_name(f".{real.name}.lock")
 
 
 def read_owner(path: Path) -> tuple[Owner | None, float] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..io.atomic import replacing, require_writable
+from ..io.atomic import check_target, replacing
 
 FONT = "system-ui, 'Segoe UI', 'Noto Sans', 'DejaVu Sans', sans-serif"
 MONO = "ui-monospace, 'SFMono-Regular', 'DejaVu Sans Mono', monospace"
@@ -139,7 +139,7 @@ class Canvas:
         """
         if path.suffix not in SUFFIXES:
             raise InputError(f"-o {path}: expected a name that ends in {', '.join(SUFFIXES)}")
-        require_writable(path.absolute().parent, f"-o {path}")
+        check_target(path.absolute(), f"-o {path}")
         with replacing(path.absolute()) as (part,):
             if path.suffix == ".png":
                 self._png(part)

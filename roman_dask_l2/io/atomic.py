@@ -42,6 +42,67 @@ def require_writable(folder: Path, what: str) -> None:
         raise InputError(f"{what}: the directory {folder} is not writable ({reason})") from error
 
 
+def real_path(path: Path) -> Path:
+    """Where a file lies that is to be written: what a symbolic link points to, there or not.
+
+    Raises
+    ------
+    InputError
+        If links lead round in a circle.
+    """
+    if not os.path.islink(path):
+        return path
+    try:
+        path.stat()  # follows links
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise InputError(
+            f"{path}: is a symbolic link that leads nowhere ({error.strerror})"
+        ) from error
+    return Path(os.path.realpath(path))
+
+
+def check_target(path: Path, what: str = "") -> Path:
+    """A file can be written there, and be replaced as a whole.
+
+    Parameters
+    ----------
+    path : Path
+    what : str
+        Begins the error; default: the path.
+
+    Returns
+    -------
+    Path
+        What the path means, see `real_path`.
+
+    Raises
+    ------
+    InputError
+    """
+    what = what or str(path)
+    try:
+        real = real_path(path)
+        if real.is_dir():
+            raise InputError(f"{what}: is a directory, expected a file name")
+        if real.exists() and not real.is_file():
+            raise InputError(f"{what}: is a device or pipe, expected a file name")
+        require_writable(real.parent, what)
+        most = os.pathconf(real.parent, "PC_NAME_MAX")
+        size = len(os.fsencode(_part_name(real, _maker())))
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what!r}: the name is not valid UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{what}: cannot be written ({error.strerror or error})") from error
+    if size > most:
+        raise InputError(
+            f"{what}: the name is too long by {size - most} bytes (while it is written it is "
+            "longer than in the end)"
+        )
+    return real
+
+
 _PART = re.compile(
     r"\.(?P<stem>.+)\.(?P<host>[^/]*?)-(?P<pid>\d+)(-n(?P<space>[0-9a-f]{7}))?-[0-9a-f]{8}"
     r"\.part(?P<suffix>\.\w+)"
@@ -80,6 +141,15 @@ def _space() -> str:
     return hashlib.blake2b(namespace.encode(), digest_size=4).hexdigest()[:7]
 
 
+def _maker() -> str:
+    """What a temporary name says of the process that writes the file."""
+    return f"{_host()}-{os.getpid()}-n{_space()}-{uuid.uuid4().hex[:8]}"
+
+
+def _part_name(final: Path, maker: str) -> str:
+    return f".{final.stem}.{maker}.part{final.suffix}"
+
+
 @contextlib.contextmanager
 def replacing(*finals: Path) -> Iterator[Sequence[Path]]:
     """Names to write to, beside the final ones; renamed together when the block ends well.
@@ -87,8 +157,9 @@ def replacing(*finals: Path) -> Iterator[Sequence[Path]]:
     Parameters
     ----------
     *finals : Path
-        Names that the files get once they are complete. What stood there is replaced. The first
-        one is renamed last: when it is there, all are.
+        Names that the files get once they are complete. What stood there is replaced; a symbolic
+        link stays, and what it points to is replaced. The first one is renamed last: when it is
+        there, all are.
 
     Yields
     ------
@@ -96,8 +167,9 @@ def replacing(*finals: Path) -> Iterator[Sequence[Path]]:
         Temporary names in the same directories (so that renaming is one atomic step). They keep
         the suffix, which writers look at, and are removed if anything goes wrong.
     """
-    maker = f"{_host()}-{os.getpid()}-n{_space()}-{uuid.uuid4().hex[:8]}"
-    parts = [p.with_name(f".{p.stem}.{maker}.part{p.suffix}") for p in finals]
+    maker = _maker()
+    finals = tuple(real_path(final) for final in finals)
+    parts = [p.with_name(_part_name(p, maker)) for p in finals]
     try:
         with unfinished(*parts):
             yield parts

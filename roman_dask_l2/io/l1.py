@@ -8,6 +8,7 @@ from typing import Any
 from ..detector import check_side
 from ..errors import InputError
 from ..exposure import Exposure
+from ..photometry import MJY_PER_SR, NOT_IMAGING
 from .layout import Layout, read_layout
 
 
@@ -51,13 +52,19 @@ def open_l1(path: Path, *, exclude_first: bool) -> tuple[Layout, Exposure]:
     detector = str(_meta(layout, "instrument", "detector"))
     if not (detector[:3] == "WFI" and detector[3:].isdigit() and 1 <= int(detector[3:]) <= 18):
         raise InputError(f"{path}: meta.instrument.detector is {detector!r}, expected WFI01..WFI18")
+    element = str(_meta(layout, "instrument", "optical_element"))
+    if element not in {*MJY_PER_SR, *NOT_IMAGING}:
+        raise InputError(
+            f"{path}: meta.instrument.optical_element is {element!r}, expected one of "
+            f"{', '.join([*MJY_PER_SR, *NOT_IMAGING])}"
+        )
     try:
         exposure = Exposure(
             side=data.shape[1],
             read_pattern=read_pattern,
             frame_time=frame_time,
             detector=detector,
-            optical_element=str(_meta(layout, "instrument", "optical_element")),
+            optical_element=element,
             guide_window=_guide_window(layout),
             encoding_offset=_encoding_offset(layout),
             exclude_first=exclude_first,
@@ -79,7 +86,12 @@ def _guide_window(layout: Layout) -> tuple[int, int, int, int] | None:
     values = [layout.value("roman", "meta", "guide_star", name) for name in names]
     if any(v is None for v in values):
         return None
-    xstart, xstop, ystart, ystop = (int(v) for v in values)
+    try:
+        xstart, xstop, ystart, ystop = (int(v) for v in values)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{layout.path}: meta.guide_star.window_* are {values}, expected whole numbers"
+        ) from error
     return xstart, xstop, ystart, ystop
 
 
@@ -87,6 +99,15 @@ def _encoding_offset(layout: Layout) -> float:
     """DN added on board; it has stood in both places."""
     for section in ("instrument", "exposure"):
         value = layout.value("roman", "meta", section, "data_encoding_offset")
-        if value is not None and float(value) > -999990:  # -999999 means "not known"
-            return float(value)
+        if value is None:
+            continue
+        try:
+            offset = float(value)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{layout.path}: meta.{section}.data_encoding_offset is {value!r}, "
+                "expected a number"
+            ) from error
+        if offset > -999990:  # -999999 means "not known"
+            return offset
     return 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ..detector import BORDER, CHANNEL, Window
+from ..errors import InputError
 from ..exposure import index_dtype
+from .asdf_file import open_asdf
 from .blocks import Block, Together
 from .excluded import ExcludedBlock
 from .inplace import InPlaceFile
+
+log = logging.getLogger(__name__)
 
 CAL_STEPS = (
     "assign_wcs",
@@ -48,6 +53,9 @@ IMAGE_ARRAYS: dict[str, str] = {
 
 EDGES = ("left", "right", "top", "bottom")
 """Sides of the reference border; left = first 4 columns, bottom = first 4 rows."""
+
+NOT_OF_L1 = {"background", "cal_logs", "outlier_detection", "source_catalog", "statistics"}
+"""Entries of ``meta`` that describe an image; a Level 1 file has none, or of another one."""
 
 _PLACES = {"data_withsky": "rate"}
 """Arrays of the file whose variable has another name in the pipeline."""
@@ -206,6 +214,11 @@ def image_model(
     photometry : mapping
     complete : iterable of str
         Keys of ``meta.cal_step`` that ran.
+
+    Raises
+    ------
+    InputError
+        If the metadata are not those of a Level 1 file.
     """
     with quick_yaml():
         import asdf
@@ -216,9 +229,15 @@ def image_model(
 
     from .. import __version__
 
-    with models.open(l1, lazy_load=True) as raw:
-        meta = raw.meta.copy()
-    model = models.ImageModel.create_fake_data(defaults={"meta": meta}, shape=(2, 2))
+    with naming(l1):
+        with open_asdf(l1, lazy_tree=True) as file, models.open(file) as raw:
+            meta = raw.meta.copy()
+        for key in NOT_OF_L1 & meta.keys():
+            del meta[key]
+        problem = meta["exposure"].get("data_problem")
+        if isinstance(problem, bool):  # a text from version 1.1.0 on
+            meta["exposure"]["data_problem"] = "unspecified" if problem else None
+        model = models.ImageModel.create_fake_data(defaults={"meta": meta}, shape=(2, 2))
     meta = model.meta
     meta["filename"] = name
     meta["model_type"] = "ImageModel"
@@ -231,3 +250,31 @@ def image_model(
     meta["photometry"] = dict(photometry)
     meta["wcs"] = wcs
     return model
+
+
+def check_model(l1: Path, model: Any) -> None:
+    """An ``ImageModel`` must be what its schema wants.
+
+    Raises
+    ------
+    InputError
+    """
+    import asdf
+
+    with naming(l1), _quiet():
+        asdf.AsdfFile({"roman": model._instance}).validate()
+
+
+@contextmanager
+def naming(l1: Path) -> Iterator[None]:
+    """What is wrong with the metadata of a Level 1 file becomes an `InputError` that names it."""
+    try:
+        yield
+    except (InputError, OSError, MemoryError):
+        raise
+    except Exception as error:  # schemas, models and converters fail in every way
+        log.debug("metadata", exc_info=True)
+        path = [str(key) for key in getattr(error, "absolute_path", ())]
+        where = ".".join(path) or "its metadata"
+        reason = " ".join(str(getattr(error, "message", error)).split()) or type(error).__name__
+        raise InputError(f"{l1}: {where} cannot go into a Level 2 file: {reason[:200]}") from error

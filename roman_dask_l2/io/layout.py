@@ -70,6 +70,8 @@ class Layout:
         it in which it has arrays.
     beside : tuple of (str, tuple of int)
         Files in which it has arrays, and their marks.
+    tag : str or None
+        The YAML tag of ``roman``, None if it has none.
     """
 
     path: str
@@ -78,6 +80,7 @@ class Layout:
     mark: tuple[int, int]
     content: str
     beside: tuple[tuple[str, tuple[int, int] | None], ...] = ()
+    tag: str | None = None
 
     def array(self, *key: str) -> FileArray | None:
         """Describe the array at ``tree[key[0]][key[1]]...``; None if there is nothing.
@@ -170,10 +173,11 @@ def read_layout(path: str | os.PathLike[str]) -> Layout:
     with _clearly(path):
         head, blocks, mark, content = _scan(path)
         tree = parse_tree(head)
+        tag = _tag_of("roman", head)
     if not isinstance(tree, dict):
         raise InputError(f"{path}: the ASDF file has no tree")
     beside = _beside(path, tree) if _EXTERNAL.search(head) else ()
-    return Layout(str(path), tree, tuple(blocks), mark, _joined(content, beside), beside)
+    return Layout(str(path), tree, tuple(blocks), mark, _joined(content, beside), beside, tag)
 
 
 def known_layout(path: str | os.PathLike[str]) -> Layout:
@@ -229,6 +233,25 @@ def read_head(path: str | os.PathLike[str]) -> tuple[bytes, str]:
         head, _, _, content = _scan(path)
         beside = _beside(path, parse_tree(head)) if _EXTERNAL.search(head) else ()
     return head, _joined(content, beside)
+
+
+def _tag_of(name: str, head: bytes) -> str | None:
+    """The tag of an entry at the top of the YAML tree, None if there is no entry or no tag."""
+    import yaml
+
+    loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+    depth, key = 0, None
+    for event in yaml.parse(head, loader):
+        begins = isinstance(event, yaml.CollectionStartEvent)
+        if depth == 1 and (begins or isinstance(event, yaml.ScalarEvent | yaml.AliasEvent)):
+            if key == name:
+                return getattr(event, "tag", None)
+            key = getattr(event, "value", "") if key is None else None
+        if begins:
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+    return None
 
 
 def _scan(path: Path) -> tuple[bytes, list[_Block], tuple[int, int], str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ..detector import BORDER, CHANNEL
 from ..errors import InputError
 from ..exposure import Exposure
 from .arrays import Constant, PixelArea, Placed, ReadTime
+from .kinds import foreign
 from .layout import Layout, known_layout
 
 
@@ -91,11 +93,14 @@ class Inputs:
         Name in `ARRAYS` (and the computed "wcs.area", "detector.read_time") -> source.
     layouts : mapping of str to Layout
         "l1" and each reference's key -> its file's description.
+    notes : tuple of str
+        What is worth a warning.
     """
 
     exposure: Exposure
     sources: Mapping[str, Any]
     layouts: Mapping[str, Layout] = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     def available(self, name: str) -> bool:
         """Whether a source of this name is there."""
@@ -127,6 +132,8 @@ def open_inputs(
             layouts[key] = known_layout(path)
         except InputError as error:
             problems += [f"CALDIR.{key}: {p}" for p in error.problems]
+        else:
+            problems += foreign(key, layouts[key], exposure)
     sources: dict[str, Any] = {}
     for name, array in ARRAYS.items():
         key, *rest = name.split(".")
@@ -145,12 +152,20 @@ def open_inputs(
             where = "" if key == "l1" else f"CALDIR.{key}: "
             problems.append(f"{where}{layouts[key].path}: no roman.{'.'.join(rest)}")
     _drop_invalid_amp33(sources)
+    notes: list[str] = []
     if "dark_decay.decay_table" in sources:
-        problems += _check_decay(sources, exposure, layouts["dark_decay"])
+        found = read_decay(sources.pop("dark_decay.decay_table").read(), exposure.detector)
+        place = f"CALDIR.dark_decay: {layouts['dark_decay'].path}: decay_table"
+        if isinstance(found, str):
+            problems.append(f"{place} {found}")
+        elif found is None:
+            notes.append(f"{place} has no decay for {exposure.detector}: it is not corrected")
+        else:
+            sources["dark_decay.decay_table"] = Constant({exposure.detector: found})
     sources["detector.read_time"] = ReadTime(
         exposure.detector_number, exposure.side, exposure.frame_time
     )
-    return Inputs(exposure, sources, layouts), problems
+    return Inputs(exposure, sources, layouts, tuple(notes)), problems
 
 
 def add_wcs(inputs: Inputs, wcs: Any, shifts: set[int]) -> Inputs:
@@ -160,7 +175,7 @@ def add_wcs(inputs: Inputs, wcs: Any, shifts: set[int]) -> Inputs:
     for shift in shifts | {0}:
         spline = wcs.areas(side - 2 * BORDER, offset=shift)
         sources["wcs.area" + (f"+{shift}" if shift else "")] = PixelArea(spline, side)
-    return Inputs(inputs.exposure, sources, inputs.layouts)
+    return replace(inputs, sources=sources)
 
 
 def _source(
@@ -218,12 +233,29 @@ def _drop_invalid_amp33(sources: dict[str, Any]) -> None:
             sources.pop(name, None)
 
 
-def _check_decay(sources: Mapping[str, Any], exposure: Exposure, layout: Layout) -> list[str]:
-    table = sources["dark_decay.decay_table"].read()
-    entry = table.get(exposure.detector) if isinstance(table, Mapping) else None
-    if isinstance(entry, Mapping) and {"amplitude", "time_constant"} <= set(entry):
-        return []
-    return [
-        f"CALDIR.dark_decay: {layout.path}: decay_table has no amplitude and time_constant "
-        f"for {exposure.detector}"
-    ]
+def read_decay(table: Any, detector: str) -> dict[str, float] | str | None:
+    """The dark decay of a detector.
+
+    Parameters
+    ----------
+    table : mapping
+        Detector -> ``amplitude`` (DN) and ``time_constant`` (s); either may be null.
+    detector : str
+
+    Returns
+    -------
+    dict, str or None
+        Both numbers; what is wrong with the entry; None if it says that there is no decay.
+    """
+    entry = table.get(detector) if isinstance(table, Mapping) else None
+    if not (isinstance(entry, Mapping) and {"amplitude", "time_constant"} <= set(entry)):
+        return f"has no amplitude and time_constant for {detector}"
+    amplitude, constant = entry["amplitude"], entry["time_constant"]
+    if amplitude is None or constant is None:
+        return None
+    for name, value in (("amplitude", amplitude), ("time_constant", constant)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            return f"has {name} {value!r} for {detector}, expected a finite number or null"
+    if constant <= 0:
+        return f"has time_constant {constant} for {detector}, expected seconds > 0"
+    return {"amplitude": float(amplitude), "time_constant": float(constant)}

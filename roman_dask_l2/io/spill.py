@@ -210,9 +210,13 @@ class TempStore:
 
 def temp_place(temp: Path) -> tuple[Path, str]:
     """Directory and stem of the store for the configuration's TEMP."""
-    if temp.is_dir():
+    if os.path.isdir(temp):
         return temp, "roman-dask-l2"
     return temp.parent, temp.stem  # the old style: a file name in a scratch directory
+
+
+def _store_name(stem: str) -> str:
+    return f"{stem}-{os.getpid()}-{uuid.uuid4().hex[:8]}.zarr"
 
 
 def check_temp(temp: Path, needed: int = 0) -> None:
@@ -224,6 +228,9 @@ def check_temp(temp: Path, needed: int = 0) -> None:
     """
     folder, _ = temp_place(temp)
     require_writable(folder, f"NOISE.TEMP: {temp}")
+    size = len(os.fsencode(_store_name(temp_place(temp)[1])))
+    if size > os.pathconf(folder, "PC_NAME_MAX"):
+        raise InputError(f"NOISE.TEMP: {temp}: the name is too long, expected a directory")
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
@@ -252,7 +259,7 @@ def temp_store(temp: Path, needed: int, keep: bool = False) -> Iterator[TempStor
     """
     check_temp(temp, needed)
     folder, stem = temp_place(temp)
-    path = folder / f"{stem}-{os.getpid()}-{uuid.uuid4().hex[:8]}.zarr"
+    path = folder / _store_name(stem)
     path.mkdir()
     try:
         if not keep:

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..detector import BORDER, OMEGA_IDEAL
 from ..errors import InputError
 from ..foreign import alone
+from .asdf_file import open_asdf
 
 if TYPE_CHECKING:
     from .areas import AreaSpline, TanArea
@@ -417,15 +418,12 @@ def _inverse_of_sip(sip: Any, transform: Any, active_side: int) -> Any:
 def _from_asdf(path: Path) -> Wcs:
     """Read a gwcs from an ASDF file; see `load_wcs`."""
     try:
-        with alone():
-            import asdf
-
-            with asdf.open(path, memmap=False) as file:
-                found = file.tree.get("wcs")
-                if found is None:
-                    found = file.tree["roman"]["meta"]["wcs"]
-                # Here, while the file is open: arrays of the transform may not have been read yet.
-                return _from_gwcs(found, str(path))
+        with open_asdf(path) as file:
+            found = file.tree.get("wcs")
+            if found is None:
+                found = file.tree["roman"]["meta"]["wcs"]
+            # Here, while the file is open: arrays of the transform may not have been read yet.
+            return _from_gwcs(found, str(path))
     except InputError:
         raise
     except OSError as err:

@@ -64,6 +64,6 @@ def write_report(
             raise InputError(f"--noise {noise}: {path} is a campaign file")
         return campaign_report(path, out, png=png)
     config = load_config(path)
-    if noise is None and config.NOISE is not None and config.NOISE.OUT.exists():
+    if noise is None and config.NOISE is not None and os.path.exists(config.NOISE.OUT):
         noise = config.NOISE.OUT
     return exposure_report(config.OUT, out, png=png, noise=noise)

@@ -18,10 +18,11 @@ from ..batch import manifest
 from ..batch.campaign import Entry, load_campaign
 from ..batch.status import NAMES, state
 from ..errors import InputError
+from ..io.atomic import check_target
 from ..io.layout import read_layout
 from ..quality import measure
 from .exposure import report_path
-from .page import Cell, Page, check_target
+from .page import Cell, Page
 from .panels import CLEAN, MASKED, figure_class
 
 log = logging.getLogger(__name__)

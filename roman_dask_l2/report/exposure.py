@@ -17,13 +17,14 @@ from .. import __version__
 from ..detector import BORDER, Window
 from ..dq import PIXEL
 from ..errors import InputError
-from ..foreign import alone
+from ..io.asdf_file import open_asdf
+from ..io.atomic import check_target
 from ..noise.layers import no_draw, unusable
 from ..quality import degrees_of_freedom, reduced_chi_square
 from ..steps.sky import sky_model
 from . import expected, layers, plots
 from .blocks import kind_counts, percent, spread
-from .page import Page, check_target
+from .page import Page
 from .panels import figure_class
 from .replay import KINDS, Jumps, Ramp, Replay, find_jumps, open_replay, show_ramps
 from .survey import L2, QUIET, RATES, ZOOM, Survey, open_image, survey
@@ -137,7 +138,7 @@ def _look(l2: L2, given: Path | None) -> _Facts:
     """Look at the image and the files around it."""
     noise, strange, why_no_noise = None, False, "The configuration has no NOISE block."
     path = given or layers.find_noise(l2)
-    if path is not None and given is None and not path.exists():
+    if path is not None and given is None and not os.path.exists(path):
         why_no_noise = f"{path} is not there."
     elif path is not None:
         try:
@@ -209,6 +210,11 @@ def _warnings(facts: _Facts) -> list[str]:
         found.append("No CALDIR.mask was given: bad pixels are not known.")
     if seen.unusable:
         found.append(f"{seen.unusable} pixels have a rate that is not finite.")
+    if seen.unsure:
+        found.append(f"{seen.unsure} pixels have an error that is not finite.")
+    for flag in ("DO_NOT_USE", "SATURATED"):
+        if seen.count(flag) == facts.pixels:
+            found.append(f"All pixels are flagged {flag}: there is no image.")
     if seen.masked > MANY_MASKED * facts.pixels:
         found.append(f"{percent(seen.masked / facts.pixels)} of the pixels are masked.")
     if not math.isfinite(_medsky(l2)):
@@ -225,6 +231,11 @@ def _warnings(facts: _Facts) -> list[str]:
         # In the words of the log, so that a warning of the run does not stand there twice.
         found += [no_draw(line) for line in facts.noise.statistics if line["inadmissible"]]
         found += [text for line in facts.noise.statistics for text in unusable(line)]
+    found += [
+        f"Layer {one.layer.label}: {one.unusable} pixels are not finite; they are left out."
+        for one in facts.looked
+        if one.unusable
+    ]
     return found
 
 
@@ -556,11 +567,8 @@ def _sky_positions(l2: L2) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]
         return None
     from ..io.l2 import quick_yaml
 
-    with alone(), quick_yaml():
-        import asdf
-
-        with asdf.open(l2.path, lazy_load=True) as file:
-            wcs = file["roman"]["meta"]["wcs"]
+    with quick_yaml(), open_asdf(l2.path) as file:
+        wcs = file["roman"]["meta"]["wcs"]
     n = l2.side - 1.0
     up, down = np.linspace(0, n, 17)[:-1], np.linspace(n, 0, 17)[:-1]
     x = np.concatenate([up, np.full(16, n), down, np.zeros(16), [0, n / 2]])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,8 @@ class Seen:
         Sum of periodograms.
     weight : int
         Pixels that are in it.
+    unusable : int
+        Pixels that are not finite; they are in nothing else.
     """
 
     layer: Layer
@@ -74,6 +78,7 @@ class Seen:
     counts: np.ndarray
     power: np.ndarray
     weight: int = 0
+    unusable: int = 0
 
     def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
         """Frequencies (cycles/pixel) and one-sided power ((DN/s)^2 / (cycle/pixel))."""
@@ -94,7 +99,7 @@ def find_noise(l2: L2) -> Path | None:
     place = str(l2.layout.path)
     base = Path(place[: -len(out)]) if out and place.endswith(out) else Path(place).parent
     found = readable_paths(dict(config), base).get("NOISE.OUT")
-    if found is not None and not found.exists():
+    if found is not None and not os.path.exists(found):
         found = Path(place).with_name(found.name)
     return found
 
@@ -141,7 +146,7 @@ def look(noise: NoiseFile, l2: L2, seen: Survey) -> list[Seen]:
     chosen = [
         Seen(
             layer,
-            float(line["sigma"]) or 1.0,
+            _scale(line.get("sigma")),
             np.empty((n, n), np.float32),
             np.zeros(len(BINS) - 1, np.int64),
             np.zeros(CHANNEL // 2 + 1),
@@ -154,15 +159,21 @@ def look(noise: NoiseFile, l2: L2, seen: Survey) -> list[Seen]:
         rows = Window(band.y0, band.y1, 0, l2.side)
         for j, one in enumerate(chosen):
             values = array.read(rows, planes=slice(j, j + 1))[0].astype(np.float32, copy=False)
-            one.cells[band.y0 // seen.k : band.y1 // seen.k] = block_mean(
-                values, np.zeros_like(quiet), seen.k
-            )
-            one.counts += np.histogram(values[quiet], BINS * one.scale)[0]
-            use = quiet[:, inner].reshape(-1, CHANNEL)
+            finite = np.isfinite(values)
+            one.unusable += int(np.count_nonzero(~finite))
+            one.cells[band.y0 // seen.k : band.y1 // seen.k] = block_mean(values, ~finite, seen.k)
+            one.counts += np.histogram(values[quiet & finite], BINS * one.scale)[0]
+            use = (quiet & finite)[:, inner].reshape(-1, CHANNEL)
             segments = np.where(use, values[:, inner].reshape(-1, CHANNEL), np.float32(0))
             one.power += (np.abs(fft.rfft(segments, axis=1)) ** 2).sum(axis=0, dtype=float)
             one.weight += int(np.count_nonzero(use))
     return chosen
+
+
+def _scale(sigma: Any) -> float:
+    """What the statistics of a layer say, if it is of use as a scale."""
+    usable = isinstance(sigma, int | float) and isfinite(sigma) and sigma > 0
+    return float(sigma) if usable else 1.0
 
 
 @dataclass(frozen=True)
@@ -205,10 +216,15 @@ def expect(one: Seen, l2: L2, seen: Survey, replay: Replay | None) -> Expected |
             white = white + (background if faint else all_light)
         if layer.pearson:
             white = white + all_light
+    known = np.isfinite(white)
+    if layer.read is not None:
+        known &= np.isfinite(read)
+        read = read[known]
+    white = white[known]
     flat = 2 * float(np.mean(white)) if white.size else 0.0
     if layer.read is not None:
         white = white + read
-    if not white.any():
+    if not (white > 0).any():
         return None
     ones = np.ones(len(FREQUENCIES) - 1)
     spectra = {"expected": flat * ones}
@@ -317,9 +333,14 @@ def summary(
         known = expected[i] if i < len(expected) else None
         rows.append(
             [
-                str(line["label"]), f"{line['median']:.1e}", f"{line['sigma']:.4g}",
+                str(line["label"]), _shown(line.get("median"), ".1e"),
+                _shown(line.get("sigma"), ".4g"),
                 "-" if known is None else f"{known.sigma:.4g}",
                 percent(line["clipped"]), str(line["inadmissible"]),
             ]
         )  # fmt: skip
     return names, rows
+
+
+def _shown(value: Any, form: str) -> str:
+    return format(value, form) if isinstance(value, int | float) else "-"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..foreign import alone
+from ..io.asdf_file import open_asdf
 from .blocks import block_kinds, block_mean, combinations, kind_counts, spread
 from .panels import (
     asinh_norm,
@@ -92,11 +92,8 @@ def quicklook(
 def _read(path: Path, keys: tuple[str, ...]) -> list[Any]:
     """Entries at the top of an ASDF file's tree, in memory."""
     try:
-        with alone():
-            import asdf
-
-            with asdf.open(path, memmap=False, lazy_load=False) as file:
-                return [file[key] for key in keys]
+        with open_asdf(path, lazy_load=False) as file:
+            return [file[key] for key in keys]
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except KeyError as missing:

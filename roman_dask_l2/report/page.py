@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..io.atomic import replacing, require_writable
+from ..io.atomic import check_target, replacing
 
 DPI = 200
 
@@ -179,18 +179,6 @@ def _columns(pictures: int) -> int:
     if pictures <= 3:
         return max(pictures, 1)
     return 3 if pictures % 3 == 0 or (pictures > 4 and pictures % 2) else 2
-
-
-def check_target(path: Path) -> None:
-    """A page can be written there.
-
-    Raises
-    ------
-    InputError
-    """
-    require_writable(path.parent, str(path))
-    if path.is_dir():
-        raise InputError(f"{path}: is a directory, expected a file name")
 
 
 def _tag(tag: str, text: str, right: bool, mark: bool = False) -> str:

@@ -83,7 +83,8 @@ class Replay:
             for y in range(BORDER, n - BORDER, 8)
         ]
         values = np.concatenate(rows)
-        return float(np.median(values[np.isfinite(values)]))
+        values = values[np.isfinite(values)]
+        return float(np.median(values)) if values.size else None
 
     def at(self, name: str, places: np.ndarray) -> np.ndarray | None:
         """Values of a reference array at active pixels, whose rows, ascending, and columns are the
@@ -91,6 +92,8 @@ class Replay:
         source = self.inputs.sources.get(name)
         if source is None:
             return None
+        if not places.size:
+            return np.zeros(0, np.float32)
         rows, first = np.unique(places[0], return_index=True)
         columns = np.split(places[1] + BORDER, first[1:])
         n = self.exposure.side
@@ -98,7 +101,7 @@ class Replay:
             source.read(Window(y, y + 1, 0, n))[0, x]
             for y, x in zip((rows + BORDER).tolist(), columns, strict=True)
         ]
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        return np.concatenate(parts)
 
 
 def open_replay(l2: L2) -> Replay:

@@ -145,6 +145,8 @@ def bands(l2: L2, edges: np.ndarray) -> Iterator[Band]:
         rate = image if read["data_withsky"] is None else read["data_withsky"]
         error = err.read(rows).astype(np.float32)
         bad = mask.read(rows) | ~np.isfinite(rate) | ~np.isfinite(error)
+        if image is not rate:
+            bad |= ~np.isfinite(image)
         yield Band(
             y0, y1, rate, image, error, None if light is None else light.astype(np.float32),
             read["chisq"], dq.read(rows), bad,
@@ -173,8 +175,9 @@ class Survey:
         Medians of unmasked pixels with and without the sky model taken off, DN/s.
     flags : Counter
         Value of dq -> pixels.
-    masked, unusable, dim : int
-        Pixels in the mask; that are not finite; unmasked with rates too low for `errors`.
+    masked, unusable, unsure, dim : int
+        Pixels in the mask; whose rate is not finite; whose error is not; unmasked with rates too
+        low for `errors`.
     errors, full : ndarray (rate, err) of int
         Unmasked pixels by `RATES` and `ERRORS`; those of them that never saturate.
     chisq : ndarray (65536,) of int
@@ -198,6 +201,7 @@ class Survey:
     flags: Counter = field(default_factory=Counter)
     masked: int = 0
     unusable: int = 0
+    unsure: int = 0
     dim: int = 0
     errors: np.ndarray = field(default_factory=_no_errors)
     full: np.ndarray = field(default_factory=_no_errors)
@@ -239,7 +243,8 @@ def survey(l2: L2) -> Survey:
         seen.sky[row] = _medians(band.rate, band.mask, edges)
         seen.flags.update(combinations(band.dq))
         seen.masked += int(np.count_nonzero(band.mask))
-        seen.unusable += int(np.count_nonzero(~np.isfinite(band.rate)))
+        seen.unusable += int(np.count_nonzero(~(np.isfinite(band.rate) & np.isfinite(band.data))))
+        seen.unsure += int(np.count_nonzero(~np.isfinite(band.err)))
         _count_errors(band, seen)
         if band.chisq is not None:
             seen.chisq += count_halves(band.chisq, ~band.mask)

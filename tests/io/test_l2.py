@@ -131,3 +131,45 @@ def test_is_what_the_lazy_arrays_hold(made, tree):
 
 def test_half_does_not_overflow():
     assert np.isfinite(half(np.array([1e9, -1e9], "f4"))).all()
+
+
+def test_metadata_are_those_of_the_image(made):
+    """The outline is that of the WCS in the file, in the mission's words; names of reference files
+    are those that were used."""
+    from stcal.alignment.util import compute_s_region_imaging
+
+    simulation, result = made
+    with rdm.open(result.out) as model, rdm.open(simulation.l1) as raw:
+        wcsinfo, region = model.meta.wcsinfo, model.meta.wcsinfo.s_region
+        assert region == compute_s_region_imaging(
+            model.meta.wcs, shape=(ACTIVE, ACTIVE), center=False
+        )
+        assert region != raw.meta.wcsinfo.s_region
+        ra, dec = model.meta.wcs((ACTIVE - 1) / 2, (ACTIVE - 1) / 2)
+        assert wcsinfo.ra_ref == pytest.approx(float(ra), abs=1e-12)
+        assert wcsinfo.dec_ref == pytest.approx(float(dec), abs=1e-12)
+        for name in ("roll_ref", "v2_ref", "v3_ref", "v3yangle", "vparity", "aperture_name"):
+            assert wcsinfo[name] == raw.meta.wcsinfo[name]
+        used = {"gain": "gain", "readnoise": "read", "linearity": "linearitylegendre"}
+        for key, file in used.items():
+            assert model.meta.ref_file[key] == simulation.caldir[file].name
+        assert model.meta.ref_file.darkdecaysignal == "N/A"
+        assert model.meta.ref_file.crds == raw.meta.ref_file.crds
+        for name in ("product_type", "calibration_software_name"):
+            assert model.meta[name] in ("l2", "roman-dask-l2")
+
+
+def test_outlines_around_zero_and_the_pole():
+    from roman_dask_l2.io.footprint import middle, sky_region
+    from roman_dask_l2.io.wcs import Wcs
+
+    class Sky(Wcs):
+        def sky(self, x, y):
+            x, y = np.asarray(x, float), np.asarray(y, float)
+            return (x - 100) * 1e-2 - 1e-12, 89 + y * 1e-3
+
+    numbers = [float(v) for v in sky_region(Sky(None, True), 201).split()[2:]]
+    expected = [358.995, 88.9995, 358.995, 89.2005, 1.005, 89.2005, 1.005, 88.9995]
+    assert numbers == pytest.approx(expected, abs=1e-9)
+    assert all(0 <= ra < 360 for ra in numbers[::2])
+    assert middle(Sky(None, True), 201)[0] == pytest.approx(360, abs=1e-9)
