@@ -268,9 +268,9 @@ def _choose_places(run: _Run, conditions: Iterable[str]) -> None:
     for name, count in counts.items():  # each has its share, used or not, so that none moves
         if name in conditions:
             run.places[name] = sites[used : used + count]
+            if used + count > len(sites):
+                log.warning("side %d has no room for all the places of %s", run.side, name)
         used += count
-    if used > len(sites):
-        log.warning("side %d has no room for all the places of %s", run.side, name)
 
 
 # --- the detector -------------------------------------------------------------------------------
@@ -819,9 +819,10 @@ def simulate(
     nominal gain and response in DN_lin/s, with sky and without dark current, which is what the
     calibrated rate before sky subtraction is in the mean wherever the reference files are right;
     `cosmic_rays` (arrays `y`, `x`, `frame`, `electrons`, the last before IPC and full well);
-    `saturated_at` (N, N) int8, the first resultant whose raw value reaches the threshold of the
-    saturation file, -1 for none; `saturating_stars`, a list of `y`, `x`, `resultant`, `amid`
-    (filled up amid the reads of the resultant, which may then stay below threshold);
+    `saturated_at` (N, N) int8 (int16 from 128 resultants on), the first resultant whose raw value
+    reaches the threshold of the saturation file, -1 for none; `saturating_stars`, a list of `y`,
+    `x`, `resultant`, `amid` (filled up amid the reads of the resultant, which may then stay below
+    threshold);
     `conditions`, name to (k, 2) places; `guide_window`; `options`.
     """
     began, directory = time.monotonic(), Path(directory)
@@ -879,7 +880,7 @@ def simulate(
     caldir: dict[str, Path] = {}
     first = 0 if reference_read is None else 1
     extra_plane = bool(first) if extra_plane is None else extra_plane
-    saturated_at = np.full((side, side), -1, np.int8)
+    saturated_at = np.full((side, side), -1, np.int8 if planes < 128 else np.int16)
 
     def write(key: str, tree: dict[str, Any]) -> None:
         for (file, name), (y, x) in zip(_NAN_ARRAYS, run.at("nan_reference"), strict=False):
