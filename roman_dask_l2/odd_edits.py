@@ -270,9 +270,9 @@ def mark_resultant(flag: str) -> Edit:
 
     def change(roman: Any) -> None:
         data = np.array(roman["data"])
-        data[(4, *PIXEL_AT)] += 300
+        data[(6, *PIXEL_AT)] += 300
         flags = np.zeros(data.shape, np.uint8)
-        flags[(4, *PIXEL_AT)] = GROUP[flag]
+        flags[(6, *PIXEL_AT)] = GROUP[flag]
         roman["data"], roman["resultantdq"] = data, flags
 
     return lambda made: edit_tree(made.l1, change)
