@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import asdf
 import numpy as np
@@ -153,6 +155,13 @@ def test_too_long(ordinary, tmp_path):
         assert became.status == -1
         assert "not finished after 0.05 s" in became.lines[0]
     assert not list(made.directory.glob(".*"))
+
+
+def test_the_manual_lists_them():
+    page = (Path(__file__).parents[1] / "docs" / "odd.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(ODD)
 
 
 def test_unknown_case(tmp_path):

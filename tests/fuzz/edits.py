@@ -25,9 +25,10 @@ NDARRAY = "tag:stsci.edu:asdf/core/ndarray-1.1.0"
 QUANTITY = "tag:stsci.edu:asdf/unit/quantity-1.2.0"
 UNIT = "tag:stsci.edu:asdf/unit/unit-1.0.0"
 SCALARS = [
-    None, True, False, 0, 1, -1, 2, 7, 255, 256, 2**31, -(2**31), 2**63, 2**64, 10**30, 0.0, 0.5, -0.5,
-    1e-30, 1e30, 1e300, math.nan, math.inf, -math.inf, "", " ", "x", "nan", "1", "None", "WFI18", "WFI1",
-    "wfi01", "F999", "DARK", "a/b", "l1.asdf", ".", "/", "~", "$HOME", "$NOTHING", "é\u2028", "n" * 300,
+    None, True, False, 0, 1, -1, 2, 7, 255, 256, 2**31, -(2**31), 2**63, 2**64, 10**30, 0.0,
+    0.5, -0.5, 1e-30, 1e30, 1e300, math.nan, math.inf, -math.inf, "", " ", "x", "nan", "1",
+    "None", "WFI18", "WFI1", "wfi01", "F999", "DARK", "a/b", "l1.asdf", ".", "/", "~", "$HOME",
+    "$NOTHING", "é\u2028", "n" * 300,
 ]  # fmt: skip
 CONTAINERS = [
     [], [None], [0], [1, 2, 3], [[]], [[0]], ["x"], [1e30], {}, {"a": 1}, {"data": None}, {1: 2},
@@ -43,10 +44,25 @@ PATTERNS = [
     [[math.nan]] * 8, [[1], *([f] for f in range(2, 9))], [[5], [3], [8], [1], [2], [9], [7], [6]],
     {"a": [0]}, [list(range(1000 * i, 1000 * i + 1000)) for i in range(8)],
 ]  # fmt: skip
-TIMES = [0, -1, 0.0, 1e-30, 1e30, 1e300, math.nan, math.inf, "3.04", "x", None, [3.04], True, 10**400]
+TIMES = [
+    0,
+    -1,
+    0.0,
+    1e-30,
+    1e30,
+    1e300,
+    math.nan,
+    math.inf,
+    "3.04",
+    "x",
+    None,
+    [3.04],
+    True,
+    10**400,
+]
 DTYPES = [
-    "<f2", "<f4", "<f8", ">f4", ">f8", "|u1", "<u2", ">u2", "<u4", "<u8", "|i1", "<i2", ">i4", "<i8",
-    "|b1", "<c8",
+    "<f2", "<f4", "<f8", ">f4", ">f8", "|u1", "<u2", ">u2", "<u4", "<u8", "|i1", "<i2", ">i4",
+    "<i8", "|b1", "<c8",
 ]  # fmt: skip
 STORED = ["", "", "zlib", "lz4", "fortran", "strided", "bzp2"]
 VALUES = [math.nan, math.inf, -math.inf, 0, -1, 1, 1e-30, 1e30, -1e30, 65535, 2**32 - 1, 3.4e38]
@@ -58,10 +74,10 @@ SHAPES = [
 UNITS = ["DN", "electron", "s", "", "furlong", "DN / s", 7, None]
 NODE_KEYS = ["source", "shape", "datatype", "byteorder", "offset", "strides", "mask", "data"]
 NODE_VALUES = [
-    None, 0, 1, -1, -2, 5, 99, 2**40, "x", "float32", "int7", "complex128", "bool8", ["ascii", 5], "big",
-    [], [0], [256], [256, 256], [512, 256], [-1, 256], ["*", 256], [4, 4], [1024, 4], [0, 0], [-4, -4],
-    [1.5, 2], "http://localhost:1/x.asdf", "other.asdf", "dark.asdf", {}, True, [[1, 2], [3, 4]],
-    [{"name": "a", "datatype": "float32"}],
+    None, 0, 1, -1, -2, 5, 99, 2**40, "x", "float32", "int7", "complex128", "bool8", ["ascii",
+    5], "big", [], [0], [256], [256, 256], [512, 256], [-1, 256], ["*", 256], [4, 4], [1024,
+    4], [0, 0], [-4, -4], [1.5, 2], "http://localhost:1/x.asdf", "other.asdf", "dark.asdf", {},
+    True, [[1, 2], [3, 4]], [{"name": "a", "datatype": "float32"}],
 ]  # fmt: skip
 FILES = ["l1", "dark", "saturation", "flat", "ipc4d", "mask", "gain", "linearitylegendre", "read",
          "biascorr", "dark_decay"]  # fmt: skip
@@ -292,7 +308,9 @@ def trees(exposure: Exposure, key: str) -> st.SearchStrategy:
         ]  # fmt: skip
         windows = [f"window_{axis}{end}" for axis in "xy" for end in ("start", "stop")]
         names = [("guide_star", name) for name in windows]
-        names += [("instrument", n) for n in ("detector", "optical_element", "data_encoding_offset")]
+        names += [
+            ("instrument", n) for n in ("detector", "optical_element", "data_encoding_offset")
+        ]
         choices.append(
             st.tuples(st.just("set"), st.just(key),
                       st.sampled_from([(*meta, *name) for name in names]), values)
@@ -412,12 +430,13 @@ def exposures(exposure: Exposure) -> st.SearchStrategy:
         ]
         + [
             st.builds(
-                lambda four: ("all", [("set", "l1", w, v) for w, v in zip(windows, four, strict=True)]),
+                lambda four: (
+                    "all",
+                    [("set", "l1", w, v) for w, v in zip(windows, four, strict=True)],
+                ),
                 several,
             ),
-            st.tuples(
-                st.just("set"), st.just("l1"), st.just(("roman", "resultantdq")), values
-            ),
+            st.tuples(st.just("set"), st.just("l1"), st.just(("roman", "resultantdq")), values),
         ]
     )
 

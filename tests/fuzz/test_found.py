@@ -1,0 +1,33 @@
+"""What fuzzing has found, in its shortest form."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from checks import check
+
+META = ("roman", "meta")
+WINDOW = [("set", "l1", (*META, "guide_star", f"window_{a}{e}"), 100)
+          for a in "xy" for e in ("start", "stop")]  # fmt: skip
+
+FOUND = {
+    "guide window of text": [("set", "l1", (*META, "guide_star", "window_xstop"), "a/b")],
+    "guide window of a list": [("set", "l1", (*META, "guide_star", "window_ystart"), ["x"])],
+    "guide window infinite": [("set", "l1", (*META, "guide_star", "window_ystop"), math.inf)],
+    "encoding offset of text": [("set", "l1", (*META, "instrument", "data_encoding_offset"), "x")],
+    "encoding offset of a list": [("set", "l1", (*META, "exposure", "data_encoding_offset"), [1])],
+    "frame time of 400 digits": [("set", "l1", (*META, "exposure", "frame_time"), 10**400)],
+    "shape null": [("node", "l1", ("roman", "data"), "shape", None)],
+    "shape a number": [("node", "flat", ("roman", "data"), "shape", 5)],
+    "offset a list": [("node", "flat", ("roman", "data"), "offset", [256])],
+    "strides a number": [("node", "linearitylegendre", ("roman", "data"), "strides", 5)],
+    "strides too few": [("node", "gain", ("roman", "data"), "strides", [4])],
+    "source a list": [("node", "saturation", ("roman", "data"), "source", [1024, 4])],
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_found(exposure, name):
+    check(exposure, FOUND[name], run=False)
+    check(exposure, FOUND[name], run=True)
