@@ -8,10 +8,10 @@ import pytest
 from checks import check
 
 META = ("roman", "meta")
-WINDOW = [("set", "l1", (*META, "guide_star", f"window_{a}{e}"), 100)
-          for a in "xy" for e in ("start", "stop")]  # fmt: skip
-
 FOUND = {
+    "backup beyond the ramp": [("config", ("SATURATION_BACKUP",), "set", 10**9)],
+    "shape text": [("node", "l1", ("roman", "data"), "shape", "bool8")],
+    "strides text": [("node", "biascorr", ("roman", "data"), "strides", "int7")],
     "guide window of text": [("set", "l1", (*META, "guide_star", "window_xstop"), "a/b")],
     "guide window of a list": [("set", "l1", (*META, "guide_star", "window_ystart"), ["x"])],
     "guide window infinite": [("set", "l1", (*META, "guide_star", "window_ystop"), math.inf)],
