@@ -9,6 +9,10 @@ from checks import check
 
 META = ("roman", "meta")
 FOUND = {
+    "a name too long beside a missing key": [
+        ("config", ("OUT",), "remove"),
+        ("config", ("IN",), "set", "n" * 300),
+    ],
     "backup beyond the ramp": [("config", ("SATURATION_BACKUP",), "set", 10**9)],
     "shape text": [("node", "l1", ("roman", "data"), "shape", "bool8")],
     "strides text": [("node", "biascorr", ("roman", "data"), "strides", "int7")],
