@@ -4,16 +4,18 @@
 PYTHON ?= python3
 SIDE ?=
 ARGS ?=
+FUZZ ?= 20000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-faults slurm-test report-test parity bench bench-scaling bench-batch \
+.PHONY: help demo test test-faults fuzz slurm-test report-test parity bench bench-scaling bench-batch \
     bench-scheduler bench-kernels lint docs picture dist clean
 .NOTPARALLEL:
 
 help:
 	@echo "make demo    simulate an exposure, calibrate it, compare with the truth (SIDE=4096: flight size)"
 	@echo "make test    run the tests (ARGS=... goes to pytest)"
+	@echo "make fuzz    edit files and configurations at random, and see (FUZZ=20000: so many cases)"
 	@echo "make test-faults   kill workers, schedulers and clients of Dask clusters, and see"
 	@echo "make slurm-test    run on a real SLURM of one node, installed and started for it (root)"
 	@echo "make report-test   look at reports in a real browser, installed for it (root)"
@@ -34,6 +36,9 @@ test: $(VENV)/.test
 
 test-faults: $(VENV)/.test
 	$(BIN)/python -m pytest -q -rs -m faults $(ARGS)
+
+fuzz: $(VENV)/.test
+	FUZZ=$(FUZZ) $(BIN)/python -m pytest -q -n 2 tests/fuzz $(ARGS)
 
 slurm-test: $(VENV)/.test
 	$(BIN)/python tests/slurm/run.py $(ARGS)

@@ -200,6 +200,11 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("directory", type=Path, nargs="?", default=Path("demo"), help="default: demo")
     demo.add_argument("--side", type=int, default=1024, help="detector side (default: 1024)")
     demo.add_argument("--seed", type=int, default=1, help="random seed (default: 1)")
+    demo.add_argument(
+        "--odd",
+        action="store_true",
+        help="calibrate odd files of many kinds instead, and show what each became",
+    )
     demo.set_defaults(action=_demo)
 
     validate = commands.add_parser(
@@ -220,7 +225,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--conditions",
         default="all",
         metavar="NAMES",
-        help="all (default), plain, or names with commas between them",
+        help="all (default), plain, or names with commas between them, those of odd files too",
     )
     simulate.set_defaults(action=_simulate)
     _add_batch(commands, common, [running, cluster])
@@ -410,6 +415,12 @@ def _running(args: argparse.Namespace) -> Iterator[Any]:
 
 
 def _demo(args: argparse.Namespace) -> int:
+    if args.odd:
+        from .demo_odd import run_odd
+
+        odd = run_odd(args.directory / "odd")
+        sys.stdout.write("\n".join(odd.lines()) + "\n")
+        return 0 if odd.ok else 1
     from .demo import run_demo
     from .stopping import incomplete
 
@@ -501,13 +512,13 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _simulate(args: argparse.Namespace) -> int:
-    from .simulate import simulate
+    from .simulate_odd import simulate_odd
     from .stopping import incomplete
 
     names = args.conditions
     conditions = names if names in ("all", "plain") else [n for n in names.split(",") if n]
     with incomplete(args.directory):
-        made = simulate(
+        made = simulate_odd(
             args.directory,
             side=args.side,
             seed=args.seed,

@@ -270,9 +270,9 @@ def _choose_places(run: _Run, conditions: Iterable[str]) -> None:
     for name, count in counts.items():  # each has its share, used or not, so that none moves
         if name in conditions:
             run.places[name] = sites[used : used + count]
+            if used + count > len(sites):
+                log.warning("side %d has no room for all the places of %s", run.side, name)
         used += count
-    if used > len(sites):
-        log.warning("side %d has no room for all the places of %s", run.side, name)
 
 
 # --- the detector -------------------------------------------------------------------------------

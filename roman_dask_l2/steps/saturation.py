@@ -91,7 +91,7 @@ def flag_saturation(
     trigger = np.empty(threshold.shape, np.bool_)
     _look(ramp, groupdq, threshold, threshold_dq, pixeldq, trigger)
     _call_stcal_near(trigger, ramp, out, threshold, threshold_dq, exposure, params)
-    for _ in range(params.backup):
+    for _ in range(min(params.backup, len(out))):  # after so many nothing is left to flag
         for i in range(1, len(out) - 1):
             if exposure.n_reads[i] > 1:
                 out[i] |= out[i + 1] & saturated
