@@ -303,9 +303,9 @@ def layer_histogram(
     if expected is not None:
         ax.plot((edges[1:] + edges[:-1]) / 2, expected, color=RED, lw=2, label="expected")
     top = max(float(density.max()), 1e-6)
-    ax.set(
-        xlabel="noise (DN/s)", ylabel="density (1/(DN/s))", yscale="log", ylim=(top * 1e-5, top * 3)
-    )
+    ax.set(xlabel="noise (DN/s)", ylabel="density (1/(DN/s))")
+    if density.any():
+        ax.set(yscale="log", ylim=(top * 1e-5, top * 3))
     ax.legend(fontsize=9)
     return figure
 
