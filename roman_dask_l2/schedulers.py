@@ -413,13 +413,13 @@ def _wait_for_workers(
             more = "" if ready >= wanted else "; beginning, the others may join"
             log.info("%d of %d workers ready%s", ready, wanted, more)
             return
+        if said is None or now - spoken > HEARTBEAT:  # once at least, however long the look took
+            log.info("0 of %d workers ready, waiting (limit %s)", wanted, _span(limit))
+            said, spoken = ready, now
         if now - began > limit:
             raise NoWorkers(
                 f"none of {wanted} workers was ready within {_span(limit)} (--wait)", describe()
             )
-        if said is None or now - spoken > HEARTBEAT:
-            log.info("0 of %d workers ready, waiting (limit %s)", wanted, _span(limit))
-            said, spoken = ready, now
         time.sleep(min(POLL, limit / 10))
 
 
