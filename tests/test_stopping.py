@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 # A C function that never returns and that no signal interrupts; PyDLL keeps the interpreter's lock.
 STUCK = """
-import ctypes, sys
+import ctypes, os, sys
 from roman_dask_l2 import cli, pipeline
 from roman_dask_l2.io.arrays import FileArray
 
@@ -29,7 +29,7 @@ def stuck(*_):
     library = ctypes.{library}(None)
     mutex = ctypes.create_string_buffer(64)
     library.pthread_mutex_lock(mutex)
-    print("stuck", flush=True)
+    os.write(1, b"stuck\n")
     library.pthread_mutex_lock(mutex)
 
 {where} = stuck
@@ -38,7 +38,7 @@ sys.exit(cli.main())
 """
 PLACES = {
     "a tile": ("CDLL", "FileArray.read", 1),
-    "the model": ("CDLL", "pipeline._model", 1),
+    "the model": ("CDLL", "pipeline.l2_model", 1),
     "the main thread": ("CDLL", "pipeline.prepare", 1),
     "the main thread with a part file": ("CDLL", "pipeline._compute", 1),
     "a tile with the interpreter's lock": ("PyDLL", "FileArray.read", -signal.SIGKILL),
@@ -83,7 +83,7 @@ def test_runs_that_are_stuck(number, simulated, tmp_path):
 
 
 def test_a_second_signal_ends_it_at_once(simulated, tmp_path):
-    program = STUCK.format(library="CDLL", where="pipeline._model", arguments=[]).replace(
+    program = STUCK.format(library="CDLL", where="pipeline.l2_model", arguments=[]).replace(
         "sys.exit(cli.main())",
         "stopping = __import__('roman_dask_l2.stopping').stopping\n"
         "stopping.GRACE, stopping._SHELL, stopping._APART = 1000, 'head -c 1 && cat', 0\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def open_l1(path: Path, *, exclude_first: bool) -> tuple[Layout, Exposure]:
     try:
         read_pattern = tuple(tuple(int(f) for f in reads) for reads in pattern)
         frame_time = float(_meta(layout, "exposure", "frame_time"))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{path}: meta.exposure.read_pattern or frame_time is not usable ({error})"
         ) from error
@@ -47,7 +48,7 @@ def open_l1(path: Path, *, exclude_first: bool) -> tuple[Layout, Exposure]:
             f"{path}: meta.exposure.read_pattern has {len(read_pattern)} resultants, "
             f"roman.data has {data.shape[0]}"
         )
-    if not frame_time > 0:
+    if not 0 < frame_time < math.inf:
         raise InputError(f"{path}: meta.exposure.frame_time is {frame_time}, expected seconds > 0")
     detector = str(_meta(layout, "instrument", "detector"))
     if not (detector[:3] == "WFI" and detector[3:].isdigit() and 1 <= int(detector[3:]) <= 18):
@@ -103,7 +104,7 @@ def _encoding_offset(layout: Layout) -> float:
             continue
         try:
             offset = float(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"{layout.path}: meta.{section}.data_encoding_offset is {value!r}, "
                 "expected a number"
