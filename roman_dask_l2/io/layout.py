@@ -211,10 +211,12 @@ def inline_values(path: str, key: tuple[str, ...], mark: tuple[int, int]) -> np.
     InputError
         If the file is not what it was.
     """
-    layout = known_layout(path)
-    if layout.mark != mark:
+    with _clearly(Path(path)):
+        head, _, found, _ = _scan(Path(path))
+        tree = parse_tree(head)
+    if found != mark:
         raise InputError(f"{path}: was changed while it was in use")
-    node = lookup(layout.tree, key)
+    node = lookup(tree, key)
     if isinstance(node, dict) and "value" in node and "unit" in node:
         node = node["value"]
     return inline_array(node, f"{path}: {'.'.join(key)}")
