@@ -36,28 +36,28 @@ test-faults: $(VENV)/.test
 	$(BIN)/python -m pytest -q -rs -m faults $(ARGS)
 
 slurm-test: $(VENV)/.test
-	$(BIN)/python tests/slurm/run.py $(ARGS)
+	$(BIN)/python validation/slurm/run.py $(ARGS)
 
 report-test: $(VENV)/.test
-	$(BIN)/python tests/browser/run.py $(ARGS)
+	$(BIN)/python validation/browser/run.py $(ARGS)
 
 parity: $(VENV)/.test
-	$(BIN)/python tests/parity/run.py $(ARGS)
+	$(BIN)/python validation/parity/run.py $(ARGS)
 
 bench: $(VENV)/.test
-	$(BIN)/python tests/benchmarks/run.py $(ARGS)
+	$(BIN)/python benchmarks/run.py $(ARGS)
 
 bench-scaling: $(VENV)/.test
-	$(BIN)/python tests/benchmarks/scaling.py $(ARGS)
+	$(BIN)/python benchmarks/scaling.py $(ARGS)
 
 bench-batch: $(VENV)/.test
-	$(BIN)/python tests/benchmarks/batch.py $(ARGS)
+	$(BIN)/python benchmarks/batch.py $(ARGS)
 
 bench-scheduler: $(VENV)/.test
-	$(BIN)/python tests/benchmarks/scheduler.py $(ARGS)
+	$(BIN)/python benchmarks/scheduler.py $(ARGS)
 
 bench-kernels: $(VENV)/.bench
-	$(BIN)/python -m pytest -q -m kernels tests/benchmarks --benchmark-columns=min,median,rounds \
+	$(BIN)/python -m pytest -q -m kernels benchmarks --benchmark-columns=min,median,rounds \
 	    --benchmark-sort=name $(ARGS)
 
 lint: $(VENV)/.dev
@@ -84,7 +84,7 @@ dist: $(VENV)/.dev
 	@ls -l dist
 
 clean:
-	rm -rf $(VENV) demo parity benchmarks .benchmarks build dist *.egg-info docs/_build docs/_generated
+	rm -rf $(VENV) demo out .benchmarks build dist *.egg-info docs/_build docs/_generated
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
