@@ -21,7 +21,7 @@ help:
 	@echo "make bench   time and memory beside romanimpreprocess (ours alone: bench-scaling, bench-batch,"
 	@echo "             bench-scheduler, bench-kernels)"
 	@echo "make lint    ruff and mypy"
-	@echo "make docs    build the manual in docs/_build/html"
+	@echo "make docs    build the manual in docs/_build/html, whole without a network"
 	@echo "make picture the picture of the README, from the demo"
 	@echo "make dist    source archive and wheel in dist/, installed and tried somewhere else"
 	@echo "make clean   remove everything that make made, .venv too"
@@ -67,6 +67,7 @@ lint: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python docs/offline.py docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 picture: demo
