@@ -8,8 +8,8 @@ FUZZ ?= 20000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-faults fuzz slurm-test report-test parity bench bench-scaling bench-batch \
-    bench-scheduler bench-kernels lint docs picture dist clean
+.PHONY: help demo test test-faults fuzz slurm-test report-test parity bench bench-scaling \
+    bench-batch bench-scheduler bench-kernels test-versions lint docs changelog picture dist clean
 .NOTPARALLEL:
 
 help:
@@ -22,8 +22,10 @@ help:
 	@echo "make parity  compare with romanimpreprocess on a full frame"
 	@echo "make bench   time and memory beside romanimpreprocess (ours alone: bench-scaling, bench-batch,"
 	@echo "             bench-scheduler, bench-kernels)"
-	@echo "make lint    ruff and mypy"
-	@echo "make docs    build the manual in docs/_build/html"
+	@echo "make test-versions   the tests on Python 3.11 to 3.13, with the oldest and newest packages"
+	@echo "make lint    ruff and mypy, and whether CITATION.cff is valid"
+	@echo "make docs    build the manual in docs/_build/html, whole without a network"
+	@echo "make changelog   what the next release will say, from changelog.d/"
 	@echo "make picture the picture of the README, from the demo"
 	@echo "make dist    source archive and wheel in dist/, installed and tried somewhere else"
 	@echo "make clean   remove everything that make made, .venv too"
@@ -41,38 +43,46 @@ fuzz: $(VENV)/.test
 	FUZZ=$(FUZZ) $(BIN)/python -m pytest -q -n 2 tests/fuzz $(ARGS)
 
 slurm-test: $(VENV)/.test
-	$(BIN)/python tests/slurm/run.py $(ARGS)
+	$(BIN)/python validation/slurm/run.py $(ARGS)
 
 report-test: $(VENV)/.test
-	$(BIN)/python tests/browser/run.py $(ARGS)
+	$(BIN)/python validation/browser/run.py $(ARGS)
 
 parity: $(VENV)/.test
-	$(BIN)/python tests/parity/run.py $(ARGS)
+	$(BIN)/python validation/parity/run.py $(ARGS)
 
 bench: $(VENV)/.test
-	$(BIN)/python tests/benchmarks/run.py $(ARGS)
+	$(BIN)/python benchmarks/run.py $(ARGS)
 
 bench-scaling: $(VENV)/.test
-	$(BIN)/python tests/benchmarks/scaling.py $(ARGS)
+	$(BIN)/python benchmarks/scaling.py $(ARGS)
 
 bench-batch: $(VENV)/.test
-	$(BIN)/python tests/benchmarks/batch.py $(ARGS)
+	$(BIN)/python benchmarks/batch.py $(ARGS)
 
 bench-scheduler: $(VENV)/.test
-	$(BIN)/python tests/benchmarks/scheduler.py $(ARGS)
+	$(BIN)/python benchmarks/scheduler.py $(ARGS)
 
 bench-kernels: $(VENV)/.bench
-	$(BIN)/python -m pytest -q -m kernels tests/benchmarks --benchmark-columns=min,median,rounds \
+	$(BIN)/python -m pytest -q -m kernels benchmarks --benchmark-columns=min,median,rounds \
 	    --benchmark-sort=name $(ARGS)
 
-lint: $(VENV)/.dev
+test-versions:
+	$(PYTHON) validation/versions/run.py $(ARGS)
+
+lint: $(VENV)/.dev $(VENV)-citation/.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(VENV)-citation/bin/cffconvert --validate --infile CITATION.cff
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python docs/offline.py docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+changelog: $(VENV)/.dev
+	$(BIN)/towncrier build --draft --version next 2>/dev/null
 
 picture: demo
 	$(BIN)/python docs/picture.py demo/quicklook.png docs/images/demo.png
@@ -89,7 +99,7 @@ dist: $(VENV)/.dev
 	@ls -l dist
 
 clean:
-	rm -rf $(VENV) demo parity benchmarks .benchmarks build dist *.egg-info docs/_build docs/_generated
+	rm -rf $(VENV) $(VENV)-citation demo out .benchmarks build dist *.egg-info docs/_build docs/_generated
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -97,6 +107,12 @@ clean:
 $(VENV)/.plots $(VENV)/.test $(VENV)/.bench $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: pyproject.toml setup.py | $(BIN)/python
 	@echo "installing roman-dask-l2[$*] into $(VENV); the first time this takes a minute or two"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+# cffconvert needs an older jsonschema than the tests.
+$(VENV)-citation/.done: | $(BIN)/python
+	$(BIN)/python -m venv $(VENV)-citation
+	@$(VENV)-citation/bin/python -m pip install -qq --disable-pip-version-check 'cffconvert>=2.0'
 	@touch $@
 
 # A Debian machine has a python3 that cannot make virtual environments until python3-venv is there.

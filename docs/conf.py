@@ -21,7 +21,8 @@ author = "roman-dask-l2 developers"
 project_copyright = "2026, roman-dask-l2 developers"
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "numpydoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "mathml", "numpydoc"]
+html_math_renderer = "mathml"
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build", "_generated"]
 myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]

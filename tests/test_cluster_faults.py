@@ -26,7 +26,7 @@ pytestmark = pytest.mark.faults
 ROOT = Path(__file__).parents[1]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
 
-spec = importlib.util.spec_from_file_location("compare", ROOT / "tests" / "slurm" / "compare.py")
+spec = importlib.util.spec_from_file_location("compare", ROOT / "validation/slurm/compare.py")
 compare = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(compare)
 

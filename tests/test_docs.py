@@ -207,7 +207,7 @@ def test_names_of_files_have_the_filters_of_pyimcom():
     (row,) = re.findall(r"^\| PyIMCOM \|(.*)\|$", (DOCS / "others.md").read_text(), re.MULTILINE)
     known = set(row.replace(" ", "").split("|"))
     assert known == {"R062", "Z087", "Y106", "J129", "W146", "H158", "F184", "K213"}
-    pages = [ROOT / "README.md", ROOT / "tests/parity/ecosystem.py", *DOCS.rglob("*.md")]
+    pages = [ROOT / "README.md", ROOT / "validation/parity/ecosystem.py", *DOCS.rglob("*.md")]
     text = "".join(page.read_text() for page in pages)
     named = re.findall(r"""(?:sim_L2_|filter: |filter=|FILTER = ")([A-Z]\d{3})""", text)
     assert len(named) > 5

@@ -31,7 +31,7 @@ from roman_dask_l2.slurm import load_settings, parse_walltime
 ROOT = Path(__file__).parents[1]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
 
-spec = importlib.util.spec_from_file_location("compare", ROOT / "tests" / "slurm" / "compare.py")
+spec = importlib.util.spec_from_file_location("compare", ROOT / "validation/slurm/compare.py")
 compare = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(compare)
 

@@ -14,7 +14,7 @@ from roman_dask_l2.config import load_config
 from roman_dask_l2.pipeline import calibrate
 from roman_dask_l2.provenance import settings
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def load(name):

@@ -16,7 +16,7 @@ import yaml
 from roman_dask_l2.exposure import Exposure
 from roman_dask_l2.simulate import simulate
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def load(name):

@@ -15,7 +15,7 @@ import pytest
 from roman_dask_l2.job import prepare
 from roman_dask_l2.pipeline import calibration_graph, l2_file
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,9 @@ def expected(values, stored, window, planes=slice(None)):
 def test_windows(stored, values, tmp_path):
     source = write(tmp_path / "a.asdf", STORED[stored](values))
     assert source.shape == SHAPE
-    assert (source.offset is None) == (stored == "fortran order")  # strides: asdf decodes
+    strides = b"strides:" in (tmp_path / "a.asdf").read_bytes().partition(b"\n...")[0]
+    assert (source.offset is None) == strides  # asdf decodes
+    assert strides or stored != "fortran order"
     for window in WINDOWS.values():
         for planes in (slice(None), slice(1, None), slice(2, 3)):
             found = source.read(window, planes)

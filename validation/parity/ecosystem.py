@@ -218,6 +218,6 @@ def pyimcom_checks(venv: Path, image: Path) -> dict[str, bool]:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1] if sys.argv[1:] else ROOT / "parity").resolve()
+    target = Path(sys.argv[1] if sys.argv[1:] else ROOT / "out" / "parity").resolve()
     target.mkdir(parents=True, exist_ok=True)
     sys.exit(bool(check_ecosystem(target)[1]))

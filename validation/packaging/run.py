@@ -1,6 +1,6 @@
 """Build sdist and wheel, install them in an environment of their own, run outside the repository.
 
-    python tests/packaging/run.py
+    python validation/packaging/run.py
 
 The wheel is built from the sdist, so what the sdist lacks the wheel lacks. No extra is installed:
 what is needed and not declared shows here.

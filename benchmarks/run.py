@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "parity")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "validation" / "parity")]
 
 import exposures  # noqa: E402
 import measure  # noqa: E402
@@ -221,7 +221,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="and processors (default: 2)")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument(
-        "--directory", type=Path, default=ROOT / "parity", help="as of make parity (parity)"
+        "--directory",
+        type=Path,
+        default=ROOT / "out" / "parity",
+        help="as of make parity (out/parity)",
     )
     parser.add_argument("--seed", type=int, default=1, help="of the exposure (default: 1)")
     parser.add_argument(

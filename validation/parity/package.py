@@ -1,6 +1,6 @@
 """The package to compare with, in an environment of its own, and an exposure that it can read.
 
-`tests/parity/run.py` and `tests/benchmarks/run.py` share both, and the exposure's folder.
+`validation/parity/run.py` and `benchmarks/run.py` share both, and the exposure's folder.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Bytes that a calibration reads and writes, by arithmetic from the arrays that its steps declare.
 
-    python tests/benchmarks/traffic.py      writes the table of docs/scaling.md
+    python benchmarks/traffic.py      writes the table of docs/scaling.md
 
 Nothing of 4096 x 4096 pixels is read: the arrays of a small exposure are taken for large ones.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "parity")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "validation" / "parity")]
 
 import exposures  # noqa: E402
 import report  # noqa: E402

@@ -74,7 +74,7 @@ class Row(NamedTuple):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--directory", type=Path, default=ROOT / "parity")
+    parser.add_argument("--directory", type=Path, default=ROOT / "out" / "parity")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--write-docs", action="store_true", help="write docs/parity.md")
     args = parser.parse_args()

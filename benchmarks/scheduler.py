@@ -36,7 +36,7 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "parity")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "validation" / "parity")]
 
 import exposures  # noqa: E402
 import measure  # noqa: E402

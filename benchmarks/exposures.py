@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-CACHE = ROOT / "benchmarks"
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / "out" / "benchmarks"
 """Where they are kept; git does not see it, and ``make clean`` removes it."""
 
 FRAMES = (1, 1, 2, 6, 16, 6, 2, 1)

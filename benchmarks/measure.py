@@ -1,6 +1,6 @@
 """Run a command as a whole process and say what it cost.
 
-    python tests/benchmarks/measure.py roman-dask-l2 config.yaml --threads 2
+    python benchmarks/measure.py roman-dask-l2 config.yaml --threads 2
 
 What is measured, and how:
 

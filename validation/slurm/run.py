@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy" / "slurm"
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 LAYERS, OWN = ("RS2", "PbS2"), ("Ra",)
-SLOW = str(ROOT / "tests" / "slurm" / "slow.yaml")
+SLOW = str(ROOT / "validation" / "slurm" / "slow.yaml")
 LIMIT = 240
 """Seconds after which a job that should have ended is taken for hanging."""
 
@@ -567,7 +567,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SLURM must be stopped
     # This checkout, and the step that takes its time, also in the jobs.
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    os.environ["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests' / 'slurm'}"
+    os.environ["PYTHONPATH"] = f"{ROOT}:{ROOT / 'validation' / 'slurm'}"
     install()
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="slurm-test-"))

@@ -1,6 +1,6 @@
 """Tile stage of exposures after the first of a process, with these numbers of threads in turn.
 
-    python tests/benchmarks/again.py CONFIG REPEAT THREADS [THREADS ...]
+    python benchmarks/again.py CONFIG REPEAT THREADS [THREADS ...]
 
 Prints JSON: threads -> wall times of the stage (s). What a process does once, such as importing
 the libraries that write the file, which goes on beside the first tiles, is not in them.

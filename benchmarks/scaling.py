@@ -5,7 +5,7 @@ default tiles, page cache warm. Prints a table for each and writes them to docs/
 everything that was measured to docs/benchmarks/scaling.json.
 
 The exposures are simulated when first asked for, which takes some minutes and 19 GB of disk, and
-kept in benchmarks/.
+kept in out/benchmarks/.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "parity")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "validation" / "parity")]
 
 import exposures  # noqa: E402
 import measure  # noqa: E402

@@ -1,6 +1,6 @@
 """Bytes that travel between the processes of a Dask cluster for one exposure.
 
-    python tests/benchmarks/travels.py      writes the table of docs/schedulers.md
+    python benchmarks/travels.py      writes the table of docs/schedulers.md
 
 A scheduler and two workers are processes of their own, as on a cluster, and this one is the
 program. In each of them every message that it sends is counted, with both ends of its connection.
@@ -23,7 +23,7 @@ import cloudpickle
 import yaml
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "parity")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "validation" / "parity")]
 
 import exposures  # noqa: E402
 import report  # noqa: E402

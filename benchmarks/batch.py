@@ -3,9 +3,9 @@
 12 exposures of 4096 x 4096 pixels and 8 resultants on 3 detectors, on two processors, one after the
 other in one process: calibration only, and with one layer of read noise. One exposure of each
 detector is simulated, the other three are copies of its file; this takes some minutes and 21 GB of
-disk when first asked for; they are kept in
-benchmarks/. Prints a table and writes it to docs/benchmarks.md, what it means for a survey to
-docs/scaling.md, and everything that was measured to docs/benchmarks/batch.json.
+disk when first asked for; they are kept in out/benchmarks/. Prints a table and writes it to
+docs/benchmarks.md, what it means for a survey to docs/scaling.md, and everything that was measured
+to docs/benchmarks/batch.json.
 
 What an exposure costs is told by the program's own manifest; the whole process is measured beside
 that. Two exposures are made before, which are not counted: then all kernels are compiled.
@@ -28,7 +28,7 @@ import numpy as np
 import yaml
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "parity")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "validation" / "parity")]
 
 import exposures  # noqa: E402
 import measure  # noqa: E402

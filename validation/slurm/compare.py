@@ -1,4 +1,4 @@
-"""Do two output files hold the same? ``python tests/slurm/compare.py A.asdf B.asdf``"""
+"""Do two output files hold the same? ``python validation/slurm/compare.py A.asdf B.asdf``"""
 
 from __future__ import annotations
 
