@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 
-from roman_dask_l2 import calibrate
+from roman_dask_l2.products.level2 import calibrate
 
 
 def main() -> None:

@@ -69,7 +69,7 @@ def campaign(side: int, detectors: int = 3, each: int = 4) -> Path:
 def _simulate(folder: Path, options: Mapping[str, Any]) -> None:
     """The simulator runs in a process of its own, so that this one stays small."""
     code = (
-        "import json, sys; from roman_dask_l2.simulate import simulate\n"
+        "import json, sys; from roman_dask_l2.simulation.simulate import simulate\n"
         "simulate(sys.argv[1], **json.loads(sys.argv[2]))"
     )
     subprocess.run([sys.executable, "-c", code, folder, json.dumps(options)], check=True, cwd=ROOT)

@@ -290,10 +290,10 @@ def no_work(work: Any) -> dict[str, Any]:
 def images_on_workers(images: int) -> list[dict[str, Any]]:
     """A batch of images of which nothing is done on 2 worker processes, and on 100 workers that
     are threads of this process; and what comes before it."""
-    from roman_dask_l2.batch import cluster
+    from roman_dask_l2.batch import cluster, work
     from roman_dask_l2.batch.outcome import Outcome
     from roman_dask_l2.batch.plan import Options, make_plan
-    from roman_dask_l2.schedulers import CONFIGURATION
+    from roman_dask_l2.engine.clusters import CONFIGURATION
 
     rows = []
     with tempfile.TemporaryDirectory(dir=exposures.CACHE) as folder:
@@ -304,7 +304,7 @@ def images_on_workers(images: int) -> list[dict[str, Any]]:
         if len(plan.todo) != images:
             raise RuntimeError(f"{len(plan.todo)} of {images} images are to be run")
         rows.append({"what": "plan", "images": images, "seconds": round(seconds, 3)})
-        cluster.on_worker = no_work
+        work.on_worker = no_work
         import dask
         from distributed import Client, LocalCluster
 

@@ -18,17 +18,27 @@ import dask
 import numpy as np
 import pytest
 
-from roman_dask_l2 import graph
-from roman_dask_l2.detector import CHANNEL, Grid, Window
+from roman_dask_l2.config.recipe import load_recipe
+from roman_dask_l2.core.detector import CHANNEL_WIDTH, Grid, Window
+from roman_dask_l2.core.step import Tile, accepted
+from roman_dask_l2.engine import graph
 from roman_dask_l2.io.references import ARRAYS
 from roman_dask_l2.noise.pearson import pearson_noise
 from roman_dask_l2.noise.poisson import poisson_noise
 from roman_dask_l2.noise.read_noise import PlaneNoise, border_of, common_series, noisy_amp33
-from roman_dask_l2.noise.streams import Streams, What
-from roman_dask_l2.recipe import load_recipe
-from roman_dask_l2.step import Tile, accepted
+from roman_dask_l2.noise.streams import DrawKind, Streams
 from roman_dask_l2.steps.ramp_fit import fits
 from roman_dask_l2.steps.sky import sky_model
+
+
+
+
+
+
+
+
+
+
 
 pytestmark = pytest.mark.kernels
 
@@ -55,7 +65,7 @@ def wide(read: Any) -> np.ndarray:
 
 def widened(value: Any) -> Any:
     """What a reduction has found, for a detector four times as wide."""
-    if isinstance(value, np.ndarray) and value.shape[-1:] in ((SMALL,), (SMALL // CHANNEL,)):
+    if isinstance(value, np.ndarray) and value.shape[-1:] in ((SMALL,), (SMALL // CHANNEL_WIDTH,)):
         return np.tile(value, SIDE // SMALL)
     return value
 
@@ -213,7 +223,7 @@ def test_noisy_amp33(per_pixel, noise, streams, chains):
 
 def blocks(image: np.ndarray) -> list[np.ndarray]:
     """The tile in blocks of 128 x 128 pixels, as they are drawn."""
-    pieces = np.split(image, SIDE // CHANNEL, axis=1)
+    pieces = np.split(image, SIDE // CHANNEL_WIDTH, axis=1)
     return [np.vstack(pieces[i : i + 2]) for i in range(0, len(pieces), 2)]
 
 
@@ -227,7 +237,7 @@ def draw(chains, streams):
     ends = blocks(np.where(last >= 0, last + 1, chain.exposure.n_resultants))
     gains = blocks(given["gain"])
 
-    def all_blocks(function: Any, what: What, levels: list[np.ndarray]) -> None:
+    def all_blocks(function: Any, what: DrawKind, levels: list[np.ndarray]) -> None:
         for i, part in enumerate(zip(levels, gains, ends, strict=True)):
             function(streams(what, None, i), *part, weights, chain.exposure)
 
@@ -241,8 +251,8 @@ def test_poisson(per_pixel, draw, chains, light):
     if light == "background":
         coefs = chain.measured["sky"]["coefs"]
         level = sky_model(coefs, 2, WINDOW, SIDE).astype(np.float32)
-    per_pixel(ROWS * SIDE, draw, poisson_noise, What.POISSON, blocks(level))
+    per_pixel(ROWS * SIDE, draw, poisson_noise, DrawKind.POISSON, blocks(level))
 
 
 def test_pearson(per_pixel, draw, chains):
-    per_pixel(ROWS * SIDE, draw, pearson_noise, What.PEARSON, blocks(chains(DEFAULT).have["rate"]))
+    per_pixel(ROWS * SIDE, draw, pearson_noise, DrawKind.PEARSON, blocks(chains(DEFAULT).have["rate"]))

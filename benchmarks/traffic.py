@@ -24,12 +24,17 @@ import exposures  # noqa: E402
 import report  # noqa: E402
 from package import ROOT, table  # noqa: E402
 
-from roman_dask_l2 import graph  # noqa: E402
-from roman_dask_l2.detector import BORDER, Grid, Window  # noqa: E402
-from roman_dask_l2.io.arrays import _NARROW, PIECE_BYTES, Placed, pieces_kept  # noqa: E402
+from roman_dask_l2.core.detector import BORDER, Grid, Window, parse_tile  # noqa: E402
+from roman_dask_l2.engine import plan  # noqa: E402
+from roman_dask_l2.io.arrays import PIECE_BYTES, Placed, _NARROW, pieces_kept  # noqa: E402
 from roman_dask_l2.io.references import Inputs  # noqa: E402
-from roman_dask_l2.job import Job, prepare  # noqa: E402
-from roman_dask_l2.pipeline import l2_file, parse_tile  # noqa: E402
+from roman_dask_l2.products.job import Job, prepare  # noqa: E402
+from roman_dask_l2.products.level2 import l2_file  # noqa: E402
+  # noqa: E402
+  # noqa: E402
+  # noqa: E402
+  # noqa: E402
+  # noqa: E402
 
 PAGE = ROOT / "docs" / "scaling.md"
 SIDE = 4096
@@ -134,16 +139,16 @@ def traffic(job: Job) -> dict[str, int]:
         done: list[Any] = []
         strips = 0
         stored: set[str] = set()
-        for segment in graph.make_segments(job.steps, sinks):
+        for segment in plan.make_segments(job.steps, sinks):
             for i, bound in enumerate(segment.steps):
                 reduction = bound.step.reduction
                 if reduction is None:
                     continue
-                before = graph.feeding([*done, *segment.steps[:i]], reduction.reads)
+                before = plan.feeding([*done, *segment.steps[:i]], reduction.reads)
                 for window in reduction.windows(job.exposure, bound.params):
                     if reduction.thin:
                         strips += 1
-                        halo = graph.summed_halo(before, reduction.reads)
+                        halo = plan.summed_halo(before, reduction.reads)
                         inputs_read(_references(before), window.grown(halo, side))
                     else:
                         read["products"] += _sink_bytes(reduction.reads, sinks, window)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from roman_dask_l2.cli import make_parser
+from roman_dask_l2.cli.app import make_parser
 
 WIDTH = "78"
 """Columns of the usage lines."""

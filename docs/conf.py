@@ -10,7 +10,7 @@ import cli_table  # noqa: E402
 import config_table  # noqa: E402
 import step_tables  # noqa: E402
 
-from roman_dask_l2 import __version__  # noqa: E402
+from roman_dask_l2.system.versions import __version__  # noqa: E402
 
 cli_table.write(HERE / "_generated")
 config_table.write(HERE / "_generated")

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from roman_dask_l2.batch.campaign import CampaignFile
 from roman_dask_l2.batch.sources import Exposures
-from roman_dask_l2.config import Config, blocks
-from roman_dask_l2.schema import config_schema
+from roman_dask_l2.config.model import Config, blocks
+from roman_dask_l2.config.schema import config_schema
 
 
 def write(folder: Path) -> None:

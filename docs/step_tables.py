@@ -7,13 +7,14 @@ import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from roman_dask_l2 import dq
-from roman_dask_l2.config import blocks
+from roman_dask_l2.config.model import blocks
+from roman_dask_l2.config.recipe import load_recipe, shipped
+from roman_dask_l2.core import dq
+from roman_dask_l2.core.step import VARIABLES, BoundStep, Params
 from roman_dask_l2.io.l2 import IMAGE_ARRAYS
+from roman_dask_l2.io.l2 import VARIABLES as RENAMED
 from roman_dask_l2.io.references import ARRAYS
-from roman_dask_l2.pipeline import VARIABLES as RENAMED
-from roman_dask_l2.recipe import STEPS, BoundStep, find_step, load_recipe, shipped
-from roman_dask_l2.step import VARIABLES, Params
+from roman_dask_l2.steps.registry import STEPS, find_step
 
 LENGTHS = {
     "r": "R", "p": "P", "k": "3", "y": "N", "x": "N", "Y": "N-8", "X": "N-8", "a": "128",

@@ -1,7 +1,9 @@
 """``python -m roman_dask_l2``."""
 
+from __future__ import annotations
+
 import sys
 
-from .cli import main
+from .cli.app import main
 
 sys.exit(main())

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .pipeline import calibrate
+from .products.level2 import calibrate
 
 
 def calibrateimage(config: Mapping[str, Any] | str | Path) -> None:
@@ -44,6 +44,6 @@ def generate_all_noise(config: Mapping[str, Any] | str | Path) -> None:
     InputError
         If the configuration or a file cannot be used, or OUT was not made from it.
     """
-    from .noise.layers import generate_noise
+    from .products.noise_layers import generate_noise
 
     generate_noise(config)

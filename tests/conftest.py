@@ -27,7 +27,7 @@ WINDOWS = {
 @pytest.fixture(params=WINDOWS.values(), ids=WINDOWS)
 def window(request):
     """Windows of a 256 x 256 detector as uneven tiles have them."""
-    from roman_dask_l2.detector import Window
+    from roman_dask_l2.core.detector import Window
 
     return Window(*request.param)
 
@@ -35,14 +35,14 @@ def window(request):
 @pytest.fixture(scope="session")
 def exposure():
     """Six resultants of one to six reads; the first is left out of the fit."""
-    from roman_dask_l2.exposure import Exposure
+    from roman_dask_l2.core.exposure import Exposure
 
     pattern = ((0,), (1,), (2, 3), (4, 5, 6, 7, 8), (9, 10, 11, 12, 13, 14), (15, 16))
     return Exposure(side=SIDE, read_pattern=pattern, frame_time=3.0)
 
 
 def _run_step(step, exposure, window, arrays, params=None, measured=None):
-    from roman_dask_l2.step import Tile, accepted
+    from roman_dask_l2.core.step import Tile, accepted
 
     params = params or step.params()
     halo = max(step.halo(params), step.reference_halo(params))
@@ -128,7 +128,7 @@ def ipc_kernel():
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory):
     """``simulated(**options)``: a small simulated exposure, made once for each set of options."""
-    from roman_dask_l2.simulate import simulate
+    from roman_dask_l2.simulation.simulate import simulate
 
     done = {}
 
@@ -143,12 +143,12 @@ def simulated(tmp_path_factory):
 
 
 def _pipeline(simulation, recipe="l1_to_l2", **changes):
-    from roman_dask_l2 import graph
-    from roman_dask_l2.config import load_config
+    from roman_dask_l2.config.model import load_config
+    from roman_dask_l2.config.recipe import load_recipe
+    from roman_dask_l2.engine import plan
     from roman_dask_l2.io.l1 import open_l1
     from roman_dask_l2.io.references import add_wcs, open_inputs
     from roman_dask_l2.io.wcs import load_wcs
-    from roman_dask_l2.recipe import load_recipe
 
     config = load_config(simulation.config).replace(**changes)
     steps = load_recipe(recipe, config).steps
@@ -156,7 +156,7 @@ def _pipeline(simulation, recipe="l1_to_l2", **changes):
     inputs, problems = open_inputs(l1, exposure, config.references())
     assert problems == []
     inputs = add_wcs(inputs, load_wcs(config.FITSWCS, config.GWCS), {0, 4})
-    return graph.applicable(steps, inputs), inputs
+    return plan.applicable(steps, inputs), inputs
 
 
 @pytest.fixture(scope="session")

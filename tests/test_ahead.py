@@ -11,16 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from roman_dask_l2 import ahead, calibrate, jit
-from roman_dask_l2.config import load_config
-from roman_dask_l2.simulate import simulate
+from roman_dask_l2.config.model import load_config
+from roman_dask_l2.core import jit
+from roman_dask_l2.products import precompile
+from roman_dask_l2.products.level2 import calibrate
+from roman_dask_l2.simulation.simulate import simulate
 
-PROGRAM = [sys.executable, "-c", "from roman_dask_l2.ahead import main; main()"]
+PROGRAM = [sys.executable, "-c", "from roman_dask_l2.products.precompile import main; main()"]
 
 MISSES = """
 import sys
 from roman_dask_l2 import calibrate
-from roman_dask_l2.jit import _kernels
+from roman_dask_l2.core.jit import _kernels
 calibrate(sys.argv[1], scheduler="synchronous")
 for kernel in _kernels:
     for signature in kernel.stats.cache_misses:
@@ -95,12 +97,12 @@ def test_one_helper_is_enough(config, tmp_path):
 
 def test_no_helper_where_all_is_compiled(config, monkeypatch):
     calibrate(config)
-    monkeypatch.setattr(ahead, "_start", lambda job: pytest.fail("a helper was started"))
+    monkeypatch.setattr(precompile, "_start", lambda job: pytest.fail("a helper was started"))
     calibrate(config)
 
 
 @pytest.mark.parametrize("program", ["/bin/false", "/no/such/program"])
 def test_a_run_without_its_helper(config, tmp_path, monkeypatch, program):
     monkeypatch.setattr(jit, "cold_cache", lambda: tmp_path)
-    monkeypatch.setattr(ahead.sys, "executable", program)
+    monkeypatch.setattr(precompile.sys, "executable", program)
     assert calibrate(config).out.is_file()

@@ -14,10 +14,12 @@ import pytest
 from roman_datamodels import dqflags
 
 import roman_dask_l2
-from roman_dask_l2 import dq, graph, step, steps
-from roman_dask_l2.detector import Grid, Window
-from roman_dask_l2.recipe import STEPS, find_step
-from roman_dask_l2.step import Step, Tile, Variable
+from roman_dask_l2 import steps
+from roman_dask_l2.core import dq, step
+from roman_dask_l2.core.detector import Grid, Window
+from roman_dask_l2.core.step import Step, Tile, Variable
+from roman_dask_l2.engine import graph
+from roman_dask_l2.steps.registry import STEPS, find_step
 
 PACKAGE = Path(roman_dask_l2.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import yaml
 
-from roman_dask_l2.cli import main
-from roman_dask_l2.job import find_problems
-from roman_dask_l2.simulate import simulate
+from roman_dask_l2.cli.app import main
+from roman_dask_l2.products.validation import find_problems
+from roman_dask_l2.simulation.simulate import simulate
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +265,7 @@ def test_too_little_disk(case, capsys, monkeypatch):
     class Full:
         free = 1000
 
-    monkeypatch.setattr("roman_dask_l2.job.shutil.disk_usage", lambda path: Full)
+    monkeypatch.setattr("roman_dask_l2.products.job.shutil.disk_usage", lambda path: Full)
     refused(case, capsys, "disk space", "MB")
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from roman_dask_l2 import cli
-from roman_dask_l2.simulate import simulate
+from roman_dask_l2.cli import app
+from roman_dask_l2.simulation.simulate import simulate
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,9 +65,9 @@ def test_the_documented_configuration_runs_as_it_stands(sample):
 
 
 def test_run_is_the_default_command(sample):
-    assert cli.main([str(sample), "--no-noise", "--quiet", "--threads", "1"]) == 0
+    assert app.main([str(sample), "--no-noise", "--quiet", "--threads", "1"]) == 0
     first = (sample.parent / "sim2P.asdf").stat().st_mtime_ns
-    assert cli.main(["run", str(sample), "--no-noise", "--quiet", "--tile", "96x100"]) == 0
+    assert app.main(["run", str(sample), "--no-noise", "--quiet", "--tile", "96x100"]) == 0
     assert (sample.parent / "sim2P.asdf").stat().st_mtime_ns > first
 
 

@@ -18,8 +18,9 @@ import psutil
 import pytest
 import yaml
 
-from roman_dask_l2 import calibrate, generate_noise
-from roman_dask_l2.schedulers import running
+from roman_dask_l2.engine.schedulers import running
+from roman_dask_l2.products.level2 import calibrate
+from roman_dask_l2.products.noise_layers import generate_noise
 
 pytestmark = pytest.mark.faults
 
@@ -122,8 +123,8 @@ def deadly(cluster, tmp_path):
 @pytest.mark.parametrize(
     ("place", "calls"),
     [
-        pytest.param("roman_dask_l2.graph._reduce_strip", 1, id="in a reduction"),
-        pytest.param("roman_dask_l2.graph._run_tile", 4, id="in the tile stage"),
+        pytest.param("roman_dask_l2.engine.kernels.reduce_strip", 1, id="in a reduction"),
+        pytest.param("roman_dask_l2.engine.graph._run_tile", 4, id="in the tile stage"),
         pytest.param("os.pwrite", 1, id="while it writes its first tile"),
         pytest.param("os.pwrite", 40, id="while it writes another"),
     ],
@@ -138,9 +139,9 @@ def test_worker_killed_in_a_calibration(place, calls, cluster, deadly, made, ref
 @pytest.mark.parametrize(
     ("place", "calls"),
     [
-        pytest.param("roman_dask_l2.noise.layers.PlaneNoise", 2, id="making a resultant"),
-        pytest.param("roman_dask_l2.graph._run_tile", 5, id="in a layer's tiles"),
-        pytest.param("roman_dask_l2.noise.layers._finish", 1, id="finishing a layer"),
+        pytest.param("roman_dask_l2.products.noise_layers.PlaneNoise", 2, id="making a resultant"),
+        pytest.param("roman_dask_l2.engine.graph._run_tile", 5, id="in a layer's tiles"),
+        pytest.param("roman_dask_l2.products.layer_sum.finish_layer", 1, id="finishing a layer"),
     ],
 )
 def test_worker_killed_in_the_noise(place, calls, cluster, deadly, made, reference, tmp_path):

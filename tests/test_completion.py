@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from roman_dask_l2 import cli
-from roman_dask_l2.commands import SHELLS
+from roman_dask_l2.cli import app
+from roman_dask_l2.cli.tools import SHELLS
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +48,13 @@ def test_bash(script, tmp_path):
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_command_is_completed(shell, capsys):
-    assert cli.main(["completion", shell]) == 0
+    assert app.main(["completion", shell]) == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in cli.COMMANDS)
+    assert all(command in text for command in app.COMMANDS)
     assert "log" in text
 
 
 def test_without_shtab(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "shtab", None)
-    assert cli.main(["completion", "bash"]) == 2
+    assert app.main(["completion", "bash"]) == 2
     assert "roman-dask-l2[completion]" in capsys.readouterr().err

@@ -15,8 +15,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from roman_dask_l2 import dq
-from roman_dask_l2.config import SIMULATION_KEYS, Caldir, Config, blocks, load_config
+from roman_dask_l2.config.messages import SIMULATION_KEYS
+from roman_dask_l2.config.model import Caldir, Config, blocks, load_config
+from roman_dask_l2.core import dq
 from roman_dask_l2.errors import InputError
 
 REQUIRED = ("dark", "gain", "linearitylegendre", "read", "saturation", "flat")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import roman_dask_l2
-from roman_dask_l2 import dq
+from roman_dask_l2.core import dq
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.io.arrays import FileArray
 
@@ -21,7 +21,7 @@ from roman_dask_l2.io.arrays import FileArray
 @pytest.fixture(scope="module")
 def image(simulated, tmp_path_factory):
     out = tmp_path_factory.mktemp("l2") / "l2.asdf"
-    from roman_dask_l2.config import load_config
+    from roman_dask_l2.config.model import load_config
 
     config = load_config(simulated().config).replace(OUT=str(out), SLICEOUT=True, FITSOUT=False)
     roman_dask_l2.calibrate(config)

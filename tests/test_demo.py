@@ -9,11 +9,12 @@ import asdf
 import numpy as np
 import pytest
 
-from roman_dask_l2 import simulate
-from roman_dask_l2.demo import compare, jump_significance, run_demo
-from roman_dask_l2.dq import PIXEL
+from roman_dask_l2.cli.demo import run_demo
+from roman_dask_l2.core.dq import PIXEL
+from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.exposure import Exposure
+from roman_dask_l2.report.truth import compare, jump_significance
+from roman_dask_l2.simulation import simulate
 from roman_dask_l2.steps.ramp_fit import RampFitParams, fits
 
 

@@ -11,15 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roman_dask_l2 import __version__
 from roman_dask_l2.batch.campaign import CampaignFile
 from roman_dask_l2.batch.sources import Exposures
-from roman_dask_l2.cells import MAX_ORDER
-from roman_dask_l2.cli import COMMANDS
-from roman_dask_l2.dq import PIXEL
+from roman_dask_l2.cli.app import COMMANDS
+from roman_dask_l2.config.noise_labels import GRAMMAR, parse
+from roman_dask_l2.config.recipe import load_recipe
+from roman_dask_l2.core.cells import MAX_ORDER
+from roman_dask_l2.core.dq import PIXEL
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.noise.label import GRAMMAR, parse
-from roman_dask_l2.recipe import STEPS, load_recipe
+from roman_dask_l2.steps.registry import STEPS
+from roman_dask_l2.system.versions import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from roman_dask_l2 import calibrate, generate_noise
+from roman_dask_l2.products.level2 import calibrate
+from roman_dask_l2.products.noise_layers import generate_noise
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SIDE, LABELS = 256, ["RS2", "OC1", "PbS2"]
@@ -59,7 +60,7 @@ def monkeypatch_module():
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """An image and noise layers, written with everything that can be asked for."""
-    from roman_dask_l2.simulate import simulate
+    from roman_dask_l2.simulation.simulate import simulate
 
     folder = tmp_path_factory.mktemp("files")
     (folder / "temp").mkdir()
@@ -140,9 +141,9 @@ def test_fits_copies(files, trees):
 
 def test_what_is_computed_is_described(said, files):
     """The units of the table are those of the variables, and each array has a meaning."""
+    from roman_dask_l2.core.step import VARIABLES
     from roman_dask_l2.io.l2 import IMAGE_ARRAYS
-    from roman_dask_l2.pipeline import VARIABLES as RENAMED
-    from roman_dask_l2.step import VARIABLES
+    from roman_dask_l2.io.l2 import VARIABLES as RENAMED
 
     for name in IMAGE_ARRAYS:
         variable = VARIABLES[RENAMED.get(name, name)]

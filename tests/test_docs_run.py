@@ -109,8 +109,9 @@ def name(page):
 @pytest.fixture(scope="session")
 def tutorial(tmp_path_factory):
     """The folder ``exposure`` as the tutorial leaves it, and two more exposures."""
-    from roman_dask_l2 import calibrate, generate_noise
-    from roman_dask_l2.simulate import simulate
+    from roman_dask_l2.products.level2 import calibrate
+    from roman_dask_l2.products.noise_layers import generate_noise
+    from roman_dask_l2.simulation.simulate import simulate
 
     folder = tmp_path_factory.mktemp("docs") / "tutorial"
     made = simulate(folder / "exposure", side=256)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from roman_dask_l2 import cli
+from roman_dask_l2.cli import app
+from roman_dask_l2.config.recipe import load_recipe, shipped
 from roman_dask_l2.drawing import canvas as sheet
 from roman_dask_l2.drawing.canvas import Canvas, Circle, Line, Rect, Text
 from roman_dask_l2.drawing.recipe import BOX, _summary, draw_recipe
 from roman_dask_l2.drawing.tasks import TILE, _direct, draw_tasks
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.recipe import load_recipe, shipped
 
 ROOT = Path(__file__).parents[1]
 
@@ -135,7 +135,7 @@ def test_names_are_escaped():
 
 def test_of_an_exposure(simulated, tmp_path, capsys):
     out = tmp_path / "mine.svg"
-    assert cli.main(["graph", str(simulated().config), "-o", str(out)]) == 0
+    assert app.main(["graph", str(simulated().config), "-o", str(out)]) == 0
     assert out.name in capsys.readouterr().out
     text = out.read_text()
     assert text.count(">not applied<") == 2  # dark_decay, wfi18_transient
@@ -154,7 +154,7 @@ def test_of_an_exposure(simulated, tmp_path, capsys):
 )
 def test_bad_input(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["graph", *arguments]) == 2
+    assert app.main(["graph", *arguments]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert message in lines[0]

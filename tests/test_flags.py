@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from roman_dask_l2 import graph
-from roman_dask_l2.detector import Grid
-from roman_dask_l2.dq import GROUP, PIXEL
-from roman_dask_l2.recipe import STEPS, BoundStep, find_step
-from roman_dask_l2.step import NoParams, Step
+from roman_dask_l2.core.detector import Grid
+from roman_dask_l2.core.dq import GROUP, PIXEL
+from roman_dask_l2.core.step import BoundStep, NoParams, Step
+from roman_dask_l2.engine import graph
+from roman_dask_l2.steps.registry import STEPS, find_step
 
 FLAGS = ("groupdq", "pixeldq", "dq")
 BEFORE = {"dq": "pixeldq"}

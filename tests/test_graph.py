@@ -15,13 +15,15 @@ from dask.utils import key_split
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roman_dask_l2 import graph
-from roman_dask_l2.detector import Grid, Window
-from roman_dask_l2.graph import applicable, build, feeding, make_segments, run_steps, summed_halo
+from roman_dask_l2.config.recipe import RESULTS, load_recipe
+from roman_dask_l2.core.detector import Grid, Window
+from roman_dask_l2.core.step import VARIABLES, Tile
+from roman_dask_l2.engine import kernels, plan
+from roman_dask_l2.engine.graph import build
+from roman_dask_l2.engine.kernels import run_steps
+from roman_dask_l2.engine.plan import applicable, feeding, make_segments, summed_halo
 from roman_dask_l2.io.arrays import FileArray
 from roman_dask_l2.io.references import Inputs
-from roman_dask_l2.recipe import RESULTS, load_recipe
-from roman_dask_l2.step import VARIABLES, Tile
 
 RECIPES = ["l1_to_l2", "romanimpreprocess_1.0"]
 TILES = [(64, 256), (192, 192), (100, 77), (256, 256)]
@@ -66,7 +68,7 @@ def test_measured_without_dask(whole):
     """What the steps up to the ramp fit measure is the same when it is looked for at once."""
     steps, inputs, (_, measured) = whole
     names = [bound.name for bound in steps]
-    found = graph.measure(steps[: names.index("ramp_fit") + 1], inputs)
+    found = kernels.measure(steps[: names.index("ramp_fit") + 1], inputs)
     assert "refpix" in found
     for name, values in found.items():
         assert values.keys() == measured[name].keys()
@@ -78,7 +80,7 @@ def test_the_exposure_has_everything(whole):
     """What the comparisons are worth."""
     steps, _, (arrays, measured) = whole
     assert {b.name for b in steps} >= {"bias", "dark_decay", "saturation", "ipc", "flat", "sky"}
-    from roman_dask_l2.dq import PIXEL
+    from roman_dask_l2.core.dq import PIXEL
 
     expected = "SATURATED JUMP_DET DROPOUT GW_AFFECTED_DATA AD_FLOOR DEAD HOT NO_FLAT_FIELD"
     for flag in f"{expected} NO_GAIN_VALUE NO_LIN_CORR NO_SAT_CHECK REFERENCE_PIXEL".split():
@@ -174,7 +176,7 @@ def test_one_pixel_less_of_halo_is_too_little(names, result, simulated, pipeline
         return computed(build(steps, inputs, Grid(256, (9, 256)), [result]))[0][result]
 
     np.testing.assert_array_equal(tiled(), expected)
-    monkeypatch.setattr(graph, "summed_halo", lambda *args: max(summed_halo(*args) - 1, 0))
+    monkeypatch.setattr(plan, "summed_halo", lambda *args: max(summed_halo(*args) - 1, 0))
     assert (tiled() != expected).any()
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from roman_dask_l2 import calibrate, graph
+from roman_dask_l2.engine import kernels
+from roman_dask_l2.products.level2 import calibrate
 
 SIDE = 512
 TILE = "64x512"
@@ -45,7 +46,7 @@ COSTS: dict[str, dict[str, float]] = {
 
 @pytest.fixture(scope="module")
 def exposure(tmp_path_factory):
-    from roman_dask_l2.simulate import simulate
+    from roman_dask_l2.simulation.simulate import simulate
 
     folder = tmp_path_factory.mktemp("guard")
     layers = {"LAYER": ["Rz4S2C1", "O", "Prb2"], "TEMP": str(folder), "SEED": 5, "OUT": "n.asdf"}
@@ -58,7 +59,7 @@ def _calibrate(config: Path) -> None:
 
 
 def _noise(config: Path) -> None:
-    from roman_dask_l2 import generate_noise
+    from roman_dask_l2.products.noise_layers import generate_noise
 
     generate_noise(config, scheduler="synchronous", tile=TILE)
 
@@ -74,7 +75,7 @@ def measured(request, exposure):
     job(exposure.config)
     pixels: Counter[str] = Counter()
     tasks = [0]
-    run_steps = graph.run_steps
+    run_steps = kernels.run_steps
 
     def counting(steps, variables, tile, *args, **kwargs):
         for bound in steps:
@@ -87,7 +88,7 @@ def measured(request, exposure):
         tasks[0] += 1
 
     with pytest.MonkeyPatch.context() as patch, Callback(posttask=finished):
-        patch.setattr(graph, "run_steps", counting)
+        patch.setattr(kernels, "run_steps", counting)
         before = _io()
         job(exposure.config)
         after = _io()

@@ -14,13 +14,13 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from roman_dask_l2 import jit
-from roman_dask_l2.simulate import simulate
+from roman_dask_l2.core import jit
+from roman_dask_l2.simulation.simulate import simulate
 
 ROOT = Path(__file__).parents[1]
 
 MODULE = """
-from roman_dask_l2.jit import kernel
+from roman_dask_l2.core.jit import kernel
 
 @kernel
 def total(values):

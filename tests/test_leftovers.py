@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from roman_dask_l2.batch.leftovers import RECENT, own_temp, remove_leftovers, remove_orphans
-from roman_dask_l2.config import load_config
+from roman_dask_l2.config.model import load_config
 from roman_dask_l2.io.atomic import parse_part, replacing
 from roman_dask_l2.io.spill import temp_store
-from roman_dask_l2.processes import OWNER, is_orphan
+from roman_dask_l2.system.processes import OWNER, is_orphan
 
 STORE = """
 import sys, time

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roman_dask_l2.core.linalg import cholesky, dot, inverse, least_squares
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.linalg import cholesky, dot, inverse, least_squares
 
 
 def _positive(seed: int, n: int) -> np.ndarray:

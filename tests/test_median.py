@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from roman_dask_l2.io.blocks import half
-from roman_dask_l2.median import median, quartiles
+from roman_dask_l2.core.float16 import to_float16
+from roman_dask_l2.core.median import median, quartiles
 
 FLOATS = st.floats(width=32, allow_nan=False)
 
@@ -62,7 +62,7 @@ def test_half_on_every_kind_of_number():
     middle = every + np.spacing(every.astype(np.float16)).astype(np.float32) / 2
     bits = np.random.default_rng(7).integers(0, 1 << 32, 1_000_000, np.uint32).view(np.float32)
     values = np.concatenate([every, *between, middle, bits])
-    found, expected = half(values), _clipped(values)
+    found, expected = to_float16(values), _clipped(values)
     nan = np.isnan(expected)
     np.testing.assert_array_equal(np.isnan(found), nan)
     np.testing.assert_array_equal(found[~nan].view(np.uint16), expected[~nan].view(np.uint16))
@@ -70,4 +70,4 @@ def test_half_on_every_kind_of_number():
 
 @given(arrays(np.float32, st.integers(0, 50), elements=st.floats(width=32)))
 def test_half(values):
-    np.testing.assert_array_equal(half(values), _clipped(values))
+    np.testing.assert_array_equal(to_float16(values), _clipped(values))

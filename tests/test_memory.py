@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from roman_dask_l2.cli import main
+from roman_dask_l2.cli.app import main
+from roman_dask_l2.config.noise_labels import parse_all
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.job import prepare
-from roman_dask_l2.memory import BASE, choose, parse_memory, pixel_bytes, project
-from roman_dask_l2.noise.label import parse_all
-from roman_dask_l2.simulate import simulate
+from roman_dask_l2.products.job import prepare
+from roman_dask_l2.products.memory import BASE, choose, parse_memory, pixel_bytes, project
+from roman_dask_l2.simulation.simulate import simulate
 
 SIDE = 1024
 LABELS = ["Rz4S2C1", "O"]
@@ -29,7 +29,7 @@ def _resident(*arguments):
     """Peak resident memory of a run, bytes; not getrusage's, which begins with the parent's."""
     program = (
         "import sys\n"
-        "from roman_dask_l2.cli import main\n"
+        "from roman_dask_l2.cli.app import main\n"
         "status = main(sys.argv[1:])\n"
         "lines = open('/proc/self/status').read().splitlines()\n"
         "print(next(line.split()[1] for line in lines if line.startswith('VmHWM')))\n"

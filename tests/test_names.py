@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import yaml
 
-from roman_dask_l2 import calibrate
 from roman_dask_l2.batch.locks import lock_path
-from roman_dask_l2.cli import main
-from roman_dask_l2.dataset import open_l2
+from roman_dask_l2.cli.app import main
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.io.atomic import check_target, parse_part, replacing
-from roman_dask_l2.job import find_problems
-from roman_dask_l2.noise.layers import generate_noise
+from roman_dask_l2.io.dataset import open_l2
+from roman_dask_l2.products.level2 import calibrate
+from roman_dask_l2.products.noise_layers import generate_noise
+from roman_dask_l2.products.validation import find_problems
 from roman_dask_l2.report import write_report
-from roman_dask_l2.simulate import simulate
+from roman_dask_l2.simulation.simulate import simulate
 
 SIDE = 256
 ODD = ["a#b?c%20d:e", "-a 'b\"&;[c]*{ä}星\\"]

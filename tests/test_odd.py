@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import yaml
 
-from roman_dask_l2 import cli, demo_odd, odd_expected, simulate_odd
-from roman_dask_l2.demo_odd import run_odd
+from roman_dask_l2.cli import app, demo_odd
+from roman_dask_l2.cli.demo_odd import run_odd
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.odd_edits import FORMATS, PIXEL_AT, store
-from roman_dask_l2.odd_expected import Became, Image, unexpected, wrong_image
-from roman_dask_l2.simulate_odd import ODD, SIMULATED
+from roman_dask_l2.report.odd_expected import Became, Image, unexpected, wrong_image
+from roman_dask_l2.simulation import odd
+from roman_dask_l2.simulation.odd import ODD, SIMULATED
+from roman_dask_l2.simulation.odd_edits import FORMATS, PIXEL_AT, store
 
 QUICK = ["truncated_l1", "gain_zero_cells", "linearity_zero", "resultant_do_not_use",
          "reference_dq", "sky_order", "other_reftype", "l1_tag_unknown", "symlink_out"]  # fmt: skip
@@ -24,7 +25,7 @@ QUICK = ["truncated_l1", "gain_zero_cells", "linearity_zero", "resultant_do_not_
 
 @pytest.fixture(scope="module")
 def ordinary(tmp_path_factory):
-    return simulate_odd.simulate_odd(
+    return odd.simulate_odd(
         tmp_path_factory.mktemp("odd") / "ordinary", **SIMULATED, conditions="plain"
     )
 
@@ -50,12 +51,12 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     """``demo --odd`` shows the table; a case that is not as expected makes its status 1."""
     cases = {"truncated_l1": ODD["truncated_l1"]}
     monkeypatch.setattr(demo_odd, "ODD", cases)
-    assert cli.main(["demo", "--odd", str(tmp_path), "--quiet"]) == 0
+    assert app.main(["demo", "--odd", str(tmp_path), "--quiet"]) == 0
     assert "1 cases" in (said := capsys.readouterr().out)
     assert "truncated_l1" in said
     assert "all as expected" in said
     cases["truncated_l1"] = replace(cases["truncated_l1"], status=(0,))
-    assert cli.main(["demo", "--odd", str(tmp_path), "--quiet"]) == 1
+    assert app.main(["demo", "--odd", str(tmp_path), "--quiet"]) == 1
     assert "status 2 instead of 0" in (said := capsys.readouterr().out)
     assert "NOT AS EXPECTED" in said
 
@@ -63,23 +64,21 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 def test_names_of_conditions(tmp_path, capsys):
     """Names of odd files stand among the conditions, beside those of the detector."""
     command = ["simulate", str(tmp_path), "--side", "256", "--quiet", "--conditions"]
-    assert cli.main([*command, "dead,gain_negative,sky_order"]) == 0
+    assert app.main([*command, "dead,gain_negative,sky_order"]) == 0
     with asdf.open(tmp_path / "cal" / "gain.asdf") as file:
         assert file["roman"]["data"][PIXEL_AT] == -1
     with asdf.open(tmp_path / "truth.asdf") as file:
         assert len(file["truth"]["conditions"]["dead"]) == 8
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["SKYORDER"] == 10
-    assert cli.main([*command, "gain_negativ,sky_order"]) == 2
+    assert app.main([*command, "gain_negativ,sky_order"]) == 2
     assert "gain_negative" in capsys.readouterr().err
     with pytest.raises(InputError, match="different exposures"):
-        simulate_odd.simulate_odd(
-            tmp_path, side=256, conditions=["many_resultants", "partial_saturation"]
-        )
+        odd.simulate_odd(tmp_path, side=256, conditions=["many_resultants", "partial_saturation"])
 
 
 @pytest.mark.parametrize("how", [*FORMATS, "float64"])
 def test_formats_keep_values(ordinary, tmp_path, how):
-    made = simulate_odd.linked(ordinary, tmp_path / "case")
+    made = odd.linked(ordinary, tmp_path / "case")
     store(made.caldir["gain"], how)
     with (
         asdf.open(ordinary.caldir["gain"], memmap=False, lazy_load=False) as before,
@@ -100,8 +99,8 @@ def test_every_case_changes_something(ordinary, tmp_path):
     for name, case in ODD.items():
         if case.options or name == "nan_noise":
             continue
-        made = simulate_odd.linked(ordinary, tmp_path / name)
-        simulate_odd.apply(name, made)
+        made = odd.linked(ordinary, tmp_path / name)
+        odd.apply(name, made)
         files = [p for p in made.directory.rglob("*") if p.is_file()]
         names = {p.relative_to(made.directory) for p in files}
         assert names >= {p.relative_to(ordinary.directory) for p in whole}
@@ -144,12 +143,12 @@ def test_the_judge_says_no(ordinary):
     assert "sky is not subtracted" in seen("gain_negative", data=usual.rate)
     assert "rate 0.900" in seen("resultant_do_not_use", rate=zeros + 0.9)
     assert "median rate off by 0.5" in seen("float64", rate=zeros + 0.9)
-    assert odd_expected.HALO < 10
+    assert odd.HALO < 10
 
 
 def test_too_long(ordinary, tmp_path):
     """Time is up, in this process and in another one."""
-    made = simulate_odd.linked(ordinary, tmp_path / "case")
+    made = odd.linked(ordinary, tmp_path / "case")
     for calibrated in (demo_odd.calibrate_here, demo_odd.calibrate_apart):
         became = calibrated(made, False, 0.05)
         assert became.status == -1

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from roman_dask_l2 import calibrate, generate_noise
-from roman_dask_l2.dq import PIXEL
+from roman_dask_l2.core.dq import PIXEL
+from roman_dask_l2.products.level2 import calibrate
+from roman_dask_l2.products.noise_layers import generate_noise
 
 SIDE = 256
 RECIPES = ["l1_to_l2", "romanimpreprocess_1.0"]

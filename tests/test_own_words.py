@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import roman_datamodels as rdm
 
-from roman_dask_l2 import calibrate
-from roman_dask_l2.cli import main
-from roman_dask_l2.config import Caldir
-from roman_dask_l2.io.kinds import RAW, REFTYPES, _known_tags
+from roman_dask_l2.cli.app import main
+from roman_dask_l2.config.model import Caldir
+from roman_dask_l2.core.reference_types import REFTYPES
+from roman_dask_l2.io.kinds import RAW, _known_tags
 from roman_dask_l2.io.layout import read_layout
-from roman_dask_l2.job import find_problems
-from roman_dask_l2.simulate import simulate
+from roman_dask_l2.products.level2 import calibrate
+from roman_dask_l2.products.validation import find_problems
+from roman_dask_l2.simulation.simulate import simulate
 
 SIDE = 256
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from roman_dask_l2.config import blocks
+from roman_dask_l2.config.model import blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 

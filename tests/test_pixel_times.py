@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from roman_dask_l2.detector import Window
+from roman_dask_l2.core.detector import Window
+from roman_dask_l2.core.pixel_times import CLOCK_PERIOD, pixel_times, row_mean_times
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.pixel_times import CLOCK_PERIOD, pixel_times, row_mean_times
 
 FRAME = 3.16247
 

@@ -18,10 +18,14 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from roman_dask_l2 import calibrate, cli, generate_noise, logs, progress
 from roman_dask_l2.batch.outcome import Outcome
-from roman_dask_l2.config import load_config
-from roman_dask_l2.progress import Progress, Row, Stage, _Group
+from roman_dask_l2.cli import app
+from roman_dask_l2.config.model import load_config
+from roman_dask_l2.engine import progress
+from roman_dask_l2.engine.progress import Progress, Row, Stage, _Group
+from roman_dask_l2.products.level2 import calibrate
+from roman_dask_l2.products.noise_layers import generate_noise
+from roman_dask_l2.system import logs
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["open", "tiles", "sky", "copy", "write"]
@@ -281,13 +285,13 @@ def test_errors_come_last_and_in_json(file, tmp_path, capsys):
     settings = yaml.safe_load(file.read_text())
     file.write_text(yaml.safe_dump(settings | {"SKYORDER": -1}))
     out = tmp_path / "log.jsonl"
-    assert cli.main([str(file), "--log-json", str(out)]) == 2
-    assert cli.main([str(file), "--log-json", str(out)]) == 2  # adds to it
+    assert app.main([str(file), "--log-json", str(out)]) == 2
+    assert app.main([str(file), "--log-json", str(out)]) == 2  # adds to it
     records = [json.loads(line) for line in out.read_text().splitlines()]
     assert [r["level"] for r in records] == ["ERROR", "INFO"] * 2
     assert "SKYORDER is -1" in records[0]["message"]
     capsys.readouterr()
-    assert cli.main([str(file), "--log-json", str(tmp_path / "no" / "log")]) == 2
+    assert app.main([str(file), "--log-json", str(tmp_path / "no" / "log")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("roman-dask-l2: error: --log-json")
 

@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import chi2
 
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.pipeline import calibrate
-from roman_dask_l2.quality import (
+from roman_dask_l2.products.level2 import calibrate
+from roman_dask_l2.products.quality import (
     count_halves,
     degrees_of_freedom,
     expected_chi_square,

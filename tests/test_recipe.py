@@ -7,9 +7,10 @@ import textwrap
 import pytest
 import yaml
 
-from roman_dask_l2.config import load_config
+from roman_dask_l2.config.model import load_config
+from roman_dask_l2.config.recipe import RESULTS, load_recipe, shipped
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.recipe import RESULTS, STEPS, find_step, load_recipe, shipped
+from roman_dask_l2.steps.registry import STEPS, find_step
 
 REQUIRED = ("dark", "gain", "linearitylegendre", "read", "saturation", "flat")
 CALDIR = {key: f"/cal/{key}.asdf" for key in REQUIRED}
@@ -102,7 +103,7 @@ def test_a_step_by_dotted_path(recipe, tmp_path, monkeypatch):
     (tmp_path / "mylab_steps.py").write_text(
         textwrap.dedent(
             """
-            from roman_dask_l2.step import Params, Step
+            from roman_dask_l2.core.step import Params, Step
 
             class MyParams(Params):
                 level: float = 1.0
@@ -134,11 +135,11 @@ def test_own_step_runs(tmp_path, monkeypatch, simulated, pipeline):
     import dask
     import numpy as np
 
-    from roman_dask_l2.detector import Grid
-    from roman_dask_l2.graph import build
+    from roman_dask_l2.core.detector import Grid
+    from roman_dask_l2.engine.graph import build
 
     (tmp_path / "mylab_rate.py").write_text(
-        "from roman_dask_l2.step import Step\n"
+        "from roman_dask_l2.core.step import Step\n"
         "def dimmed(rate):\n    return rate - 1\n"
         "step = Step(name='dimmed', kernel=dimmed, reads=('rate',), writes=('rate',))\n"
     )

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import yaml
 
-from roman_dask_l2 import calibrate
-from roman_dask_l2.dq import PIXEL
+from roman_dask_l2.core.dq import PIXEL
 from roman_dask_l2.io.references import ARRAYS
-from roman_dask_l2.job import find_problems
+from roman_dask_l2.products.level2 import calibrate
+from roman_dask_l2.products.validation import find_problems
 
 SIDE = 256
 KEYS = sorted({n.partition(".")[0] for n in ARRAYS if n.endswith(".dq")})

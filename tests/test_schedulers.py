@@ -22,11 +22,16 @@ from dask_jobqueue import SLURMCluster
 from dask_jobqueue.core import Job, JobQueueCluster
 from dask_jobqueue.slurm import SLURMJob
 
-from roman_dask_l2 import calibrate, cli, generate_noise, schedulers, slurm
+from roman_dask_l2.cli import app
+from roman_dask_l2.engine import clusters, slurm
+from roman_dask_l2.engine.clusters import ENVIRONMENT
+from roman_dask_l2.engine.schedulers import running
+from roman_dask_l2.engine.slurm import load_settings, parse_walltime
 from roman_dask_l2.errors import ClusterError, InputError, NoWorkers, WorkersDied
 from roman_dask_l2.io.layout import read_layout
-from roman_dask_l2.schedulers import ENVIRONMENT, running
-from roman_dask_l2.slurm import load_settings, parse_walltime
+from roman_dask_l2.products.level2 import calibrate
+from roman_dask_l2.products.noise_layers import generate_noise
+from roman_dask_l2.system import processes
 
 ROOT = Path(__file__).parents[1]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
@@ -117,7 +122,7 @@ def test_scheduler_file_on_the_command_line(made, reference, cluster, tmp_path, 
     config = configuration(made, folder)
     file.write_text(json.dumps({"address": cluster.scheduler.address}))
     arguments = ["--scheduler-file", file, "--performance-report", report, "--tile", TILE]
-    assert cli.main([str(a) for a in (config, *arguments)]) == 0
+    assert app.main([str(a) for a in (config, *arguments)]) == 0
     said = capsys.readouterr().err
     assert f"dashboard: {cluster.dashboard_link}" in said
     assert "workers ready" in said
@@ -201,7 +206,7 @@ def test_a_local_cluster_tells_its_dashboard_before_it_has_workers(caplog):
         running("local-cluster", workers=2, threads=1, wait=0.02),
     ):
         pass
-    ours = [record for record in caplog.records if record.name == "roman_dask_l2.schedulers"]
+    ours = [record for record in caplog.records if record.name == "roman_dask_l2.engine.schedulers"]
     said = [record.getMessage() for record in ours]
     assert said[0].startswith("dashboard: http://127.0.0.1:")
     assert said[1] == "0 of 2 workers ready, waiting (limit 0.02 s)"
@@ -213,8 +218,8 @@ def test_a_local_cluster_tells_its_dashboard_before_it_has_workers(caplog):
 )
 def test_processes_and_threads(monkeypatch, workers, threads, made):
     """On six processors, where only one of the numbers is given."""
-    monkeypatch.setattr(schedulers, "cpu_count", lambda: 6)
-    assert schedulers._processes(workers, threads) == made
+    monkeypatch.setattr(processes, "cpu_count", lambda: 6)
+    assert clusters._processes(workers, threads) == made
 
 
 @pytest.mark.faults
@@ -312,14 +317,14 @@ def test_nobody_answers(tmp_path):
 
 def test_no_cluster_is_status_3(made, tmp_path, capsys):
     config = configuration(made, tmp_path)
-    assert cli.main([str(config), "--scheduler", "tcp://127.0.0.1:9", "--wait", "1"]) == 3
+    assert app.main([str(config), "--scheduler", "tcp://127.0.0.1:9", "--wait", "1"]) == 3
     assert "no Dask scheduler answers" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "l2.asdf").exists()
 
 
 def test_bad_input_is_told_before_a_cluster_is_asked(made, tmp_path, capsys):
     config = configuration(made, tmp_path, layers=["R?"])
-    assert cli.main([str(config), "--scheduler", "tcp://127.0.0.1:9"]) == 2
+    assert app.main([str(config), "--scheduler", "tcp://127.0.0.1:9"]) == 2
     assert "R?" in capsys.readouterr().err
 
 
@@ -391,7 +396,7 @@ def test_half_a_scheduler_file(tmp_path):
     file = tmp_path / "scheduler.json"
     file.write_text('{"address": "tcp://127')
     threading.Timer(0.4, lambda: file.write_text('{"address": "tcp://127.0.0.1:9"}')).start()
-    assert schedulers._address("local", file, 10) == "tcp://127.0.0.1:9"
+    assert clusters._address("local", file, 10) == "tcp://127.0.0.1:9"
 
 
 # -- settings of SLURM ---------------------------------------------------------------------------

@@ -10,9 +10,10 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from roman_dask_l2 import cli
-from roman_dask_l2.config import blocks
-from roman_dask_l2.schema import campaign_schema, config_schema
+from roman_dask_l2.batch.schema import campaign_schema
+from roman_dask_l2.cli import app
+from roman_dask_l2.config.model import blocks
+from roman_dask_l2.config.schema import config_schema
 
 ROOT = Path(__file__).parents[1]
 CALDIR = {
@@ -119,9 +120,9 @@ def test_campaigns(campaign):
 
 
 def test_command(tmp_path, capsys):
-    assert cli.main(["schema"]) == 0
+    assert app.main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out) == config_schema()
-    assert cli.main(["schema", "--campaign", "-o", str(tmp_path / "c.json")]) == 0
+    assert app.main(["schema", "--campaign", "-o", str(tmp_path / "c.json")]) == 0
     assert json.loads((tmp_path / "c.json").read_text()) == campaign_schema()
-    assert cli.main(["schema", "-o", str(tmp_path / "no" / "c.json")]) == 2
+    assert app.main(["schema", "-o", str(tmp_path / "no" / "c.json")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -15,12 +15,14 @@ from astropy.wcs import WCS
 from numpy.polynomial import legendre
 from roman_datamodels import datamodels
 
-from roman_dask_l2 import simulate as sim_module
-from roman_dask_l2.detector import OMEGA_IDEAL, Window
-from roman_dask_l2.dq import GROUP, MASK_GROWTH, PIXEL
+from roman_dask_l2.core.detector import OMEGA_IDEAL, Window
+from roman_dask_l2.core.dq import GROUP, MASK_GROWTH, PIXEL
+from roman_dask_l2.core.pixel_times import pixel_times
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.pixel_times import pixel_times
-from roman_dask_l2.simulate import ALL, CONDITIONS, GAIN, NOISE, rewrite_array, simulate
+from roman_dask_l2.simulation import readout, settings
+from roman_dask_l2.simulation.files import rewrite_array
+from roman_dask_l2.simulation.settings import ALL, CONDITIONS, GAIN, NOISE
+from roman_dask_l2.simulation.simulate import simulate
 
 SILENT = dict.fromkeys(NOISE, 0.0)
 ACTIVE = np.s_[..., 4:-4, 4:-4]
@@ -65,7 +67,7 @@ def check_l1(path, shape, pattern):
 
 
 def test_l1_is_valid(everything):
-    check_l1(everything.l1, (8, 256, 256), sim_module.READ_PATTERN)
+    check_l1(everything.l1, (8, 256, 256), settings.READ_PATTERN)
 
 
 def test_configuration_is_complete(everything):
@@ -263,7 +265,7 @@ def test_guide_window_edge_and_own(tmp_path):
 def test_nan_reference(tmp_path):
     sim = simulate(tmp_path, side=256, conditions="nan_reference")
     for (key, name), (y, x) in zip(
-        sim_module._NAN_ARRAYS, tree(sim.truth, "truth")["conditions"]["nan_reference"], strict=True
+        settings.NAN_ARRAYS, tree(sim.truth, "truth")["conditions"]["nan_reference"], strict=True
     ):
         values = array(sim.caldir[key], name)
         shift = 4 if values.shape[-1] == 248 else 0
@@ -284,7 +286,7 @@ def test_conditions_keep_apart(exposure):
 
 def test_reference_read(tmp_path, everything):
     sim = simulate(tmp_path, side=256, seed=3, reference_read=4000)
-    check_l1(sim.l1, (7, 256, 256), sim_module.READ_PATTERN[1:])
+    check_l1(sim.l1, (7, 256, 256), settings.READ_PATTERN[1:])
     l1, whole = tree(sim.l1), tree(everything.l1)
     offset = l1["meta"]["instrument"]["data_encoding_offset"]
     assert offset == 4000
@@ -328,7 +330,7 @@ def test_gwcs_is_the_fits_wcs(tmp_path, wcs):
         expected = WCS(header).all_pix2world(x, y, 1)  # CRPIX counts from 0
         np.testing.assert_allclose(gwcs(x, y), expected, rtol=0, atol=1e-11)
     if wcs == "l1":
-        check_l1(sim.l1, (8, 256, 256), sim_module.READ_PATTERN)
+        check_l1(sim.l1, (8, 256, 256), settings.READ_PATTERN)
 
 
 def test_decaying_signals(tmp_path):
@@ -358,7 +360,7 @@ def test_decaying_signals(tmp_path):
 @pytest.mark.parametrize(("number", "side"), [(1, 256), (3, 384)])
 def test_read_times(number, side):
     expected = pixel_times(number, side, 0.4, Window(4, side - 4, 4, side - 4))
-    ours = sim_module.read_times(side, f"WFI{number:02d}", 0.4)
+    ours = readout.read_times(side, f"WFI{number:02d}", 0.4)
     np.testing.assert_allclose(ours, expected, rtol=1e-6)
 
 
@@ -469,7 +471,7 @@ def test_read_and_reset_noise(tmp_path):
 
 
 def test_pink_noise_has_one_over_f():
-    blocks = [sim_module.pink_noise(np.random.default_rng(i), 256).ravel() for i in range(40)]
+    blocks = [readout.pink_noise(np.random.default_rng(i), 256).ravel() for i in range(40)]
     power = np.mean([2 * abs(np.fft.rfft(b)) ** 2 / b.size**2 for b in blocks], axis=0)
     assert abs(np.mean(blocks)) < 1e-6
     for low in (32, 256, 2048, 8192):
@@ -485,7 +487,7 @@ def test_pink_levels(tmp_path):
     )  # fmt: skip
     l1, read = tree(sim.l1), tree(sim.caldir["read"])
     noise = l1["data"] - array(sim.caldir["dark"], "data").astype(float)
-    steps = np.diff(sim_module.pink_noise(np.random.default_rng(0), 1024).ravel())
+    steps = np.diff(readout.pink_noise(np.random.default_rng(0), 1024).ravel())
     for j, reads in ((1, 1), (2, 4)):
         even, odd = noise[j, :, :128], noise[j, :, :127:-1]  # both in readout order
         other = l1["amp33"][j] - read["amp33"]["med"].astype(float)
@@ -511,7 +513,7 @@ def test_cosmic_rays_are_where_the_truth_says(tmp_path):
     ramp, _, _, gain = small_pipeline(hit)
     jump = (ramp - small_pipeline(none)[0]) * gain
     for y, x, frame, electrons in where:
-        for j, reads in enumerate(sim_module.READ_PATTERN):
+        for j, reads in enumerate(settings.READ_PATTERN):
             seen = np.mean([f >= frame for f in reads])
             assert jump[j, y - 4, x - 4] == pytest.approx(seen * electrons, abs=3)
     assert np.count_nonzero(abs(jump[-1]) > 10) == 3

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from roman_dask_l2 import stopping
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.io.layout import read_layout
-from roman_dask_l2.processes import born
+from roman_dask_l2.system import stopping
+from roman_dask_l2.system.processes import born
 
 ROOT = Path(__file__).parents[1]
 
@@ -85,7 +85,7 @@ def test_runs_that_are_stuck(number, simulated, tmp_path):
 def test_a_second_signal_ends_it_at_once(simulated, tmp_path):
     program = STUCK.format(library="CDLL", where="pipeline.l2_model", arguments=[]).replace(
         "sys.exit(cli.main())",
-        "stopping = __import__('roman_dask_l2.stopping').stopping\n"
+        "stopping = __import__('roman_dask_l2.system.stopping').stopping\n"
         "stopping.GRACE, stopping._SHELL, stopping._APART = 1000, 'head -c 1 && cat', 0\n"
         "import threading\n"
         "stopper = stopping.Stopper()\n"
@@ -110,7 +110,7 @@ def test_a_second_signal_ends_it_at_once(simulated, tmp_path):
 def test_no_shell_stays_behind(tmp_path):
     """It ends with its process, which it is a child of no more then."""
     program = (
-        "from roman_dask_l2.stopping import Stopper\n"
+        "from roman_dask_l2.system.stopping import Stopper\n"
         "stopper = Stopper(); print(stopper._shell.pid, flush=True); input()"
     )
     with subprocess.Popen(

@@ -21,13 +21,14 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from roman_dask_l2 import graph
-from roman_dask_l2.config import load_config
-from roman_dask_l2.demo import SIGNIFICANT, jump_significance
-from roman_dask_l2.detector import Grid
-from roman_dask_l2.dq import GROUP, PIXEL
-from roman_dask_l2.job import prepare
-from roman_dask_l2.simulate import rewrite_array, simulate
+from roman_dask_l2.config.model import load_config
+from roman_dask_l2.core.detector import Grid
+from roman_dask_l2.core.dq import GROUP, PIXEL
+from roman_dask_l2.engine import graph
+from roman_dask_l2.products.job import prepare
+from roman_dask_l2.report.truth import SIGNIFICANT, jump_significance
+from roman_dask_l2.simulation.files import rewrite_array
+from roman_dask_l2.simulation.simulate import simulate
 from roman_dask_l2.steps.ramp_fit import fits
 
 SIDE = 512

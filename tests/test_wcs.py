@@ -13,7 +13,7 @@ from astropy.coordinates import angular_separation
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from roman_dask_l2.detector import OMEGA_IDEAL
+from roman_dask_l2.core.detector import OMEGA_IDEAL
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.io.wcs import Wcs, load_wcs
 

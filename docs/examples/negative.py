@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from roman_dask_l2.dq import PIXEL
-from roman_dask_l2.step import Params, Step
+from roman_dask_l2.core.dq import PIXEL
+from roman_dask_l2.core.step import Params, Step
 
 
 class NegativeParams(Params):

@@ -17,23 +17,13 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
-from ..config import (
-    Config,
-    Count,
-    FilePath,
-    _Block,
-    _name,
-    _nearest,
-    _read,
-    _resolved,
-    _sentences,
-    _validate,
-    readable_paths,
-)
+from ..config.messages import nearest, sentences
+from ..config.model import Block, Config, Count, FilePath, readable_paths, resolve_path, validated
+from ..config.noise_labels import parse_all, warn_about
+from ..config.recipe import load_recipe
+from ..config.yaml_file import display_name, read_yaml
 from ..errors import InputError
 from ..io.fits import fits_name
-from ..noise.label import parse_all, warn_of
-from ..recipe import load_recipe
 from .placeholders import bad_texts, fill, placeholders
 from .sources import Exposures, Found, few, find_exposures
 
@@ -46,7 +36,7 @@ def _short_list(value: Any) -> Any:
     return {"list": value} if isinstance(value, list) else value
 
 
-class CampaignFile(_Block):
+class CampaignFile(Block):
     """The keys of a campaign file. Relative paths start at the folder of the file."""
 
     template: dict[str, Any]
@@ -122,7 +112,7 @@ def configuration(settings: Mapping[str, Any], campaign: Path) -> Config:
     InputError
         One line for each thing that is wrong, beginning with the campaign file.
     """
-    return _validate(dict(settings), campaign.parent, campaign)
+    return validated(dict(settings), campaign.parent, campaign)
 
 
 def load_campaign(path: str | os.PathLike[str]) -> Campaign:
@@ -139,7 +129,7 @@ def load_campaign(path: str | os.PathLike[str]) -> Campaign:
         With everything that is wrong with the file, the placeholders, or the list of exposures.
     """
     file = Path(path).absolute()
-    model = _campaign_file(_read(file), file)
+    model = _campaign_file(read_yaml(file), file)
     template = _with_defaults(model, file)
     used = sorted(set(placeholders(template)))
     problems: list[str] = []
@@ -165,7 +155,7 @@ def load_campaign(path: str | os.PathLike[str]) -> Campaign:
     if not problems:
         problems = few(_doubles(entries)) or few(_overwritten(entries, file.parent))
     if problems:
-        raise InputError(f"{_name(file)}: {line}" for line in problems)
+        raise InputError(f"{display_name(file)}: {line}" for line in problems)
     manifest = model.manifest or file.with_name(f"{file.stem}.manifest.jsonl")
     return Campaign(file, manifest, tuple(sorted(entries, key=_order)))
 
@@ -174,7 +164,7 @@ def _found(model: CampaignFile, file: Path) -> list[Found]:
     try:
         return find_exposures(model.exposures, file.parent)
     except InputError as error:
-        raise InputError(f"{_name(file)}: {line}" for line in error.problems) from None
+        raise InputError(f"{display_name(file)}: {line}" for line in error.problems) from None
 
 
 # -- the file ------------------------------------------------------------------------------------
@@ -187,16 +177,16 @@ def _campaign_file(raw: dict[Any, Any], file: Path) -> CampaignFile:
     if isinstance(where := given.get("exposures"), dict):
         names = ("list", "glob", "table")
         for key in [key for key in where if key not in names]:
-            near = _nearest(str(key), names)
+            near = nearest(str(key), names)
             hint = f"did you mean {near!r}?" if near else "expected list, glob or table"
             problems.append(f"exposures: unknown key {key}, {hint}")
     if problems:
-        raise InputError(f"{_name(file)}: {line}" for line in problems)
+        raise InputError(f"{display_name(file)}: {line}" for line in problems)
     model = None
     try:
         model = CampaignFile.model_validate(given, context={"base": file.parent})
     except ValidationError as error:
-        problems += _sentences(error)
+        problems += sentences(error)
     else:
         noise = model.template.get("NOISE")
         if isinstance(noise, dict) and "SEED" in noise:
@@ -207,7 +197,7 @@ def _campaign_file(raw: dict[Any, Any], file: Path) -> CampaignFile:
         elif noise is not None and model.SEED is None:
             problems.append("required key SEED is missing: the template has a NOISE block")
     if model is None or problems:
-        raise InputError(f"{_name(file)}: {line}" for line in problems)
+        raise InputError(f"{display_name(file)}: {line}" for line in problems)
     return model
 
 
@@ -215,7 +205,7 @@ def _unknown(key: str) -> str:
     if key in Config.model_fields:
         return f"key {key} is one of a configuration: put it under template"
     known = [*CampaignFile.model_fields]
-    near = _nearest(key, known)
+    near = nearest(key, known)
     hint = f"did you mean {near!r}?" if near else f"known are {', '.join(known)}"
     return f"unknown key {key}, {hint}"
 
@@ -229,7 +219,7 @@ def _with_defaults(model: CampaignFile, file: Path) -> dict[str, Any]:
         template["SLICEOUT"] = True  # noise layers need it, as in a single run
     problems = [f"template: {problem}" for problem in bad_texts(template)]
     if problems:
-        raise InputError(f"{_name(file)}: {line}" for line in problems)
+        raise InputError(f"{display_name(file)}: {line}" for line in problems)
     return template
 
 
@@ -241,7 +231,7 @@ def seed(base: int, values: Sequence[tuple[str, str]]) -> int:
 
 
 def _lacks(name: str, found: Found, template: Mapping[str, Any]) -> str:
-    near = _nearest(name, found.values)
+    near = nearest(name, found.values)
     hint = f", did you mean {near!r}?" if near else f"; it has {', '.join(found.values)}"
     where = ""
     if name in ("filter", "obs", "sca"):
@@ -281,7 +271,7 @@ def _overwritten(entries: Sequence[Entry], base: Path) -> list[str]:
     def meant(text: str | None) -> Path | None:
         """The file that a text means; None if that cannot be told."""
         try:
-            return Path(_resolved(text, base)) if text else None
+            return Path(resolve_path(text, base)) if text else None
         except PydanticCustomError:
             return None
 
@@ -377,7 +367,7 @@ def only(entries: Sequence[Entry], patterns: Sequence[str]) -> Sequence[Entry]:
             if not equals or not value:
                 raise InputError(f"--only {pattern}: expected name=value, such as sca=3")
             if entries and name not in names:
-                near = _nearest(name, names)
+                near = nearest(name, names)
                 hint = f"did you mean {near!r}?" if near else f"known are {', '.join(names)}"
                 raise InputError(f"--only {pattern}: no placeholder {name!r}, {hint}")
             wanted[name] = value
@@ -416,18 +406,18 @@ def check_configurations(campaign: Campaign, entries: Sequence[Entry]) -> dict[s
             if how not in recipes:
                 load_recipe(config.GRAPH, config)
                 if noise is not None:
-                    warn_of(layer for layer, _ in parse_all(noise.LAYER))
+                    warn_about(layer for layer, _ in parse_all(noise.LAYER))
                 recipes.add(how)
             configs[entry.identity] = config
         except InputError as error:
             for line in error.problems:
-                problems.setdefault(line.removeprefix(f"{_name(campaign.path)}: "), []).append(
-                    entry
-                )
+                problems.setdefault(
+                    line.removeprefix(f"{display_name(campaign.path)}: "), []
+                ).append(entry)
     if problems:
         lines = [
             f"template: {line}" if len(who) == len(entries) else f"{who[0].identity}: {line}"
             for line, who in problems.items()
         ]
-        raise InputError(f"{_name(campaign.path)}: {line}" for line in few(lines))
+        raise InputError(f"{display_name(campaign.path)}: {line}" for line in few(lines))
     return configs

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import memory
+from ..system import memory
 from .outcome import Outcome
 from .plan import Item
 from .work import LEAVING, Record, last_line, new_line, on_worker, tidy, write_line

@@ -15,12 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..config import Config
+from ..config.model import Config
+from ..config.recipe import load_recipe
 from ..errors import InputError
 from ..io.fits import fits_name
 from ..io.layout import known_layout, read_head, read_layout
-from ..provenance import NUMERIC, Product, describe, recipe_parts, whole_file
-from ..recipe import load_recipe
+from ..products.provenance import NUMERIC, Product, describe, recipe_parts, whole_file
 
 _RECORDED = re.compile(rb"\bfingerprint: ['\"]?([0-9a-f]{64})\b")
 _FITS_BLOCK = 2880

@@ -14,10 +14,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..config import Config
+from ..config.model import Config
 from ..io.atomic import Part, parse_part
 from ..io.spill import remove_store, temp_place
-from ..processes import is_orphan, process_lives
+from ..system.processes import is_orphan, process_lives
 from .fingerprint import product_files
 from .locks import BEAT, DEAD_AFTER, lock_path
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import logging
 import os
 import platform
 import threading
@@ -22,9 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from ..processes import born, space
-
-log = logging.getLogger(__name__)
+from ..system.processes import born, space
 
 BEAT = 15.0
 """Seconds between signs of life."""

@@ -6,9 +6,9 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from ..progress import Row
+from ..engine.progress import Row
+from ..system.text import clock, duration, table
 from .plan import Item, Plan
-from .table import clock, duration, table
 from .work import Record
 
 log = logging.getLogger(__name__)

@@ -7,21 +7,28 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config import Config
+from ..config.model import Config
+from ..core.detector import parse_tile
 from ..errors import InputError
-from ..memory import parse_memory
-from ..pipeline import parse_tile
-from ..provenance import Product
+from ..products.job import prepare
+from ..products.memory import choose, layers_of, parse_memory, project
+from ..products.provenance import Product
+from ..system.processes import cpu_count
+from ..system.text import table
 from . import manifest
 from .campaign import Campaign, check_configurations, load_campaign, only, parse_share, share
 from .fingerprint import find_unfinished, product_files
 from .leftovers import find_leftovers
 from .locks import holder, lock_path
 from .manifest import History
-from .table import table
 from .work import Work
 
 log = logging.getLogger(__name__)
+
+MARGIN = 1.25
+"""Over the projected memory of a calibration: what it was at most for sides of 1024 and 2048."""
+NOISE = 24
+"""Bytes for each pixel of the frame that noise layers take more, measured for the same sides."""
 
 
 @dataclass(frozen=True)
@@ -203,3 +210,52 @@ def _goes_on(item: Item, plan: Plan) -> bool:
     item.by = str(found) if found else ""
     plan.todo.append(item)
     return True
+
+
+def require_enough(plan: Plan) -> None:
+    """``--memory`` must be enough for the first exposure: the others are much like it.
+
+    Raises
+    ------
+    InputError
+        With numbers.
+    """
+    options = plan.options
+    if options.memory is None or not plan.todo:
+        return
+    item = plan.todo[0]
+    try:
+        job = prepare(item.config)
+    except InputError:  # that exposure fails by itself
+        return
+    threads = 1 if options.scheduler == "synchronous" else options.threads or cpu_count()
+    tile = None if options.tile is None else parse_tile(options.tile, job.exposure.side)
+    for product in item.reasons:
+        layers = layers_of(item.config, product)
+        choose(job, parse_memory(options.memory), threads, tile, layers)
+
+
+def needed(plan: Plan) -> int:
+    """Bytes that an exposure takes: ``--memory``, the most that the manifest knows of, or else a
+    projection.
+
+    0 if it cannot be told.
+    """
+    if plan.options.memory is not None:
+        return int(parse_memory(plan.options.memory))
+    peaks = [
+        line["peak_memory"]
+        for line in plan.history.ended
+        if line["status"] == "done" and line.get("products")
+    ]
+    if peaks or not plan.todo:
+        return max(peaks, default=0)
+    try:
+        job = prepare(plan.todo[0].config)
+    except InputError:
+        return 0
+    options = plan.options
+    tile = parse_tile(options.tile, job.exposure.side)
+    calibration = project(job, tile, options.threads or cpu_count())
+    noise = NOISE * job.exposure.side**2 if job.config.NOISE is not None else 0.0
+    return int(MARGIN * calibration + noise)

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..engine.progress import Progress
 from ..errors import InputError
-from ..progress import Progress
+from ..system.memory import available
 from . import manifest
 from .fingerprint import product_files
 from .locks import DEAD_AFTER, holder, lock_path, look
-from .memory import available, needed, require_enough
 from .outcome import Outcome
-from .plan import Item, Plan
+from .plan import Item, Plan, needed, require_enough
 from .work import Record, last_line, new_line, run_exposure, tidy, write_line
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from ..config import FilePath, _Block, _expected, _plainly, _resolved
+from ..config.messages import expected, problem
+from ..config.model import Block, FilePath, resolve_path
 from ..errors import InputError
 from .placeholders import TOKEN, bad_texts, placeholders, split_token
 
@@ -23,17 +24,17 @@ _SHOWN = 10
 def as_value(value: Any) -> Any:
     """Placeholder values are text; numbers are taken as they are written."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise _expected("text or a number; write it in quotes")
+        raise expected("text or a number; write it in quotes")
     text = str(value).strip()
     if not text or "," in text or not text.isprintable():
-        raise _expected("text without commas that is not empty")
+        raise expected("text without commas that is not empty")
     return text
 
 
 Value = Annotated[str, BeforeValidator(as_value)]
 
 
-class Exposures(_Block):
+class Exposures(Block):
     """Where the exposures come from: exactly one of `list`, `glob` and `table`."""
 
     listed: Annotated[list[dict[str, Value]], Field(min_length=1)] | None = Field(
@@ -48,7 +49,7 @@ class Exposures(_Block):
     @model_validator(mode="after")
     def _one(self) -> Exposures:
         if sum(value is not None for value in (self.listed, self.glob, self.table)) != 1:
-            raise _plainly("expected exactly one of list, glob and table")
+            raise problem("expected exactly one of list, glob and table")
         return self
 
 
@@ -104,7 +105,7 @@ def _globbed(pattern: str, base: Path) -> list[Found]:
     if not any(placeholders(pattern)):
         raise InputError(f"{where}: no {{placeholder}} in it")
     try:
-        whole = str(_resolved(pattern, base))
+        whole = str(resolve_path(pattern, base))
     except PydanticCustomError as error:
         raise InputError(f"exposures.glob: {error.message()}") from None
     found, problems = [], []

@@ -9,10 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ..system.text import clock, duration, table
 from . import manifest
 from .campaign import load_campaign
 from .locks import holder, read_owner
-from .table import clock, duration, table
 
 NAMES = ("done", "failed", "running", "interrupted", "not begun")
 """States of an exposure."""

@@ -20,18 +20,19 @@ from typing import Any
 
 import psutil
 
-from ..config import Config
+from ..config.model import Config
 from ..errors import InputError
 from ..io.arrays import keep_open
-from ..processes import give_back
-from ..provenance import Product
-from ..quality import measure
+from ..products.memory import projected
+from ..products.provenance import Product
+from ..products.quality import measure
+from ..system.memory import peak, reset_peak, resident
+from ..system.processes import give_back
 from . import manifest
 from .campaign import configuration
 from .fingerprint import find_unfinished, product_files
 from .leftovers import own_temp, remove_leftovers, remove_stores
 from .locks import Owner, holder, is_lost, is_mine, lock_path, release, take
-from .memory import USABLE, peak, projected, reset_peak, resident
 
 log = logging.getLogger(__name__)
 
@@ -229,8 +230,8 @@ class _Attempt:
         return last_line(self._manifest, self._work.identity).get("status") == "done"
 
     def _make(self, config: Config, reasons: Mapping[Product, str]) -> None:
-        from ..job import prepare
-        from ..pipeline import calibrate
+        from ..products.job import prepare
+        from ..products.level2 import calibrate
 
         keep_open({str(path) for path in (config.IN, *config.references().values())})
         _forget_schemas()
@@ -247,7 +248,7 @@ class _Attempt:
             calibrate(config, **how, memory=self._memory(config, "l2"))
             self._seconds["l2"] = round(time.monotonic() - began, 3)
         if "noise" in reasons:
-            from ..noise.layers import generate_noise
+            from ..products.noise_layers import generate_noise
 
             began = time.monotonic()
             noise = {**config.raw["NOISE"], "TEMP": str(own_temp(config))}
@@ -387,3 +388,7 @@ def _one_line(error: Exception) -> str:
         text = f"{type(error).__name__}: {first}"
     text = " ".join(text.split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+USABLE = 0.9
+"""Part of a worker's memory that an exposure may take: at 95 % Dask kills the worker."""

@@ -6,11 +6,11 @@ import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from ..graph import Segment, make_segments
+from ..config.recipe import Recipe
+from ..core.step import VARIABLES, BoundStep, always
+from ..engine.plan import Segment, make_segments
 from ..io.l2 import IMAGE_ARRAYS
-from ..pipeline import VARIABLES as RENAMED
-from ..recipe import BoundStep, Recipe
-from ..step import VARIABLES, _always
+from ..io.l2 import VARIABLES as RENAMED
 from .canvas import Canvas, Circle, Line, Rect, Text
 
 MARGIN = 20
@@ -153,7 +153,7 @@ class _Sheet:
 
     def _step(self, bound: BoundStep, y: float, height: float, left_out: bool) -> None:
         step, canvas = bound.step, self.canvas
-        optional = self.applied is None and step.when is not _always
+        optional = self.applied is None and step.when is not always
         canvas.add(
             Rect(
                 self.box, y, BOX, height, "band" if left_out else "card", "edge", 6,

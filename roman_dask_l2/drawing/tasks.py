@@ -10,10 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..graph import task_graph
-from ..job import Job, prepare
-from ..pipeline import calibration_graph, l2_file
-from ..schedulers import running
+from ..engine.schedulers import running
+from ..engine.tasks import task_graph
+from ..products.job import Job, prepare
+from ..products.level2 import calibration_graph, l2_file
 from .canvas import Canvas, Circle, Line, Rect, Text
 
 SIDE = 256
@@ -42,8 +42,8 @@ def draw_tasks(graph: str | Path, per_step: bool = False) -> Canvas:
     InputError
         If the recipe cannot be used.
     """
-    from ..config import load_config
-    from ..simulate import simulate
+    from ..config.model import load_config
+    from ..simulation.simulate import simulate
 
     with TemporaryDirectory() as folder:
         made = simulate(Path(folder), side=SIDE, detector="WFI18", wfi18_transient=True)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..detector import OMEGA_IDEAL
-from ..jit import kernel
+from ..core.detector import OMEGA_IDEAL
+from ..core.jit import kernel
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,19 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from ..detector import BORDER, Window
+from ..core.detector import BORDER, Window
 from ..errors import InputError
-from .opened import _Cache, _OpenFile
-from .packed import Packed, _Pieces, decode, from_map, unchanged
+from .opened import Cache, OpenFile
+from .packed import Packed, Pieces, decode, from_map, unchanged
 
 _NARROW = 16
 """A window this many times narrower than the array counts as a strip."""
 _ROWS_BYTES = 1 << 19
 """Bytes of each plane that are read at a time for a strip."""
 
-_files = _Cache(64)
-_decoded = _Cache(16)
-_pieces = _Cache(16)
+_files = Cache(64)
+_decoded = Cache(16)
+_pieces = Cache(16)
 _PIECE_BYTES = 1 << 24
 """A block in larger pieces is unpacked as a whole."""
 
@@ -146,23 +146,21 @@ class FileArray:
         packed = self.packed
         return packed is not None and packed.compression == "lz4" and packed.strides is None
 
-    def _open(self) -> _OpenFile:
-        file: _OpenFile = _files.get(
-            (self.path, self.mark), lambda: _OpenFile(self.path, self.mark)
-        )
+    def _open(self) -> OpenFile:
+        file: OpenFile = _files.get((self.path, self.mark), lambda: OpenFile(self.path, self.mark))
         return file
 
-    def _check_size(self, handle: _OpenFile) -> None:
+    def _check_size(self, handle: OpenFile) -> None:
         if not unchanged(handle, self.mark[0]):
             raise InputError(f"{self.path}: was changed while it was in use")
 
-    def _open_pieces(self) -> _Pieces:
+    def _open_pieces(self) -> Pieces:
         assert self.packed is not None
         handle = self._open()
         nbytes = self.packed.offset + math.prod(self.shape) * np.dtype(self.dtype).itemsize
-        return _Pieces(handle, self.path, self.packed, nbytes, pieces_kept(self.shape))
+        return Pieces(handle, self.path, self.packed, nbytes, pieces_kept(self.shape))
 
-    def _unpacked(self, pieces: _Pieces, w: Window, planes: slice) -> np.ndarray:
+    def _unpacked(self, pieces: Pieces, w: Window, planes: slice) -> np.ndarray:
         """`read` from a packed block: whole rows are unpacked, then cut."""
         assert self.packed is not None
         stored = np.dtype(self.dtype)
@@ -197,21 +195,11 @@ class FileArray:
     def _decode(self) -> np.ndarray:
         """The whole array, as stored."""
         if self.packed is None:
-            from .layout import inline_values
+            from .scan import inline_values
 
             return inline_values(self.path, self.key, self.mark)
-        handle = _OpenFile(self.path, self.mark)  # raises unless it is the file that was described
+        handle = OpenFile(self.path, self.mark)  # raises unless it is the file that was described
         return decode(handle, self.path, self.packed, self.shape, np.dtype(self.dtype))
-
-
-def lookup(tree: Any, key: tuple[str, ...]) -> Any:
-    """``tree[key[0]][key[1]]...``; raises KeyError where there is nothing."""
-    for name in key:
-        try:
-            tree = tree[name]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise KeyError(name) from error
-    return tree
 
 
 @dataclass(frozen=True)
@@ -279,7 +267,7 @@ class ReadTime:
     frame_time: float
 
     def read(self, window: Window | None = None) -> np.ndarray:
-        from ..pixel_times import pixel_times
+        from ..core.pixel_times import pixel_times
 
         whole = Window(0, self.side, 0, self.side)
         return pixel_times(self.detector_number, self.side, self.frame_time, window or whole)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..foreign import alone
+from ..system.foreign import alone
 
 
 @contextlib.contextmanager

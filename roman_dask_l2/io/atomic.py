@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from ..processes import space
-from ..stopping import unfinished
+from ..system.processes import space
+from ..system.stopping import unfinished
 
 
 def require_writable(folder: Path, what: str) -> None:

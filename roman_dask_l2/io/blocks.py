@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..detector import Window
-from ..jit import kernel
+from ..core.detector import Window
+from ..core.float16 import to_float16
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Block:
         if both is None:
             return
         part = values[(..., *both.within(window))]
-        part = half(part) if np.dtype(self.dtype) == np.float16 else part
+        part = to_float16(part) if np.dtype(self.dtype) == np.float16 else part
         part = np.ascontiguousarray(part, dtype=self.dtype)
         for rows, start in self._runs(part, both):
             view = rows.data.cast("B")
@@ -140,37 +140,3 @@ class Together:
             if both is not None:
                 out[(..., *both.within(window))] = block.read(both)
         return out
-
-
-def half(array: np.ndarray) -> np.ndarray:
-    """To float16, clipped to its range: an overflow must not become infinity."""
-    values = np.ascontiguousarray(array, np.float32)
-    out = np.empty(values.shape, np.uint16)
-    _half(values.reshape(-1), values.reshape(-1).view(np.uint32), out.reshape(-1))
-    return out.view(np.float16)
-
-
-@kernel
-def _half(values, bits, out):
-    """Bits of float16 for float32 `values` (with their `bits`), rounded to nearest even.
-
-    NumPy converts one by one; this is vectorised. Normal numbers are rounded as integers. For those
-    below 2^-14 the addition of 1/2 does the rounding: the sum's last bit is that of float16.
-    """
-    step = 4096
-    sums = np.empty(step, np.float32)
-    sum_bits = sums.view(np.uint32)
-    for start in range(0, len(values), step):
-        n = min(step, len(values) - start)
-        v, b, target = values[start : start + n], bits[start : start + n], out[start : start + n]
-        for i in range(n):
-            sums[i] = abs(v[i]) + np.float32(0.5)
-        for i in range(n):
-            size = b[i] & np.uint32(0x7FFFFFFF)
-            odd = (size >> np.uint32(13)) & np.uint32(1)
-            normal = (size + np.uint32(0xFFF) + odd - np.uint32(0x38000000)) >> np.uint32(13)
-            small = sum_bits[i] - np.uint32(0x3F000000)
-            h = normal if size >= np.uint32(0x38800000) else small
-            h = np.uint32(0x7BFF) if h > np.uint32(0x7BFF) else h
-            h = np.uint32(0x7E00) if size > np.uint32(0x7F800000) else h
-            target[i] = np.uint16(h | ((b[i] >> np.uint32(16)) & np.uint32(0x8000)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..detector import Window
+from ..core.detector import Window
 from ..steps.ramp_subsets import any_excluded, pack
 from .blocks import Block
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..detector import Window
+from ..core.detector import Window
 from .blocks import Block
 
 MASKED = -1000.0

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from ..detector import Window
-from ..foreign import alone
+from ..core.detector import Window
+from ..system.foreign import alone
 from .blocks import Block
 
 _MAGIC = b"\xd3BLK"

@@ -9,24 +9,9 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..exposure import Exposure
+from ..core.exposure import Exposure
+from ..core.reference_types import REFTYPES
 from .layout import Layout
-
-REFTYPES: dict[str, tuple[str, ...]] = {
-    "dark": ("DARK",),
-    "gain": ("GAIN",),
-    "linearitylegendre": ("LINEARITYLEGENDRE", "LINEARITY"),
-    "read": ("READNOISE", "READ"),
-    "saturation": ("SATURATION",),
-    "flat": ("FLAT",),
-    "ipc4d": ("IPC4D", "IPC"),
-    "mask": ("MASK",),
-    "biascorr": ("BIASCORR", "BIAS"),
-    "dark_decay": ("DARKDECAYSIGNAL", "DARKDECAY"),
-}
-"""Key of CALDIR -> what ``roman.meta.reftype`` may be, the usual name first. Where
-roman_datamodels has another format under a name (LINEARITY, IPC, BIAS), the arrays tell them apart.
-"""
 
 ANY_DETECTOR = {"dark_decay"}
 """Files with entries for all detectors; their own ``meta.instrument.detector`` tells nothing."""
@@ -38,7 +23,7 @@ _SILENT = {"", "?", "NOTCONFIGURED", "NONE", "UNKNOWN", "NA"}
 """What stands in ``meta`` where nothing is known."""
 
 
-def foreign(key: str, layout: Layout, exposure: Exposure) -> Iterator[str]:
+def contradictions(key: str, layout: Layout, exposure: Exposure) -> Iterator[str]:
     """What a reference file says of itself that does not fit its key or the exposure.
 
     Parameters

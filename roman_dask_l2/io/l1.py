@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..detector import check_side
+from ..core.detector import check_side
+from ..core.exposure import Exposure
+from ..core.photometry import MJY_PER_SR, NOT_IMAGING
 from ..errors import InputError
-from ..exposure import Exposure
-from ..photometry import MJY_PER_SR, NOT_IMAGING
 from .layout import Layout, read_layout
 
 

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..detector import BORDER, CHANNEL, Window
+from ..core.detector import BORDER, CHANNEL_WIDTH, Window
+from ..core.exposure import index_dtype
 from ..errors import InputError
-from ..exposure import index_dtype
 from .asdf_file import open_asdf
 from .blocks import Block, Together
 from .excluded import ExcludedBlock
@@ -118,7 +118,7 @@ class L2File:
             ):
                 self.blocks[name] = self._file.add(name, dtype, window, planes)
                 self._borders.append(name)
-        amp33 = Window(0, side, 0, CHANNEL)
+        amp33 = Window(0, side, 0, CHANNEL_WIDTH)
         self.blocks["amp33"] = self._file.add("amp33", "uint16", amp33, n_resultants)
         self.blocks["mask"] = self._file.add("mask", "bool", active)
         if with_endslice:
@@ -227,7 +227,7 @@ def image_model(
         asdf.get_config().extensions  # noqa: B018  (read now, with the quick parser)
     from astropy.time import Time
 
-    from .. import __version__
+    from ..system.versions import __version__
 
     with naming(l1):
         with open_asdf(l1, lazy_tree=True) as file, models.open(file) as raw:
@@ -278,3 +278,7 @@ def naming(l1: Path) -> Iterator[None]:
         where = ".".join(path) or "its metadata"
         reason = " ".join(str(getattr(error, "message", error)).split()) or type(error).__name__
         raise InputError(f"{l1}: {where} cannot go into a Level 2 file: {reason[:200]}") from error
+
+
+VARIABLES = {"data_withsky": "rate"}
+"""Names in the L2 file that differ from the pipeline's."""

@@ -7,13 +7,7 @@ read its own window straight from the file.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
-import re
-import stat
-import struct
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,33 +15,21 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .arrays import FileArray, lookup
-from .opened import _Cache
+from .arrays import FileArray
+from .opened import Cache
 from .packed import COMPRESSIONS, Packed
-from .tree import TYPES, first_line, inline_array, parse_tree, resolve
+from .scan import (
+    EXTERNAL,
+    BinaryBlock,
+    external_files,
+    file_mark,
+    joined_content,
+    naming_file,
+    scan_file,
+)
+from .tree import TYPES, inline_array, lookup, parse_tree, resolve
 
-_MAGIC = b"\xd3BLK"
-_HEADER = struct.Struct(">I4sQQQ16s")
-_STREAMED = 1
-_TREE_LIMIT = 64 << 20
-"""A tree larger than this is not one of ours; reading on would be reading pixels."""
-_known = _Cache(64)
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Where the data of a block start, their bytes unpacked and in the file, how they are packed,
-    and whether the header has their MD5."""
-
-    start: int
-    size: int
-    used: int
-    compression: str
-    checked: bool
-
-    @property
-    def plain(self) -> bool:
-        return not self.compression
+_known = Cache(64)
 
 
 @dataclass(frozen=True)
@@ -76,7 +58,7 @@ class Layout:
 
     path: str
     tree: Any
-    blocks: tuple[_Block, ...]
+    blocks: tuple[BinaryBlock, ...]
     mark: tuple[int, int]
     content: str
     beside: tuple[tuple[str, tuple[int, int] | None], ...] = ()
@@ -133,7 +115,7 @@ class Layout:
             return FileArray(path, key, shape, dtype.str, None, mark, packed)
         return FileArray(path, key, shape, dtype.str, block.start + offset, mark)
 
-    def _block(self, source: Any, where: str) -> tuple[str, tuple[int, int], _Block]:
+    def _block(self, source: Any, where: str) -> tuple[str, tuple[int, int], BinaryBlock]:
         """The block that holds an array, and path and mark of the file that has the block."""
         if isinstance(source, int):
             if not -len(self.blocks) <= source < len(self.blocks):
@@ -145,8 +127,8 @@ class Layout:
         if path is None:
             raise InputError(f"{where} lies in {source}, expected a file of this machine")
         try:
-            with _clearly(path):
-                _, blocks, mark, _ = _scan(path)
+            with naming_file(path):
+                _, blocks, mark, _ = scan_file(path)
         except InputError as error:
             raise InputError(f"{where} lies in {error}") from error
         if not blocks:
@@ -170,14 +152,16 @@ def read_layout(path: str | os.PathLike[str]) -> Layout:
         If the file is missing, unreadable, not ASDF, or truncated.
     """
     path = Path(path).absolute()
-    with _clearly(path):
-        head, blocks, mark, content = _scan(path)
+    with naming_file(path):
+        head, blocks, mark, content = scan_file(path)
         tree = parse_tree(head)
         tag = _tag_of("roman", head)
     if not isinstance(tree, dict):
         raise InputError(f"{path}: the ASDF file has no tree")
-    beside = _beside(path, tree) if _EXTERNAL.search(head) else ()
-    return Layout(str(path), tree, tuple(blocks), mark, _joined(content, beside), beside, tag)
+    beside = external_files(path, tree) if EXTERNAL.search(head) else ()
+    return Layout(
+        str(path), tree, tuple(blocks), mark, joined_content(content, beside), beside, tag
+    )
 
 
 def known_layout(path: str | os.PathLike[str]) -> Layout:
@@ -186,40 +170,13 @@ def known_layout(path: str | os.PathLike[str]) -> Layout:
     For reference files, which many exposures share.
     """
     path = Path(path).absolute()
-    with _clearly(path):
+    with naming_file(path):
         status = os.stat(path)
     key = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
     layout: Layout = _known.get(key, lambda: read_layout(path))
-    if any(_mark(Path(other)) != mark for other, mark in layout.beside):
+    if any(file_mark(Path(other)) != mark for other, mark in layout.beside):
         return read_layout(path)
     return layout
-
-
-def inline_values(path: str, key: tuple[str, ...], mark: tuple[int, int]) -> np.ndarray:
-    """An array whose numbers stand in the tree.
-
-    Parameters
-    ----------
-    path : str
-    key : tuple of str
-        Where it stands.
-    mark : tuple of int
-        Size and modification time of the file when it was described.
-
-    Raises
-    ------
-    InputError
-        If the file is not what it was.
-    """
-    with _clearly(Path(path)):
-        head, _, found, _ = _scan(Path(path))
-        tree = parse_tree(head)
-    if found != mark:
-        raise InputError(f"{path}: was changed while it was in use")
-    node = lookup(tree, key)
-    if isinstance(node, dict) and "value" in node and "unit" in node:
-        node = node["value"]
-    return inline_array(node, f"{path}: {'.'.join(key)}")
 
 
 def read_head(path: str | os.PathLike[str]) -> tuple[bytes, str]:
@@ -231,10 +188,10 @@ def read_head(path: str | os.PathLike[str]) -> tuple[bytes, str]:
         As `read_layout`.
     """
     path = Path(path).absolute()
-    with _clearly(path):
-        head, _, _, content = _scan(path)
-        beside = _beside(path, parse_tree(head)) if _EXTERNAL.search(head) else ()
-    return head, _joined(content, beside)
+    with naming_file(path):
+        head, _, _, content = scan_file(path)
+        beside = external_files(path, parse_tree(head)) if EXTERNAL.search(head) else ()
+    return head, joined_content(content, beside)
 
 
 def _tag_of(name: str, head: bytes) -> str | None:
@@ -254,127 +211,3 @@ def _tag_of(name: str, head: bytes) -> str | None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
     return None
-
-
-def _scan(path: Path) -> tuple[bytes, list[_Block], tuple[int, int], str]:
-    """Tree, blocks, mark and content of a file; see `Layout`."""
-    mode = os.stat(path).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would wait for its other end
-        raise InputError(f"{path}: is not a regular file, expected an ASDF file")
-    with open(path, "rb") as file:
-        status = os.fstat(file.fileno())
-        head = _read_tree(file, path)
-        blocks, headers = _read_blocks(file, len(head), status.st_size, path)
-    mark = (status.st_size, status.st_mtime_ns)
-    unmarked = any(not block.checked for block in blocks)
-    digest = hashlib.sha256(head + headers + (str(mark).encode() if unmarked else b"")).hexdigest()
-    return head, blocks, mark, digest
-
-
-_EXTERNAL = re.compile(rb"\bsource['\"]?: *[^\s\d-]")
-"""What a tree has if an array lies in a file beside it (or a text of its metadata looks so)."""
-
-
-def _beside(path: Path, tree: Any) -> tuple[tuple[str, tuple[int, int] | None], ...]:
-    """Files in which arrays of a tree lie, and their marks; None of those that are not there."""
-    found: dict[str, tuple[int, int] | None] = {}
-    left = [tree]
-    while left:
-        node = left.pop()
-        if isinstance(node, dict):
-            left += node.values()
-            external = isinstance(node.get("source"), str) and "datatype" in node
-            other = resolve(str(path), node["source"]) if external else None
-            if other is not None:
-                found[str(other)] = _mark(other)
-        elif isinstance(node, list):
-            left += node
-    return tuple(sorted(found.items()))
-
-
-def _mark(path: Path) -> tuple[int, int] | None:
-    """Size and modification time."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
-
-
-def _joined(content: str, beside: Sequence[tuple[str, tuple[int, int] | None]]) -> str:
-    """`Layout.content`, with that of the files beside."""
-    parts = [content]
-    for path, mark in beside:
-        try:
-            with _clearly(Path(path)):
-                parts.append(_scan(Path(path))[3])
-        except InputError:
-            parts.append(str(mark))
-    return content if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _clearly(path: Path) -> Iterator[None]:
-    """What goes wrong inside the block becomes an `InputError` that names the file."""
-    import yaml
-
-    try:
-        yield
-    except IsADirectoryError as error:
-        raise InputError(f"{path}: is a directory, expected an ASDF file") from error
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, yaml.YAMLError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not a readable ASDF file ({first_line(error)})") from error
-
-
-def _read_tree(file: Any, path: Path) -> bytes:
-    """Everything up to the end of the YAML document."""
-    head = file.read(65536)
-    if not head.startswith(b"#ASDF"):
-        raise InputError(f"{path}: not an ASDF file")
-    while True:
-        for end in (b"\n...\n", b"\n...\r\n"):
-            i = head.find(end)
-            if i >= 0:
-                return bytes(head[: i + len(end)])
-        more = file.read(1 << 20)
-        if not more or len(head) > _TREE_LIMIT:
-            raise InputError(f"{path}: truncated, the ASDF tree does not end")
-        head += more
-
-
-def _read_blocks(file: Any, start: int, total: int, path: Path) -> tuple[list[_Block], bytes]:
-    """Walk the block headers that follow the tree; returns them raw as well."""
-    file.seek(start)
-    gap = file.read(1 << 20).find(_MAGIC)  # writers may pad the tree
-    if gap < 0:
-        return [], b""
-    blocks: list[_Block] = []
-    headers, position = b"", start + gap
-    while True:
-        file.seek(position)
-        head = file.read(6)
-        if head[:4] != _MAGIC:  # the block index, or the end
-            return blocks, headers
-        length = struct.unpack(">H", head[4:])[0] if len(head) == 6 else 0
-        raw = file.read(length)
-        if len(raw) < max(length, _HEADER.size):
-            raise InputError(f"{path}: truncated ({total} bytes, a block header is cut off)")
-        flags, compression, allocated, used, data_size, checksum = _HEADER.unpack_from(raw)
-        first = position + 6 + length
-        if flags & _STREAMED:
-            allocated = used = data_size = total - first
-        if first + used > total:
-            raise InputError(
-                f"{path}: truncated, {total} bytes where a block alone ends at {first + used}"
-            )
-        how = compression.rstrip(b"\0").decode("ascii", "replace")
-        size = data_size if how else used
-        blocks.append(_Block(first, size, used, how, any(checksum)))
-        headers += raw
-        position = first + allocated

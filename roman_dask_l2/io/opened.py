@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import InputError
 
 
-class _OpenFile:
+class OpenFile:
     """A file descriptor, and a map of the file where partial rows are wanted."""
 
     def __init__(self, path: str, mark: tuple[int, int]) -> None:
@@ -46,7 +46,7 @@ class _OpenFile:
             os.close(self.fd)
 
 
-class _Cache:
+class Cache:
     """A small bounded per-process cache; an entry is made once even if threads race for it."""
 
     def __init__(self, size: int) -> None:

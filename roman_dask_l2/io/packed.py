@@ -19,7 +19,7 @@ from functools import partial
 import numpy as np
 
 from ..errors import InputError
-from .opened import _Cache, _OpenFile
+from .opened import Cache, OpenFile
 
 COMPRESSIONS = ("", "zlib", "bzp2", "lz4")
 """Four letters in the header of a block."""
@@ -69,7 +69,7 @@ class Packed:
         return first, self.offset + sum(way for way in ways if way > 0) + itemsize
 
 
-class _Pieces:
+class Pieces:
     """The pieces of one packed block; the last used ones are kept unpacked.
 
     Parameters
@@ -83,10 +83,8 @@ class _Pieces:
         Pieces to keep.
     """
 
-    def __init__(
-        self, handle: _OpenFile, path: str, packed: Packed, nbytes: int, keep: int
-    ) -> None:
-        self._handle, self._path, self._cache = handle, path, _Cache(keep)
+    def __init__(self, handle: OpenFile, path: str, packed: Packed, nbytes: int, keep: int) -> None:
+        self._handle, self._path, self._cache = handle, path, Cache(keep)
         # Unpacked size up to each piece; where each lies in the file, and its packed size.
         self._ends: list[int] = []
         self._places: list[tuple[int, int]] = []
@@ -138,7 +136,7 @@ class _Pieces:
 
 
 def decode(
-    handle: _OpenFile, path: str, packed: Packed, shape: tuple[int, ...], dtype: np.dtype
+    handle: OpenFile, path: str, packed: Packed, shape: tuple[int, ...], dtype: np.dtype
 ) -> np.ndarray:
     """A whole array of a compressed block.
 
@@ -165,15 +163,13 @@ def decode(
     first, last = packed.span(shape, dtype.itemsize)
     data = np.empty(last - first, np.uint8)
     if packed.compression == "lz4":
-        _Pieces(handle, path, packed, last, 1).read_into(data.data, first)
+        Pieces(handle, path, packed, last, 1).read_into(data.data, first)
     elif len(data):
         _inflate(handle, path, packed, first, data.data)
     return np.ndarray(shape, dtype, data.data, packed.offset - first, packed.strides)
 
 
-def _inflate(
-    handle: _OpenFile, path: str, packed: Packed, skipped: int, wanted: memoryview
-) -> None:
+def _inflate(handle: OpenFile, path: str, packed: Packed, skipped: int, wanted: memoryview) -> None:
     """Unpack a zlib or bzp2 block into `wanted`, from byte `skipped` of the unpacked data on. What
     has its end there is unpacked to its end, where the check sum stands."""
     stream = _Zlib() if packed.compression == "zlib" else _Bzip2()
@@ -245,7 +241,7 @@ class _Bzip2:
 
 
 def from_map(
-    handle: _OpenFile,
+    handle: OpenFile,
     packed: Packed,
     shape: tuple[int, ...],
     dtype: np.dtype,
@@ -277,7 +273,7 @@ def from_map(
     return out
 
 
-def unchanged(handle: _OpenFile, size: int) -> bool:
+def unchanged(handle: OpenFile, size: int) -> bool:
     """Whether a file still has its size: reading a map beyond the end of one that was cut off
     meanwhile would kill the process, not raise an error."""
     return os.fstat(handle.fd).st_size == size

@@ -8,11 +8,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from ..detector import BORDER, CHANNEL
+from ..core.detector import BORDER, CHANNEL_WIDTH
+from ..core.exposure import Exposure
 from ..errors import InputError
-from ..exposure import Exposure
 from .arrays import Constant, PixelArea, Placed, ReadTime
-from .kinds import foreign
+from .kinds import contradictions
 from .layout import Layout, known_layout
 
 
@@ -133,7 +133,7 @@ def open_inputs(
         except InputError as error:
             problems += [f"CALDIR.{key}: {p}" for p in error.problems]
         else:
-            problems += foreign(key, layouts[key], exposure)
+            problems += contradictions(key, layouts[key], exposure)
     sources: dict[str, Any] = {}
     for name, array in ARRAYS.items():
         key, *rest = name.split(".")
@@ -188,7 +188,15 @@ def _source(
     if stored is None:
         return None
     n, r = exposure.side, exposure.n_resultants
-    sizes = {"r": r, "k": 3, "y": n, "x": n, "Y": n - 2 * BORDER, "X": n - 2 * BORDER, "a": CHANNEL}
+    sizes = {
+        "r": r,
+        "k": 3,
+        "y": n,
+        "x": n,
+        "Y": n - 2 * BORDER,
+        "X": n - 2 * BORDER,
+        "a": CHANNEL_WIDTH,
+    }
     if key == ("dq",) and stored.shape == (n - 2 * BORDER,) * 2:
         array = replace(array, dims="YX")  # flags of the active pixels alone
     expected = tuple(sizes.get(d, -1) for d in array.dims)

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from ..detector import CHANNEL, Window
+from ..core.detector import CHANNEL_WIDTH, Window
 from ..errors import InputError
-from ..processes import OWNER, own
-from ..stopping import unfinished
+from ..system.processes import OWNER, own
+from ..system.stopping import unfinished
 from .atomic import require_writable
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,7 @@ IN_FLIGHT = 2
 """Noise layers that are worked on at a time: the next one's cube is made while this one is
 finished."""
 
-
-STRIP = 4 * CHANNEL
+STRIP = 4 * CHANNEL_WIDTH
 """Columns of a chunk of a noisy ramp, which is made strip by strip: whole channels, whose noise
 runs through all rows."""
 STRIP_ROWS = 512

@@ -82,3 +82,13 @@ def resolve(path: str, source: Any) -> Path | None:
 
 def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def lookup(tree: Any, key: tuple[str, ...]) -> Any:
+    """``tree[key[0]][key[1]]...``; raises KeyError where there is nothing."""
+    for name in key:
+        try:
+            tree = tree[name]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise KeyError(name) from error
+    return tree

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..detector import BORDER, OMEGA_IDEAL
+from ..core.detector import BORDER, OMEGA_IDEAL
 from ..errors import InputError
-from ..foreign import alone
+from ..system.foreign import alone
 from .asdf_file import open_asdf
 
 if TYPE_CHECKING:
@@ -462,13 +462,13 @@ def _from_gwcs(found: Any, source: str) -> Wcs:
 
 def _check_box(model: Any, source: str) -> None:
     """Warn if the bounding box looks like that of a frame with its reference pixels."""
-    from ..detector import CHANNEL
+    from ..core.detector import CHANNEL_WIDTH
 
     try:
         low, high = model.bounding_box.bounding_box()[0]
     except Exception:  # no box, or one of another kind
         return
-    if low > -BORDER and round(high - low) % CHANNEL == 0:
+    if low > -BORDER and round(high - low) % CHANNEL_WIDTH == 0:
         log.warning(
             "%s: its bounding box is that of a full frame; its pixels are taken as active ones",
             source,

@@ -1,5 +1,1 @@
-"""Noise realisations that go through the same pipeline as the exposure.
-
-`label` reads the layer language, `streams` makes the random streams, `read_noise`, `poisson` and
-`pearson` draw, and `layers` turns a configuration's NOISE block into one Dask graph.
-"""
+"""Draws of noise: streams, normals, read noise, Poisson, Pearson; no graphs, no files."""

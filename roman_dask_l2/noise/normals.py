@@ -18,7 +18,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from ..jit import kernel
+from ..core.jit import kernel
 
 COUNTERS = 1024
 """Counters of a block; each gives four words. Word k of counter c is number k COUNTERS + c of its

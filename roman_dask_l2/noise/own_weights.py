@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..exposure import Exposure
+from ..core.exposure import Exposure
 from ..steps.ramp_fit import RampFitParams
 from ..steps.ramp_subsets import subset_weights, unpack
 

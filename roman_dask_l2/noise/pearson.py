@@ -28,8 +28,8 @@ from math import atan2, cos, exp, log, log1p, pi, sin, sqrt
 
 import numpy as np
 
-from ..exposure import Exposure
-from ..jit import kernel
+from ..core.exposure import Exposure
+from ..core.jit import kernel
 from .poisson import frame_weights
 
 _LEAST_CHARGE = 0.01

@@ -27,8 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..exposure import Exposure
-from ..jit import kernel
+from ..core.exposure import Exposure
+from ..core.jit import kernel
 
 _PIECE = 16
 """Most frames that one pair of draws (number, sum of positions) stands for: bounds the tables."""

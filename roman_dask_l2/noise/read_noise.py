@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import scipy.fft
 
-from ..detector import BORDER, CHANNEL
-from ..jit import kernel
-from .streams import Streams, What
+from ..core.detector import BORDER, CHANNEL_WIDTH
+from ..core.jit import kernel
+from .streams import DrawKind, Streams
 
 
 def pink_series(normals: np.ndarray) -> np.ndarray:
@@ -48,7 +48,7 @@ def pink_series(normals: np.ndarray) -> np.ndarray:
 
 def _pink(
     streams: Streams,
-    what: What,
+    what: DrawKind,
     resultant: int,
     block: int,
     side: int,
@@ -57,7 +57,7 @@ def _pink(
     """The 1/f noise of a stream, see `pink_series`; its normals are drawn into their place, a
     `spectrum` (128 N + 1,) that may be used for this again."""
     if spectrum is None:
-        spectrum = np.empty(CHANNEL * side + 1, np.complex64)
+        spectrum = np.empty(CHANNEL_WIDTH * side + 1, np.complex64)
     streams.fill(what, resultant, block, spectrum.view(np.float32)[2:])
     return _transformed(spectrum)
 
@@ -70,7 +70,7 @@ def _transformed(spectrum: np.ndarray) -> np.ndarray:
     series = scipy.fft.irfft(spectrum, n=length, norm="forward", overwrite_x=True)
     half = series[: length // 2]
     half -= np.float32(half.mean(dtype=np.float64))
-    return half.reshape(-1, CHANNEL)
+    return half.reshape(-1, CHANNEL_WIDTH)
 
 
 @lru_cache(maxsize=2)  # sides: one in a run, 4 MB of a flight detector
@@ -104,7 +104,7 @@ def common_series(streams: Streams, resultant: int, side: int) -> np.ndarray:
     ndarray (N, 128) of float32
         Without unit, in readout order; see `pink_series`.
     """
-    return _pink(streams, What.PINK_COMMON, resultant, 0, side)
+    return _pink(streams, DrawKind.PINK_COMMON, resultant, 0, side)
 
 
 def base_plane(dark: np.ndarray) -> np.ndarray:
@@ -242,7 +242,7 @@ class PlaneNoise:
         self._c, self._u = _amplitude(c_pink), _amplitude(u_pink)
         self._scale = np.float32(1 / np.sqrt(n_reads))
         self._side = len(common)
-        draws = streams.normals(What.RESET, None, 0, (2, 2 * BORDER * self._side))
+        draws = streams.normals(DrawKind.RESET, None, 0, (2, 2 * BORDER * self._side))
         self._rows, self._columns = (
             _finite(mean) + _finite(sigma) * draw.reshape(mean.shape)
             for mean, sigma, draw in zip(dark, reset_noise, draws, strict=True)
@@ -266,14 +266,14 @@ class PlaneNoise:
         n, streams, j = self._side, self._streams, self._resultant
         read_noise = np.asarray(read_noise, np.float32)
         white, own = self._white, self._own
-        for channel in range(left // CHANNEL, (left + base.shape[1]) // CHANNEL):
+        for channel in range(left // CHANNEL_WIDTH, (left + base.shape[1]) // CHANNEL_WIDTH):
             if self._u != 0:
-                pink = _pink(streams, What.PINK_CHANNEL, j, channel, n, self._spectrum)
+                pink = _pink(streams, DrawKind.PINK_CHANNEL, j, channel, n, self._spectrum)
                 own[:] = pink[:, ::-1] if channel % 2 else pink
-            streams.fill(What.WHITE, j, channel, white.reshape(-1))
+            streams.fill(DrawKind.WHITE, j, channel, white.reshape(-1))
             _add_to_channel(
                 base, read_noise, self._rows, self._columns, white, own, self._along_x[channel % 2],
-                self._u, self._c, self._scale, channel * CHANNEL, left,
+                self._u, self._c, self._scale, channel * CHANNEL_WIDTH, left,
             )  # fmt: skip
 
 
@@ -282,9 +282,9 @@ def _scratch(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     They lie in pages of their own: what comes from the heap and goes back for each channel leaves
     it in pieces, which stay."""
-    block, modes = CHANNEL * n, CHANNEL * n + 1
+    block, modes = CHANNEL_WIDTH * n, CHANNEL_WIDTH * n + 1
     memory = np.frombuffer(mmap.mmap(-1, 4 * (2 * block + 2 * modes)), np.float32)
-    white, own = memory[: 2 * block].reshape(2, n, CHANNEL)
+    white, own = memory[: 2 * block].reshape(2, n, CHANNEL_WIDTH)
     return white, own, memory[2 * block :].view(np.complex64)
 
 
@@ -336,11 +336,11 @@ def noisy_amp33(
     median, std = _finite(median), _finite(std)
     shared, ru = _amplitude(m_pink) * _amplitude(c_pink), _amplitude(ru_pink)
     n = median.shape[0]
-    noise = streams.normals(What.AMP33_WHITE, resultant, 0, (n, CHANNEL))
+    noise = streams.normals(DrawKind.AMP33_WHITE, resultant, 0, (n, CHANNEL_WIDTH))
     noise *= std
     noise += shared * common
     if ru != 0:
-        noise += ru * _pink(streams, What.AMP33_PINK, resultant, 0, n)
+        noise += ru * _pink(streams, DrawKind.AMP33_PINK, resultant, 0, n)
     noise *= np.float32(1 / np.sqrt(n_reads))
     noise += median
     return np.clip(np.rint(noise), 0, 65535).astype(np.uint16)

@@ -34,7 +34,7 @@ VERSION = b"roman-dask-l2 v1"
 """At most 16 bytes."""
 
 
-class What(StrEnum):
+class DrawKind(StrEnum):
     """Everything that is ever drawn. A member's text is part of the keys: never change it."""
 
     WHITE = "white"
@@ -58,17 +58,17 @@ class What(StrEnum):
 
 
 def stream_key(
-    seed: int, label: str, occurrence: int, what: What, resultant: int | None, block: int
+    seed: int, label: str, occurrence: int, what: DrawKind, resultant: int | None, block: int
 ) -> int:
     """The 128-bit key of a stream; see `stream`."""
     j = "-" if resultant is None else index(resultant)
-    text = f"{index(seed)}\n{index(occurrence)}\n{What(what)}\n{j}\n{index(block)}\n{label}"
+    text = f"{index(seed)}\n{index(occurrence)}\n{DrawKind(what)}\n{j}\n{index(block)}\n{label}"
     digest = hashlib.blake2b(text.encode(), digest_size=16, person=VERSION).digest()
     return int.from_bytes(digest, "little")
 
 
 def stream(
-    seed: int, label: str, occurrence: int, what: What, resultant: int | None, block: int
+    seed: int, label: str, occurrence: int, what: DrawKind, resultant: int | None, block: int
 ) -> np.random.Generator:
     """A new generator at the beginning of a stream.
 
@@ -111,19 +111,19 @@ class Streams:
     label: str
     occurrence: int
 
-    def __call__(self, what: What, resultant: int | None, block: int) -> np.random.Generator:
+    def __call__(self, what: DrawKind, resultant: int | None, block: int) -> np.random.Generator:
         """A generator at the beginning of a stream, see `stream`."""
         return stream(self.seed, self.label, self.occurrence, what, resultant, block)
 
     def normals(
-        self, what: What, resultant: int | None, block: int, shape: tuple[int, ...]
+        self, what: DrawKind, resultant: int | None, block: int, shape: tuple[int, ...]
     ) -> np.ndarray:
         """The first unit normals of a stream of nothing else, float32; see `normals.fill`."""
         out = np.empty(shape, np.float32)
         self.fill(what, resultant, block, out.reshape(-1))
         return out
 
-    def fill(self, what: What, resultant: int | None, block: int, out: np.ndarray) -> None:
+    def fill(self, what: DrawKind, resultant: int | None, block: int, out: np.ndarray) -> None:
         """`normals` into an array (n,) of float32."""
         key = stream_key(self.seed, self.label, self.occurrence, what, resultant, block)
         fill(key, out)

@@ -48,7 +48,8 @@ def write_report(
     InputError
         If a file cannot be read or written, or matplotlib is not installed.
     """
-    from ..config import _read, load_config
+    from ..config.model import load_config
+    from ..config.yaml_file import read_yaml
     from ..errors import InputError
 
     path = Path(path)
@@ -59,7 +60,7 @@ def write_report(
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     if is_asdf:
         return exposure_report(path, out, png=png, noise=noise)
-    if "exposures" in _read(path.absolute()):
+    if "exposures" in read_yaml(path.absolute()):
         if noise is not None:
             raise InputError(f"--noise {noise}: {path} is a campaign file")
         return campaign_report(path, out, png=png)

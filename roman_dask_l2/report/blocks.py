@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..dq import PIXEL
+from ..core.dq import PIXEL
 
 KINDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("do not use", "#000000", ("DO_NOT_USE",)),

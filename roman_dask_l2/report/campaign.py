@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
 from ..batch import manifest
 from ..batch.campaign import Entry, load_campaign
 from ..batch.status import NAMES, state
 from ..errors import InputError
 from ..io.atomic import check_target
 from ..io.layout import read_layout
-from ..quality import measure
+from ..products.quality import measure
+from ..system.versions import __version__
 from .exposure import report_path
 from .page import Cell, Page
 from .panels import CLEAN, MASKED, figure_class

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..dq import MASK_GROWTH
-from ..quality import expected_chi_square
+from ..core.dq import MASK_GROWTH
+from ..products.quality import expected_chi_square
 from ..steps.ramp_fit import RampFitParams, make_fit, two_point_weights
+from .image_scan import L2, RATES, Survey
 from .replay import Replay
-from .survey import L2, RATES, Survey
 
 
 def options(l2: L2, step: str) -> dict[str, Any]:

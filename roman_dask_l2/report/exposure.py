@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 import yaml
 
-from .. import __version__
-from ..detector import BORDER, Window
-from ..dq import PIXEL
+from ..core.detector import BORDER, Window
+from ..core.dq import PIXEL
 from ..errors import InputError
 from ..io.asdf_file import open_asdf
 from ..io.atomic import check_target
-from ..noise.layers import no_draw, unusable
-from ..quality import degrees_of_freedom, reduced_chi_square
+from ..products.noise_layers import no_draw, unusable
+from ..products.quality import degrees_of_freedom, reduced_chi_square
 from ..steps.sky import sky_model
+from ..system.versions import __version__
 from . import expected, layers, plots
 from .blocks import kind_counts, percent, spread
+from .image_scan import L2, QUIET, RATES, ZOOM, Survey, open_image, survey
 from .page import Page
 from .panels import figure_class
 from .replay import KINDS, Jumps, Ramp, Replay, find_jumps, open_replay, show_ramps
-from .survey import L2, QUIET, RATES, ZOOM, Survey, open_image, survey
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,17 +12,15 @@ from typing import Any
 import numpy as np
 from scipy import fft
 
-from ..config import readable_paths
-from ..detector import BORDER, CHANNEL, Window
+from ..config.model import readable_paths
+from ..config.noise_labels import Layer, parse_all
+from ..core.detector import BORDER, CHANNEL_WIDTH, Window
 from ..errors import InputError
 from ..io.layout import Layout, read_layout
-from ..noise.label import Layer, parse_all
 from ..steps.ramp_fit import make_fit
 from .blocks import block_mean, percent
+from .image_scan import L2, Survey, bands
 from .replay import Replay
-from .survey import L2, Survey, bands
-
-log = logging.getLogger(__name__)
 
 SHOWN = 6
 """Layers that get pictures; of all, the statistics are shown."""
@@ -85,7 +82,7 @@ class Seen:
         return FREQUENCIES[1:], 2 * self.power[1:] / max(self.weight, 1)
 
 
-FREQUENCIES = np.arange(CHANNEL // 2 + 1) / CHANNEL
+FREQUENCIES = np.arange(CHANNEL_WIDTH // 2 + 1) / CHANNEL_WIDTH
 
 
 def find_noise(l2: L2) -> Path | None:
@@ -149,11 +146,13 @@ def look(noise: NoiseFile, l2: L2, seen: Survey) -> list[Seen]:
             _scale(line.get("sigma")),
             np.empty((n, n), np.float32),
             np.zeros(len(BINS) - 1, np.int64),
-            np.zeros(CHANNEL // 2 + 1),
+            np.zeros(CHANNEL_WIDTH // 2 + 1),
         )
         for layer, line in zip(noise.layers[:SHOWN], noise.statistics, strict=False)
     ]
-    inner = slice(CHANNEL - BORDER, l2.side - (CHANNEL - BORDER))  # channels without border
+    inner = slice(
+        CHANNEL_WIDTH - BORDER, l2.side - (CHANNEL_WIDTH - BORDER)
+    )  # channels without border
     for band in bands(l2, seen.edges):
         quiet = band.quiet
         rows = Window(band.y0, band.y1, 0, l2.side)
@@ -163,8 +162,8 @@ def look(noise: NoiseFile, l2: L2, seen: Survey) -> list[Seen]:
             one.unusable += int(np.count_nonzero(~finite))
             one.cells[band.y0 // seen.k : band.y1 // seen.k] = block_mean(values, ~finite, seen.k)
             one.counts += np.histogram(values[quiet & finite], BINS * one.scale)[0]
-            use = (quiet & finite)[:, inner].reshape(-1, CHANNEL)
-            segments = np.where(use, values[:, inner].reshape(-1, CHANNEL), np.float32(0))
+            use = (quiet & finite)[:, inner].reshape(-1, CHANNEL_WIDTH)
+            segments = np.where(use, values[:, inner].reshape(-1, CHANNEL_WIDTH), np.float32(0))
             one.power += (np.abs(fft.rfft(segments, axis=1)) ** 2).sum(axis=0, dtype=float)
             one.weight += int(np.count_nonzero(use))
     return chosen
@@ -312,14 +311,14 @@ def pink_spectrum(side: int) -> np.ndarray:
     a period of L = 256 `side` pixels. Their autocovariance c gives the periodogram
     ``(2 / 128) sum_l (128 - |l|) c(l) cos(2 pi m l / 128)``, leakage included.
     """
-    period = 2 * CHANNEL * side
+    period = 2 * CHANNEL_WIDTH * side
     power = np.zeros(period // 2 + 1)
     power[1:] = 1 / np.arange(1, period // 2 + 1)
-    covariance = fft.irfft(power)[:CHANNEL] * period / 2
-    lag = np.arange(CHANNEL)
-    weight = (CHANNEL - lag) * covariance * np.where(lag == 0, 1, 2)
+    covariance = fft.irfft(power)[:CHANNEL_WIDTH] * period / 2
+    lag = np.arange(CHANNEL_WIDTH)
+    weight = (CHANNEL_WIDTH - lag) * covariance * np.where(lag == 0, 1, 2)
     angle = 2 * np.pi * FREQUENCIES[1:, None] * lag
-    return 2 / CHANNEL * (np.cos(angle) * weight).sum(axis=1)
+    return 2 / CHANNEL_WIDTH * (np.cos(angle) * weight).sum(axis=1)
 
 
 def summary(

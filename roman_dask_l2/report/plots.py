@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..dq import GROUP
-from ..exposure import Exposure
+from ..core.dq import GROUP
+from ..core.exposure import Exposure
+from .image_scan import ERRORS, RATES, Survey
 from .panels import (
     asinh_norm,
     beyond,
@@ -22,7 +23,6 @@ from .panels import (
     symmetric_norm,
 )
 from .replay import Jumps, Ramp
-from .survey import ERRORS, RATES, Survey
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
 WIDE, HIGH = 4.8, 4.4

@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from .. import graph
-from ..detector import BORDER, Window
-from ..dq import GROUP, PIXEL
+from ..core.detector import BORDER, Window
+from ..core.dq import GROUP, PIXEL
+from ..core.exposure import Exposure
+from ..core.step import BoundStep, Tile
+from ..engine import kernels, plan
 from ..errors import InputError
-from ..exposure import Exposure
 from ..io.l1 import open_l1
 from ..io.layout import Layout, known_layout
 from ..io.references import Inputs, open_inputs
-from ..recipe import BoundStep, find_step
-from ..step import Tile
 from ..steps.ramp_subsets import EXCLUDING
-from .survey import L2
+from ..steps.registry import find_step
+from .image_scan import L2
 
 KINDS = ("normal", "cosmic ray", "saturating", "hot")
 """Kinds of ramps that are shown."""
@@ -55,7 +55,7 @@ class Replay:
         """The variables `SEEN` on a window of the full frame, the ramp as it is fitted; and, if
         there is a step linearity, the ramp after it as ``with_dark``."""
         side = self.exposure.side
-        outer = window.grown(graph.summed_halo(self.steps, SEEN), side)
+        outer = window.grown(plan.summed_halo(self.steps, SEEN), side)
         tile = Tile(outer, side)
         kept: dict[str, np.ndarray] = {}
 
@@ -63,7 +63,7 @@ class Replay:
             if step == "linearity":
                 kept["with_dark"] = variables["ramp"].copy()
 
-        have = graph.run_steps(self.steps, {}, tile, self.inputs, self.measured, taps=keep)
+        have = kernels.run_steps(self.steps, {}, tile, self.inputs, self.measured, taps=keep)
         kept |= {name: have[name] for name in SEEN}
         return {name: values[(..., *window.within(outer))] for name, values in kept.items()}
 
@@ -132,8 +132,8 @@ def open_replay(l2: L2) -> Replay:
     inputs, problems = open_inputs(l1, exposure, references)
     if problems:
         raise InputError(problems)
-    steps = graph.applicable(steps, inputs)
-    return Replay(steps, inputs, graph.measure(steps, inputs))
+    steps = plan.applicable(steps, inputs)
+    return Replay(steps, inputs, kernels.measure(steps, inputs))
 
 
 def _steps(recipe: Mapping[str, Any]) -> list[BoundStep]:

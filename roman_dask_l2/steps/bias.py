@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..dq import PIXEL
-from ..jit import kernel
-from ..step import Params, Step, Tile
+from ..core.dq import PIXEL
+from ..core.jit import kernel
+from ..core.step import Params, Step, Tile
 from .common import copy, finite, flagged, joined
 
 

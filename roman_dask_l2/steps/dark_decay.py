@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..exposure import Exposure
-from ..step import Step, Tile
+from ..core.exposure import Exposure
+from ..core.step import Step, Tile
 
 
 def subtract_decay(

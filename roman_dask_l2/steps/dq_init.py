@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..detector import Window
-from ..dq import GROUP, PIXEL
-from ..exposure import Exposure
-from ..step import Params, Step, Tile
+from ..core.detector import Window
+from ..core.dq import GROUP, PIXEL
+from ..core.exposure import Exposure
+from ..core.step import Params, Step, Tile
 from .common import finite, flagged
 from .interpolation import interpolate_excluded
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..dq import PIXEL
-from ..jit import kernel as compiled
-from ..step import Params, Step, Tile
+from ..core.dq import PIXEL
+from ..core.float16 import round_to_float16
+from ..core.jit import kernel as compiled
+from ..core.step import Params, Step, Tile
 from .common import all_finite, joined
 from .ipc import LARGEST_GAIN, deconvolve, repaired
-from .ramp_fit import half
 
 LOWEST, HIGHEST = 0.1, 10.0
 """A flat outside this range sets NO_FLAT_FIELD; a gain up to `LOWEST`, or above `LARGEST_GAIN`,
 sets NO_GAIN_VALUE."""
-
 
 _NONE = np.uint32(0)
 _NO_FLAT = np.uint32(PIXEL["NO_FLAT_FIELD"])
@@ -142,7 +141,7 @@ def divide_flat(
     _divide(rate, var_poisson, var_rnoise, dumo, f, area, *made)
     out_rate, err, var_poisson, var_rnoise, out_dumo = made
     if params.half_precision_errors:
-        err, var_poisson = half(err), half(var_poisson)
+        err, var_poisson = round_to_float16(err), round_to_float16(var_poisson)
     for array in (out_rate, err):
         if not all_finite(array):
             dq[~np.isfinite(array)] |= np.uint32(PIXEL["DO_NOT_USE"])

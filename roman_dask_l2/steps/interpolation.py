@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..exposure import Exposure
-from ..jit import kernel
+from ..core.exposure import Exposure
+from ..core.jit import kernel
 from .ramp_subsets import EXCLUDING, any_excluded
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..dq import GROUP, PIXEL
-from ..exposure import Exposure
-from ..jit import kernel
-from ..step import Params, Step, Tile
+from ..core.dq import GROUP, PIXEL
+from ..core.exposure import Exposure
+from ..core.jit import kernel
+from ..core.step import Params, Step, Tile
 from .common import LARGEST, finite
 from .linearity_check import senseless
 

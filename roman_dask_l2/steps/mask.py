@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from pydantic import field_validator
 
-from ..dq import GROWTHS, MASK_GROWTH, PIXEL, growth_halo
-from ..jit import kernel
-from ..step import Params, Step, Tile
+from ..core.dq import GROWTHS, MASK_GROWTH, PIXEL, growth_halo
+from ..core.jit import kernel
+from ..core.step import Params, Step, Tile
 
 
 class MaskParams(Params):

@@ -8,11 +8,12 @@ from math import log
 
 import numpy as np
 
-from ..dq import GROUP, PIXEL
-from ..exposure import Exposure
-from ..jit import kernel
-from ..linalg import cholesky, dot, inverse
-from ..step import Params, Step, Tile
+from ..core.dq import GROUP, PIXEL
+from ..core.exposure import Exposure
+from ..core.float16 import round_to_float16
+from ..core.jit import kernel
+from ..core.linalg import cholesky, dot, inverse
+from ..core.step import Params, Step, Tile
 from .common import finite, flagged, joined
 from .ramp_subsets import EXCLUDING, refit, with_exclusions
 
@@ -556,7 +557,7 @@ def fit_ramp(
     _fold(groupdq, pixeldq, ends, start, dq, endslice)
     rate, var_poisson, var_rnoise, err, chisq, dumo = found
     if params.half_precision_errors:
-        err, var_poisson = half(err), half(np.sqrt(var_poisson) ** 2)
+        err, var_poisson = round_to_float16(err), round_to_float16(np.sqrt(var_poisson) ** 2)
         var_rnoise = np.clip(err**2 - var_poisson, 0, None)
     return rate, err, var_poisson, var_rnoise, groupdq, dq, endslice, chisq, dumo
 
@@ -624,12 +625,6 @@ def amplified(read_noise: np.ndarray, ipc: np.ndarray, tile: Tile) -> np.ndarray
     out = read_noise.copy()
     out[tile.active] /= np.where((share > 0.1) & (share < 10), share, np.float32(1))
     return out
-
-
-def half(array: np.ndarray) -> np.ndarray:
-    """Values as float16 can hold them (clipped to its range), in float32."""
-    largest = np.finfo(np.float16).max
-    return np.clip(array, -largest, largest).astype(np.float16).astype(np.float32)
 
 
 def _references(params: RampFitParams) -> dict[str, str]:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..dq import GROUP
-from ..exposure import Exposure
-from ..jit import kernel
+from ..core.dq import GROUP
+from ..core.exposure import Exposure
+from ..core.jit import kernel
 
 EXCLUDING = np.uint8(GROUP["DO_NOT_USE"] | GROUP["DROPOUT"])
 """Flags of resultants that are left out."""

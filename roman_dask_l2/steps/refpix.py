@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ..detector import BORDER, CHANNEL, Window
-from ..exposure import Exposure
-from ..jit import kernel
-from ..step import Params, Reduction, Step, Tile
+from ..core.detector import BORDER, CHANNEL_WIDTH, Window
+from ..core.exposure import Exposure
+from ..core.jit import kernel
+from ..core.step import Params, Reduction, Step, Tile
 from .common import all_finite, finite
 
 
@@ -72,7 +72,7 @@ def row_weight(common: float, own: float, own_pink: float, std: np.ndarray) -> f
         return float("nan")
     with np.errstate(over="ignore"):
         spread = np.median(std)  # squared in its own precision: the last bit counts
-        white = float(spread * spread) / (CHANNEL * np.log(4096))
+        white = float(spread * spread) / (CHANNEL_WIDTH * np.log(4096))
     try:
         variance = own**2 * common**2 + own_pink**2 + white
         weight = own * common**2 / variance if variance > 0 or np.isnan(variance) else 0.0
@@ -179,8 +179,8 @@ def _channel_medians(strip: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Median of each channel of a border strip (R, 4, N) after the row correction."""
     corrected = (strip - rows[:, :, np.newaxis]).astype(np.float32)
     n_res, n_rows, n = corrected.shape
-    channels = corrected.reshape(n_res, n_rows, n // CHANNEL, CHANNEL)
-    return _medians(channels.transpose(0, 2, 1, 3).reshape(n_res, n // CHANNEL, -1), axis=-1)
+    channels = corrected.reshape(n_res, n_rows, n // CHANNEL_WIDTH, CHANNEL_WIDTH)
+    return _medians(channels.transpose(0, 2, 1, 3).reshape(n_res, n // CHANNEL_WIDTH, -1), axis=-1)
 
 
 @kernel

@@ -6,11 +6,11 @@ import logging
 
 import numpy as np
 
-from ..dq import GROUP, PIXEL
-from ..exposure import Exposure
-from ..foreign import load
-from ..jit import kernel
-from ..step import Params, Step
+from ..core.dq import GROUP, PIXEL
+from ..core.exposure import Exposure
+from ..core.jit import kernel
+from ..core.step import Params, Step
+from ..system.foreign import load
 
 # stcal reports its counts per call, that is per tile here: noise.
 logging.getLogger("stcal").setLevel(logging.WARNING)
@@ -20,7 +20,6 @@ ATOD_LIMIT = 65535
 
 STCAL = "stcal.saturation.saturation"
 """Module of the algorithm."""
-
 
 _SATURATED = np.uint8(GROUP["SATURATED"])
 _NO_CHECK = np.uint32(PIXEL["NO_SAT_CHECK"])

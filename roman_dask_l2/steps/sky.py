@@ -9,18 +9,17 @@ import numpy as np
 from numpy.polynomial import legendre
 from pydantic import Field
 
-from ..cells import CELLS, MAX_ORDER
-from ..detector import BORDER, Window
-from ..dq import PIXEL
-from ..exposure import Exposure
-from ..jit import kernel
-from ..linalg import least_squares
-from ..median import median as exact_median
-from ..step import NoParams, Params, Reduction, Step, Tile
+from ..core.cells import CELLS, MAX_ORDER
+from ..core.detector import BORDER, Window
+from ..core.dq import PIXEL
+from ..core.exposure import Exposure
+from ..core.jit import kernel
+from ..core.linalg import least_squares
+from ..core.median import median as exact_median
+from ..core.step import NoParams, Params, Reduction, Step, Tile
 
 BINNING = 4
 """The mode is that of the rate averaged over BINNING x BINNING pixels."""
-
 
 _DO_NOT_USE = np.uint32(PIXEL["DO_NOT_USE"])
 

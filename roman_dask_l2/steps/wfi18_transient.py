@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..detector import BORDER, Window
-from ..dq import GROUP
-from ..exposure import Exposure
-from ..foreign import load
-from ..step import Params, Reduction, Step, Tile
+from ..core.detector import BORDER, Window
+from ..core.dq import GROUP
+from ..core.exposure import Exposure
+from ..core.step import Params, Reduction, Step, Tile
+from ..system.foreign import load
 
 MASKED_ROWS = 1000
 """Rows of resultant 0 that are flagged where the transient cannot be removed."""

@@ -29,7 +29,7 @@ SEED = 7
 @pytest.fixture(scope="session")
 def field(tmp_path_factory):
     """Level-1 files and reference files, not to be changed."""
-    from roman_dask_l2.simulate import simulate
+    from roman_dask_l2.simulation.simulate import simulate
 
     folder = tmp_path_factory.mktemp("field")
     (folder / "l1").mkdir()

@@ -12,16 +12,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roman_dask_l2.batch.campaign import (
-    CampaignFile,
-    load_campaign,
-    only,
-    parse_share,
-    seed,
-    share,
-)
+from roman_dask_l2.batch.campaign import CampaignFile, load_campaign, only, parse_share, seed, share
 from roman_dask_l2.batch.placeholders import fill, placeholders
-from roman_dask_l2.cli import main
+from roman_dask_l2.cli.app import main
 from roman_dask_l2.errors import InputError
 
 PAGE = Path(__file__).parents[2] / "docs" / "batch.md"

@@ -82,12 +82,13 @@ def test_one_bad_exposure_does_not_stop_the_others(campaign):
 
 def test_workers_with_another_source_are_refused(monkeypatch):
     """Checkouts of one version may differ."""
-    from roman_dask_l2 import provenance, schedulers
+    from roman_dask_l2.engine import watch
+    from roman_dask_l2.system import versions
 
-    other = provenance.versions() | {provenance.SOURCE: "other"}
-    monkeypatch.setattr(schedulers, "_ask", lambda *_: {"tcp://w:1": other})
+    other = versions.versions() | {versions.SOURCE: "other"}
+    monkeypatch.setattr(watch, "_ask", lambda *_: {"tcp://w:1": other})
     with pytest.raises(ClusterError, match="worker tcp://w:1 has roman-dask-l2 source other, here"):
-        schedulers._compare_versions(None)
+        watch.compare_versions(None)
 
 
 @pytest.mark.faults
@@ -307,7 +308,7 @@ def test_what_cannot_be_cleaned_up_is_named(campaign, capsys, monkeypatch):
     """Where a worker goes on with an exposure when the client has been interrupted."""
     from roman_dask_l2.batch import run
     from roman_dask_l2.batch.locks import lock_path, release, take
-    from roman_dask_l2.cli import main
+    from roman_dask_l2.cli.app import main
 
     locks = [lock_path(campaign.out(1, 1))]
 

@@ -14,16 +14,9 @@ import time
 import pytest
 
 from roman_dask_l2.batch import locks
-from roman_dask_l2.batch.locks import (
-    holder,
-    lock_path,
-    look,
-    read_owner,
-    release,
-    take,
-)
+from roman_dask_l2.batch.locks import holder, lock_path, look, read_owner, release, take
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.processes import process_lives
+from roman_dask_l2.system.processes import process_lives
 
 
 @pytest.fixture

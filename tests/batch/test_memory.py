@@ -14,8 +14,8 @@ import numpy as np
 import psutil
 import pytest
 
-from roman_dask_l2.batch import memory
 from roman_dask_l2.batch.plan import Options, make_plan
+from roman_dask_l2.system import memory
 
 MB = 1 << 20
 
@@ -91,18 +91,18 @@ def test_the_peak_is_that_of_one_exposure():
 def test_what_an_exposure_takes(campaign):
     """A projection at first, then what the manifest knows."""
     plan = make_plan(campaign.file, Options())
-    projected = memory.needed(plan)
+    projected = plan.needed(plan)
     line = {"identity": "a", "attempt": "x", "status": "done", "products": {"l2": 1.0}}
     text = [line | {"peak_memory": n} for n in (5, 123456789, 7)]
     text += [line | {"status": "failed", "peak_memory": 10**12}]
     text += [line | {"products": {}, "note": "found finished"}]
     campaign.manifest.write_text("".join(json.dumps(entry) + "\n" for entry in text))
-    assert memory.needed(make_plan(campaign.file, Options())) == 123456789
+    assert plan.needed(make_plan(campaign.file, Options())) == 123456789
     assert 200 * MB < projected < 900 * MB
 
 
 def test_a_batch_warns(campaign, monkeypatch, capsys):
-    from roman_dask_l2.cli import main
+    from roman_dask_l2.cli.app import main
 
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")
     assert main(["batch", str(campaign.file), "--quiet", "--limit", "1"]) == 0
@@ -123,7 +123,7 @@ def test_exposures_in_flight_are_capped(campaign, undisturbed, monkeypatch):
 
 
 def test_a_batch_that_cannot_stay_under_it_does_not_begin(campaign, capsys):
-    from roman_dask_l2.cli import main
+    from roman_dask_l2.cli.app import main
 
     for given in ("1MB", "much"):
         assert main(["batch", str(campaign.file), "--quiet", "--memory", given]) == 2
@@ -136,9 +136,7 @@ def test_a_batch_that_cannot_stay_under_it_does_not_begin(campaign, capsys):
 
 def done_with(monkeypatch, campaign, **changes):
     """The record of one exposure, and the ``memory`` of its calibration and noise layers."""
-    from roman_dask_l2 import pipeline
     from roman_dask_l2.batch.work import run_exposure
-    from roman_dask_l2.noise import layers
 
     seen = []
 

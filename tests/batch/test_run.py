@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from roman_dask_l2.cli import main
+from roman_dask_l2.cli.app import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -197,47 +197,47 @@ def test_other_places_do_not_count(done, capsys):
 
 
 def test_another_version_is_redone(done, capsys, monkeypatch):
-    from roman_dask_l2 import provenance
+    from roman_dask_l2.system import versions
 
-    versions = provenance.versions()
-    monkeypatch.setattr(provenance, "versions", lambda: versions | {"numpy": "99.1"})
+    versions = versions.versions()
+    monkeypatch.setattr(versions, "versions", lambda: versions | {"numpy": "99.1"})
     whys = {why for _, why in dry(done, capsys).values()}
     assert whys == {f"l2 and noise: numpy: {versions['numpy']} -> 99.1"}
-    monkeypatch.setattr(provenance, "versions", lambda: versions | {"asdf": "99.1"})
+    monkeypatch.setattr(versions, "versions", lambda: versions | {"asdf": "99.1"})
     assert set(dry(done, capsys).values()) == {("skip", "finished")}
 
 
 def test_a_changed_kernel_is_redone(done, capsys, monkeypatch):
     """Also if the version is the same, as in a checkout."""
-    from roman_dask_l2 import provenance
+    from roman_dask_l2.system import versions
 
-    here = provenance.versions()[provenance.SOURCE]
-    monkeypatch.setattr(provenance, "source_mark", lambda package: "other")
-    provenance._versions.cache_clear()
+    here = versions.versions()[versions.SOURCE]
+    monkeypatch.setattr(versions, "source_mark", lambda package: "other")
+    versions._versions.cache_clear()
     try:
         whys = {why for _, why in dry(done, capsys).values()}
     finally:
-        provenance._versions.cache_clear()
+        versions._versions.cache_clear()
     assert whys == {f"l2 and noise: roman-dask-l2 source: {here} -> other"}
 
 
 def test_which_sources_count(tmp_path):
     """Kernels do, what shows or starts things does not."""
-    from roman_dask_l2 import provenance
+    from roman_dask_l2.system import versions
 
     package = tmp_path / "package"
     shutil.copytree(ROOT / "roman_dask_l2", package)
-    mark = provenance.source_mark(package)
-    assert mark == provenance.versions()[provenance.SOURCE]
-    for name in provenance.HARMLESS:
+    mark = versions.source_mark(package)
+    assert mark == versions.versions()[versions.SOURCE]
+    for name in versions.HARMLESS:
         assert (package / name).is_dir() or (package / f"{name}.py").is_file(), name
     for name in ("cli.py", "batch/run.py", "report/page.py", "schedulers.py"):
         (package / name).write_text("changed = 1\n")
-    assert provenance.source_mark(package) == mark
+    assert versions.source_mark(package) == mark
     marks = {mark}
     for name in ("steps/flat.py", "noise/pearson.py", "io/l2.py", "median.py"):
         (package / name).write_text("changed = 1\n")
-        marks.add(provenance.source_mark(package))
+        marks.add(versions.source_mark(package))
     assert len(marks) == 5
 
 
@@ -411,10 +411,10 @@ def test_wrong_noise_is_told_before_the_calibration(campaign, capsys):
 
 def test_nothing_is_left_open_or_mapped_of_the_exposure_before(campaign, capsys):
     """Reference files of the detector stay open, the exposures do not pile up."""
-    from roman_dask_l2.io import arrays
+    from roman_dask_l2.io import opened
 
     assert batch(campaign, capsys, "--tile", "64")[0] == 0
-    caches = [value for value in vars(arrays).values() if isinstance(value, arrays._Cache)]
+    caches = [value for value in vars(arrays).values() if isinstance(value, opened.Cache)]
     paths = {key[0] for cache in caches for key in cache._entries}
     assert str(campaign.l1(2, 2)) in paths
     assert str(campaign.l1(1, 2)) not in paths
@@ -434,15 +434,15 @@ def test_schemas_do_not_pile_up(campaign, capsys):
 
 def test_reference_files_are_opened_once(campaign, capsys, monkeypatch):
     """Two exposures of each detector: each reference file is opened and decoded for the first."""
-    from roman_dask_l2.io import arrays
+    from roman_dask_l2.io import opened
 
-    opened, original = [], arrays._OpenFile.__init__
+    opened, original = [], opened.OpenFile.__init__
 
     def noted(self, path, mark):
         opened.append(path)
         original(self, path, mark)
 
-    monkeypatch.setattr(arrays._OpenFile, "__init__", noted)
+    monkeypatch.setattr(opened.OpenFile, "__init__", noted)
     assert batch(campaign, capsys)[0] == 0
     references = [path for path in opened if "/cal" in path]
     assert len(references) == len(set(references)) > 10

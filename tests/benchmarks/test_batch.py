@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from roman_dask_l2.batch.campaign import load_campaign
-from roman_dask_l2.config import load_config
-from roman_dask_l2.pipeline import calibrate
-from roman_dask_l2.provenance import settings
+from roman_dask_l2.config.model import load_config
+from roman_dask_l2.products.level2 import calibrate
+from roman_dask_l2.products.provenance import settings
 
 HERE = Path(__file__).resolve().parents[2] / "benchmarks"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from roman_dask_l2.exposure import Exposure
-from roman_dask_l2.simulate import simulate
+from roman_dask_l2.core.exposure import Exposure
+from roman_dask_l2.simulation.simulate import simulate
 
 HERE = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -494,7 +494,7 @@ def test_the_shape_of_graphs(simulated, tmp_path):
     """The graphs of empty tasks are as large as the program's own for so many tiles."""
     from dask.callbacks import Callback
 
-    from roman_dask_l2.pipeline import calibrate
+    from roman_dask_l2.products.level2 import calibrate
 
     scheduler, keys = load("scheduler"), []
     config = simulated(conditions=(), seed=77).config
@@ -517,7 +517,7 @@ COUNTED = """
 import json, sys
 from pathlib import Path
 from roman_dask_l2.io import arrays
-from roman_dask_l2.pipeline import calibrate
+from roman_dask_l2.products.level2 import calibrate
 
 def counts():
     lines = Path("/proc/self/io").read_text().splitlines()

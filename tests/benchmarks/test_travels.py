@@ -12,8 +12,8 @@ import cloudpickle
 import dask
 import pytest
 
-from roman_dask_l2.job import prepare
-from roman_dask_l2.pipeline import calibration_graph, l2_file
+from roman_dask_l2.products.job import prepare
+from roman_dask_l2.products.level2 import calibration_graph, l2_file
 
 HERE = Path(__file__).resolve().parents[2] / "benchmarks"
 

@@ -13,9 +13,9 @@ import numpy as np
 from asdf_files import AsdfFile
 from edits import Exposure, flattened
 
-from roman_dask_l2.cli import main
-from roman_dask_l2.dq import PIXEL
-from roman_dask_l2.job import find_problems
+from roman_dask_l2.cli.app import main
+from roman_dask_l2.core.dq import PIXEL
+from roman_dask_l2.products.validation import find_problems
 
 LIMIT = 30
 """Seconds for each case."""

@@ -13,7 +13,7 @@ def exposure(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
     from edits import Exposure
 
-    from roman_dask_l2.simulate import simulate
+    from roman_dask_l2.simulation.simulate import simulate
 
     made = simulate(
         folder / "whole", side=256, seed=3, conditions="plain", cosmic_rays=0, stars=0,

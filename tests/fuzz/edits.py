@@ -17,9 +17,9 @@ import yaml
 from asdf_files import AsdfFile, as_node
 from hypothesis import strategies as st
 
-from roman_dask_l2.config import blocks
+from roman_dask_l2.config.model import blocks
 from roman_dask_l2.io.references import ARRAYS
-from roman_dask_l2.simulate import Simulation
+from roman_dask_l2.simulation.settings import Simulation
 
 NDARRAY = "tag:stsci.edu:asdf/core/ndarray-1.1.0"
 QUANTITY = "tag:stsci.edu:asdf/unit/quantity-1.2.0"

@@ -14,9 +14,9 @@ from astropy import units
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roman_dask_l2.detector import Window
+from roman_dask_l2.core.detector import Window
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.io import arrays
+from roman_dask_l2.io import opened, packed
 from roman_dask_l2.io.arrays import Constant, FileArray, PixelArea, Placed, ReadTime
 from roman_dask_l2.io.layout import read_layout
 
@@ -186,7 +186,7 @@ def test_threads_share_a_file(values, tmp_path):
 
 
 def test_the_cache_is_bounded():
-    cache, made = arrays._Cache(2), []
+    cache, made = opened.Cache(2), []
 
     def make(key):
         return cache.get(key, lambda: made.append(key) or key)
@@ -201,7 +201,7 @@ def test_the_cache_is_bounded():
 
 
 def test_a_failed_entry_is_tried_again():
-    cache = arrays._Cache(2)
+    cache = opened.Cache(2)
     with pytest.raises(ZeroDivisionError):
         cache.get("a", lambda: 1 / 0)
     assert cache.get("a", lambda: 5) == 5
@@ -328,9 +328,9 @@ def test_pieces_of_a_packed_array(large, tmp_path):
 def test_a_piece_is_unpacked_once_while_it_is_wanted(large, tmp_path, monkeypatch):
     source = write(tmp_path / "a.asdf", large, all_array_compression="lz4")
     unpacked = []
-    unpack = arrays._Pieces._unpack
+    unpack = packed.Pieces._unpack
     monkeypatch.setattr(
-        arrays._Pieces, "_unpack", lambda self, i: unpacked.append(i) or unpack(self, i)
+        packed.Pieces, "_unpack", lambda self, i: unpacked.append(i) or unpack(self, i)
     )
     windows = [Window(y, y + 50, 0, 1100) for y in range(0, 1400, 50)]
     with ThreadPoolExecutor(4) as pool:

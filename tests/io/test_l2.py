@@ -10,11 +10,11 @@ import pytest
 import roman_datamodels as rdm
 from astropy.io import fits
 
-from roman_dask_l2 import calibrate, l1_to_l2
-from roman_dask_l2.dq import PIXEL
-from roman_dask_l2.io.blocks import half
+from roman_dask_l2.core.dq import PIXEL
+from roman_dask_l2.core.float16 import to_float16
 from roman_dask_l2.io.l2 import CAL_STEPS
-from roman_dask_l2.simulate import simulate
+from roman_dask_l2.products.level2 import calibrate, l1_to_l2
+from roman_dask_l2.simulation.simulate import simulate
 
 SIDE, ACTIVE = 256, 248
 
@@ -130,7 +130,7 @@ def test_is_what_the_lazy_arrays_hold(made, tree):
 
 
 def test_half_does_not_overflow():
-    assert np.isfinite(half(np.array([1e9, -1e9], "f4"))).all()
+    assert np.isfinite(to_float16(np.array([1e9, -1e9], "f4"))).all()
 
 
 def test_metadata_are_those_of_the_image(made):

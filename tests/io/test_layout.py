@@ -67,7 +67,7 @@ def test_roman_datamodels_are_plain_trees_here(simulated):
 
 
 def test_nothing_but_headers_is_read(simulated, monkeypatch):
-    from roman_dask_l2.io import layout
+    from roman_dask_l2.io import scan
 
     taken = 0
 
@@ -97,7 +97,7 @@ def test_nothing_but_headers_is_read(simulated, monkeypatch):
         "dark"
     ]
     assert path.stat().st_size > 10_000_000
-    monkeypatch.setattr(layout, "open", counting, raising=False)
+    monkeypatch.setattr(scan, "open", counting, raising=False)
     read_layout(path)
     assert 0 < taken < 2_000_000
 

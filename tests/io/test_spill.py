@@ -11,9 +11,9 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roman_dask_l2.detector import Grid, Window
+from roman_dask_l2.core.detector import Grid, Window
 from roman_dask_l2.io.spill import NotWritten, Spilled, TempStore, temp_store
-from roman_dask_l2.processes import OWNER
+from roman_dask_l2.system.processes import OWNER
 
 SIDE = 50
 

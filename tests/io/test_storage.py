@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import yaml
 
-from roman_dask_l2 import calibrate
-from roman_dask_l2.detector import Window
+from roman_dask_l2.core.detector import Window
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.io.layout import known_layout, read_head, read_layout
+from roman_dask_l2.products.level2 import calibrate
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -167,7 +167,7 @@ def test_the_same_image(scheduler, made, tmp_path):
 
 BLOCKED = """
 import sys, threading
-from roman_dask_l2.cli import main
+from roman_dask_l2.cli.app import main
 
 seen = []
 

@@ -11,8 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roman_dask_l2.config.noise_labels import (
+    GRAMMAR,
+    Layer,
+    Poisson,
+    ReadNoise,
+    parse,
+    parse_all,
+    warn_about,
+)
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.noise.label import GRAMMAR, Layer, Poisson, ReadNoise, parse, parse_all, warn_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -127,7 +135,7 @@ def test_pearson_and_poisson_together_are_warned_of(caplog):
     assert layer.poisson == Poisson()
     assert not caplog.records  # a label is read more than once in a run
     with caplog.at_level(logging.WARNING):
-        warn_of([layer, parse("R"), layer])
+        warn_about([layer, parse("R"), layer])
     assert len(caplog.records) == 1
     assert "'OPr'" in caplog.text
     assert "O and P" in caplog.text
@@ -136,13 +144,13 @@ def test_pearson_and_poisson_together_are_warned_of(caplog):
 @pytest.mark.parametrize("label", ["S2", "C1"])
 def test_a_layer_without_noise_is_warned_of(label, caplog):
     with caplog.at_level(logging.WARNING):
-        warn_of([parse(label)])
+        warn_about([parse(label)])
     assert "no noise" in caplog.text
 
 
 def test_ordinary_labels_warn_of_nothing(caplog):
     with caplog.at_level(logging.WARNING):
-        warn_of(layer for layer, _ in parse_all(["Rz4S2C1", "O", "Prb2", "RPbrS2C7", "RO"]))
+        warn_about(layer for layer, _ in parse_all(["Rz4S2C1", "O", "Prb2", "RPbrS2C7", "RO"]))
     assert not caplog.records
 
 
@@ -193,6 +201,6 @@ def test_any_other_text_is_refused_with_its_place(label):
 
 def test_the_manual_shows_the_grammar():
     text = (DOCS / "noise.md").read_text()
-    assert "```{literalinclude} ../roman_dask_l2/noise/label.py" in text
+    assert "```{literalinclude} ../roman_dask_l2/config/noise_labels.py" in text
     assert GRAMMAR.startswith("layer    = command")
     assert GRAMMAR.rstrip().endswith('digit    = "0".."9"')

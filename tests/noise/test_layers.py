@@ -12,13 +12,15 @@ import pytest
 import yaml
 from astropy.io import fits
 
-from roman_dask_l2 import calibrate, compat, generate_noise
-from roman_dask_l2.cli import main
-from roman_dask_l2.config import load_config
+from roman_dask_l2 import compat
+from roman_dask_l2.cli.app import main
+from roman_dask_l2.config.model import load_config
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.io.spill import NotWritten, TempStore
-from roman_dask_l2.noise import layers as layers_module
-from roman_dask_l2.simulate import simulate
+from roman_dask_l2.products import layer_sum, layer_tasks
+from roman_dask_l2.products.level2 import calibrate
+from roman_dask_l2.products.noise_layers import generate_noise
+from roman_dask_l2.simulation.simulate import simulate
 
 LABELS = ["RP", "RS2", "Rz4S2C1", "O", "Prb2", "RaC2", "RaC2"]
 PATTERN = [[0], [1], [2, 3], [4, 5, 6, 7], [8, 9, 10], [11]]
@@ -139,7 +141,7 @@ def test_clipping_is_exact(case):
     quarters = np.percentile(plain[usable], [25, 50, 75])
     q25, median, q75 = quarters
     assert (np.abs(plain - median) > 3 * (q75 - q25) / 1.34896).any()
-    low, high = layers_module.clip_limits(tuple(quarters), 2.0)
+    low, high = layer_sum.clip_limits(tuple(quarters), 2.0)
     reach = 2 * (q75 - q25) / 1.34896
     assert (low, high) == (np.float32(median - reach), np.float32(median + reach))
     # Those that were outside are at the limits now. That another one falls on a limit is rare.
@@ -148,7 +150,7 @@ def test_clipping_is_exact(case):
     assert (clipped == clipped.max()).sum() > 100
     # The quartiles, and so the limits, are those of the layer before it was clipped.
     quarters = np.percentile(clipped[usable], [25, 50, 75])
-    assert layers_module.clip_limits(tuple(quarters), 2.0) == (clipped.min(), clipped.max())
+    assert layer_sum.clip_limits(tuple(quarters), 2.0) == (clipped.min(), clipped.max())
 
 
 def test_sky_is_subtracted(case):
@@ -240,7 +242,7 @@ def test_store_is_removed_after_a_failure(case, monkeypatch):
     def fail(*args):
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr(layers_module, "PlaneNoise", fail)
+    monkeypatch.setattr(layer_tasks, "PlaneNoise", fail)
     with pytest.raises(RuntimeError, match="in the middle"):
         made(case, ["R"])
     assert list((case / "scratch").iterdir()) == []
@@ -340,7 +342,7 @@ def test_compat(case, monkeypatch):
 def lose_results(monkeypatch, indices):
     """Layers whose statistics get lost once, with what they were made from dropped: what is left
     of a layer when the worker dies that has finished it."""
-    finish, lost = layers_module._finish, set()
+    finish, lost = layer_sum.finish_layer, set()
 
     def losing(layer, images, place, *rest):
         finish(layer, images, place, *rest)
@@ -348,7 +350,7 @@ def lose_results(monkeypatch, indices):
             lost.add(place[0])
             raise NotWritten(f"chunk of layer {place[0]}")
 
-    monkeypatch.setattr(layers_module, "_finish", losing)
+    monkeypatch.setattr(layer_sum, "finish_layer", losing)
 
 
 def test_lost_results_do_not_cost_the_layers(case, reference, monkeypatch, caplog):
@@ -363,7 +365,7 @@ def test_no_endless_attempts(case, monkeypatch):
     def fails(*_):
         raise NotWritten("chunk")
 
-    monkeypatch.setattr(layers_module, "_finish", fails)
+    monkeypatch.setattr(layer_sum, "finish_layer", fails)
     with pytest.raises(NotWritten):
         made(case)
     assert not (case / "noise.asdf").exists()

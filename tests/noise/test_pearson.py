@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from roman_dask_l2.exposure import Exposure
+from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.noise.pearson import moments, pearson_draw, pearson_noise
 from roman_dask_l2.noise.poisson import frame_weights
 from roman_dask_l2.steps.ramp_fit import RampFitParams, fits

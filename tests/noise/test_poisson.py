@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from roman_dask_l2.exposure import Exposure
+from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.noise import poisson
 from roman_dask_l2.noise.poisson import frame_weights, poisson_noise, reference_poisson_noise
 from roman_dask_l2.steps.ramp_fit import RampFitParams, fits

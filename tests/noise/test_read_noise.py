@@ -16,7 +16,7 @@ from roman_dask_l2.noise.read_noise import (
     noisy_amp33,
     pink_series,
 )
-from roman_dask_l2.noise.streams import Streams, What
+from roman_dask_l2.noise.streams import DrawKind, Streams
 from roman_dask_l2.steps.refpix import row_weight
 
 N = 256
@@ -128,7 +128,7 @@ def test_series_of_any_side(side, rng):
 
 def test_same_stream_same_bits():
     streams = Streams(1, "R", 0)
-    for what in (What.PINK_COMMON, What.PINK_CHANNEL):
+    for what in (DrawKind.PINK_COMMON, DrawKind.PINK_CHANNEL):
         first, again = (pink_series(streams.normals(what, 3, 1, (2**16,))) for _ in range(2))
         np.testing.assert_array_equal(first, again)
 
@@ -259,11 +259,11 @@ def test_pink_part_of_each_channel(side):
     active and reference pixels alike, over sqrt(N_j)."""
     j, c, u = 3, 200.0, 300.0
     common = common_series(STREAMS, j, side)
-    np.testing.assert_array_equal(common, pink(What.PINK_COMMON, j, 0, side))
+    np.testing.assert_array_equal(common, pink(DrawKind.PINK_COMMON, j, 0, side))
     flat = np.full((side, side), 30_000, np.float32)
     made = plane(j, side=side, c_pink=c, u_pink=u, n_reads=4, common=common, dark=flat)
     for channel in range(side // 128):
-        own = pink(What.PINK_CHANNEL, j, channel, side)
+        own = pink(DrawKind.PINK_CHANNEL, j, channel, side)
         expected = 30_000 + (c * common.astype(float) + u * own) / 2
         block = made[:, 128 * channel : 128 * (channel + 1)]
         if channel % 2:
@@ -352,7 +352,7 @@ def test_pink_part_of_the_reference_output():
     """To the rounding; it is not reversed, and its own noise is no channel's."""
     j, m, c, ru = 2, 0.5, 400.0, 250.0
     common = common_series(STREAMS, j, N)
-    own = pink(What.AMP33_PINK, j, 0, N)
+    own = pink(DrawKind.AMP33_PINK, j, 0, N)
     made = amp33(j, m_pink=m, c_pink=c, ru_pink=ru, n_reads=16, common=common)
     assert made.shape == (N, 128)
     assert made.dtype == np.uint16

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roman_dask_l2.noise.label import parse_all
-from roman_dask_l2.noise.streams import Streams, What, stream, stream_key
+from roman_dask_l2.config.noise_labels import parse_all
+from roman_dask_l2.noise.streams import DrawKind, Streams, stream, stream_key
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FULL = 2**64 - 1
@@ -50,9 +50,9 @@ def test_published_vectors(counter, key, expected):
 
 
 def test_a_stream_is_philox_with_its_key():
-    rng = stream(3, "R", 0, What.WHITE, 1, 2)
+    rng = stream(3, "R", 0, DrawKind.WHITE, 1, 2)
     state = rng.bit_generator.state
-    key = stream_key(3, "R", 0, What.WHITE, 1, 2)
+    key = stream_key(3, "R", 0, DrawKind.WHITE, 1, 2)
     assert state["bit_generator"] == "Philox"
     assert list(state["state"]["key"]) == [key & FULL, key >> 64]
     assert not state["state"]["counter"].any()
@@ -62,12 +62,12 @@ def test_the_scheme_does_not_change_unnoticed():
     """Keys from the text that the module's docstring describes, and one stream's first words."""
     text = b"1905\n2\npink_channel\n7\n31\nRz4S2C1"
     digest = hashlib.blake2b(text, digest_size=16, person=b"roman-dask-l2 v1").digest()
-    key = stream_key(1905, "Rz4S2C1", 2, What.PINK_CHANNEL, 7, 31)
+    key = stream_key(1905, "Rz4S2C1", 2, DrawKind.PINK_CHANNEL, 7, 31)
     assert key == int.from_bytes(digest, "little")
     assert key == 96623120420049053074106556781088775077
-    raw = stream(1905, "Rz4S2C1", 2, What.PINK_CHANNEL, 7, 31).bit_generator.random_raw(2)
+    raw = stream(1905, "Rz4S2C1", 2, DrawKind.PINK_CHANNEL, 7, 31).bit_generator.random_raw(2)
     assert list(raw) == [4596448805118376948, 1218578454289269390]
-    shared = stream_key(1905, "R", 0, What.RESET, None, 0)
+    shared = stream_key(1905, "R", 0, DrawKind.RESET, None, 0)
     text = b"1905\n0\nreset\n-\n0\nR"
     digest = hashlib.blake2b(text, digest_size=16, person=b"roman-dask-l2 v1").digest()
     assert shared == int.from_bytes(digest, "little")
@@ -83,8 +83,8 @@ def test_no_two_keys_collide():
     resultants = [None, *range(64)]
     seen, count = set(), 0
     blocks = (0, 1, 10, 31, 101, 1023)
-    every = itertools.product(layers, What, resultants, blocks)
-    some = itertools.product(layers[::33], What, (None, 0, 63), range(1024))
+    every = itertools.product(layers, DrawKind, resultants, blocks)
+    some = itertools.product(layers[::33], DrawKind, (None, 0, 63), range(1024))
     some = (c for c in some if c[3] not in blocks)
     for (label, n), what, j, block in itertools.chain(every, some):
         seen.add(stream_key(7, label, n, what, j, block))
@@ -95,7 +95,7 @@ def test_no_two_keys_collide():
 
 def test_fields_cannot_run_into_each_other():
     """Tuples whose parts, simply joined, would be the same text."""
-    base = What.WHITE
+    base = DrawKind.WHITE
     keys = {
         stream_key(*args)
         for args in [
@@ -113,15 +113,15 @@ def test_fields_cannot_run_into_each_other():
 
 
 def test_every_part_of_the_key_counts():
-    first = (5, "R", 0, What.WHITE, 2, 3)
+    first = (5, "R", 0, DrawKind.WHITE, 2, 3)
     others = [
-        (6, "R", 0, What.WHITE, 2, 3),
-        (5, "RC1", 0, What.WHITE, 2, 3),
-        (5, "R", 1, What.WHITE, 2, 3),
-        (5, "R", 0, What.RESET, 2, 3),
-        (5, "R", 0, What.WHITE, None, 3),
-        (5, "R", 0, What.WHITE, 1, 3),
-        (5, "R", 0, What.WHITE, 2, 4),
+        (6, "R", 0, DrawKind.WHITE, 2, 3),
+        (5, "RC1", 0, DrawKind.WHITE, 2, 3),
+        (5, "R", 1, DrawKind.WHITE, 2, 3),
+        (5, "R", 0, DrawKind.RESET, 2, 3),
+        (5, "R", 0, DrawKind.WHITE, None, 3),
+        (5, "R", 0, DrawKind.WHITE, 1, 3),
+        (5, "R", 0, DrawKind.WHITE, 2, 4),
     ]
     draws = stream(*first).standard_normal(64)
     np.testing.assert_array_equal(draws, stream(*first).standard_normal(64))
@@ -131,24 +131,24 @@ def test_every_part_of_the_key_counts():
 
 def test_a_seed_changes_everything():
     """No key of one seed is one of another's."""
-    cases = list(itertools.product(What, (None, 0, 1, 2), range(32)))
+    cases = list(itertools.product(DrawKind, (None, 0, 1, 2), range(32)))
     keys = [{stream_key(seed, "R", 0, *case) for case in cases} for seed in (0, 1, 10, 2**70)]
     assert len(set.union(*keys)) == 4 * len(cases)
 
 
 def test_numbers_of_any_integer_type():
-    plain = stream_key(5, "R", 1, What.WHITE, 2, 3)
+    plain = stream_key(5, "R", 1, DrawKind.WHITE, 2, 3)
     assert plain == stream_key(*(np.int64(5), "R", np.uint8(1), "white", np.int32(2), np.int64(3)))
     with pytest.raises(TypeError):
-        stream_key(5, "R", 1, What.WHITE, 2.0, 3)
+        stream_key(5, "R", 1, DrawKind.WHITE, 2.0, 3)
     with pytest.raises(ValueError, match="grey"):
         stream_key(5, "R", 1, "grey", 2, 3)
 
 
 def test_streams_of_a_layer_travel():
     streams = pickle.loads(pickle.dumps(Streams(4, "R", 1)))
-    draws = streams(What.WHITE, 2, 3).random(5)
-    np.testing.assert_array_equal(draws, stream(4, "R", 1, What.WHITE, 2, 3).random(5))
+    draws = streams(DrawKind.WHITE, 2, 3).random(5)
+    np.testing.assert_array_equal(draws, stream(4, "R", 1, DrawKind.WHITE, 2, 3).random(5))
 
 
 def test_neighbouring_streams_are_independent():
@@ -158,7 +158,9 @@ def test_neighbouring_streams_are_independent():
     beyond 6.2 sigma (false alarm 2e-5), and their mean square within 5.5 of its own sigma (8e-8).
     """
     n = 20_000
-    grid = itertools.product((0, 1), (What.WHITE, What.PINK_CHANNEL), (0, 1), (None, 0, 1, 2))
+    grid = itertools.product(
+        (0, 1), (DrawKind.WHITE, DrawKind.PINK_CHANNEL), (0, 1), (None, 0, 1, 2)
+    )
     draws = np.array(
         [
             stream(1, "R", occurrence, what, j, block + step).standard_normal(n, np.float32)
@@ -182,7 +184,7 @@ def test_normals_of_many_streams():
     5 sigma (false alarm 2e-6)."""
     firsts = np.array(
         [
-            stream(2, "R", 0, What.WHITE, j, block).standard_normal(dtype=np.float32)
+            stream(2, "R", 0, DrawKind.WHITE, j, block).standard_normal(dtype=np.float32)
             for j in range(40)
             for block in range(1000)
         ]
@@ -194,5 +196,5 @@ def test_normals_of_many_streams():
 
 def test_the_manual_lists_every_draw():
     text = (DOCS / "noise.md").read_text()
-    for what in What:
+    for what in DrawKind:
         assert f"| `{what}` |" in text

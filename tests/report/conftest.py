@@ -24,8 +24,9 @@ VOID = {"meta", "link", "img", "input", "br"}
 @pytest.fixture(scope="session")
 def exposure_with_noise(tmp_path_factory):
     """``config``, ``l2`` and ``noise`` of a calibrated exposure; not to be changed."""
-    from roman_dask_l2 import calibrate, generate_noise
-    from roman_dask_l2.simulate import simulate
+    from roman_dask_l2.products.level2 import calibrate
+    from roman_dask_l2.products.noise_layers import generate_noise
+    from roman_dask_l2.simulation.simulate import simulate
 
     folder = tmp_path_factory.mktemp("exposure")
     made = simulate(folder, side=SIDE, seed=5)

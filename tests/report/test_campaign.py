@@ -8,11 +8,12 @@ import shutil
 import pytest
 import yaml
 
-from roman_dask_l2 import cli
-from roman_dask_l2.quality import measure
+from roman_dask_l2.batch import campaign
+from roman_dask_l2.cli import app
+from roman_dask_l2.products.quality import measure
 from roman_dask_l2.report import campaign as reports
-from roman_dask_l2.report import campaign_report
-from roman_dask_l2.simulate import simulate
+from roman_dask_l2.report.campaign import campaign_report
+from roman_dask_l2.simulation.simulate import simulate
 
 SCAS = (1, 10, 18)
 
@@ -37,7 +38,7 @@ def folder(tmp_path_factory):
     exposures = {"glob": "l1/sim_L1_{filter}_{obs:d}_{sca:d}.asdf"}
     settings = {"template": template, "exposures": exposures}
     (folder / "campaign.yaml").write_text(yaml.safe_dump(settings))
-    assert cli.main(["batch", str(folder / "campaign.yaml"), "--quiet"]) == 4
+    assert app.main(["batch", str(folder / "campaign.yaml"), "--quiet"]) == 4
     return folder
 
 
@@ -57,7 +58,7 @@ def test_report(folder, tmp_path, check_page, plots, capsys):
     file, out = folder / "campaign.yaml", tmp_path / "r.html"
     png = tmp_path / "png"
     with plots() as figures:
-        assert cli.main(["report", str(file), "-o", str(out), "--png", str(png), "--quiet"]) == 0
+        assert app.main(["report", str(file), "-o", str(out), "--png", str(png), "--quiet"]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     page = check_page(out)
     assert page.ids == ["failed", "focal_plane", "spread", "outliers", "exposures"]
@@ -155,9 +156,9 @@ def test_detector_of_an_exposure_that_failed(folder, tmp_path):
         ((("night", "1"),), {"IN": "none.asdf"}, None),
         ((("night", "1"),), {}, None),
     ]:
-        entry = reports.Entry(values, settings)
+        entry = campaign.Entry(values, settings)
         assert reports._detector(entry, tmp_path) == found
-    entry = reports.Entry((("night", "1"),), {"IN": "l1/sim_L1_F158_1_1.asdf"})
+    entry = campaign.Entry((("night", "1"),), {"IN": "l1/sim_L1_F158_1_1.asdf"})
     assert reports._detector(entry, folder) == "WFI01"
     assert reports._detector(entry, None) is None
 

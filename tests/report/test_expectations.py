@@ -8,7 +8,7 @@ import pytest
 from roman_dask_l2.noise.read_noise import pink_series
 from roman_dask_l2.report import expected, layers, replay
 from roman_dask_l2.report import exposure as reports
-from roman_dask_l2.report.survey import ERRORS, RATES, open_image, survey
+from roman_dask_l2.report.image_scan import ERRORS, RATES, open_image, survey
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_excess(exposure):
 
 def test_survey_of_sides(simulated):
     """Cells cover the whole image, whatever its side."""
-    from roman_dask_l2.pipeline import calibrate
+    from roman_dask_l2.products.level2 import calibrate
 
     made = survey(open_image(calibrate(simulated(seed=11).config).out))
     assert made.k == 1

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import yaml
 
-from roman_dask_l2 import cli, generate_noise
-from roman_dask_l2.config import load_config
+from roman_dask_l2.cli import app
+from roman_dask_l2.config.model import load_config
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.pipeline import calibrate
-from roman_dask_l2.report import exposure, exposure_report, replay, write_report
+from roman_dask_l2.products.level2 import calibrate
+from roman_dask_l2.products.noise_layers import generate_noise
+from roman_dask_l2.report import exposure, replay, write_report
+from roman_dask_l2.report.exposure import exposure_report
+from roman_dask_l2.report.image_scan import open_image
 from roman_dask_l2.report.replay import open_replay
-from roman_dask_l2.report.survey import open_image
-from roman_dask_l2.simulate import simulate
+from roman_dask_l2.simulation.simulate import simulate
 
 SECTIONS = [
     "warnings", "rate", "flags", "errors", "sky", "ramps", "refpix", "jumps", "noise", "footprint",
@@ -69,7 +71,7 @@ def test_numbers(report, exposure_with_noise, check_page):
 
 def test_on_the_command_line(exposure_with_noise, capsys, check_page):
     """By the configuration; beside the image by default."""
-    assert cli.main(["report", str(exposure_with_noise.config), "--quiet"]) == 0
+    assert app.main(["report", str(exposure_with_noise.config), "--quiet"]) == 0
     out = exposure_with_noise.l2.with_name("l2_report.html")
     assert capsys.readouterr().out == f"{out}\n"
     assert "Noise layer RP" in check_page(out).text
@@ -84,7 +86,7 @@ def test_with_a_run(tmp_path, simulated, check_page):
     paths = {"IN": simulation.l1, "FITSWCS": simulation.fitswcs, "OUT": tmp_path / "out.asdf"}
     config |= {key: str(path) for key, path in paths.items()} | {"MASK": {"JUMP_DET": 25}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    assert cli.main([str(tmp_path / "config.yaml"), "--report", "--quiet"]) == 0
+    assert app.main([str(tmp_path / "config.yaml"), "--report", "--quiet"]) == 0
     page = check_page(tmp_path / "out_report.html")
     assert "inter-pixel capacitance is not corrected" in page.text
     assert "No sky was subtracted" in page.text
@@ -103,9 +105,9 @@ def test_a_warning_is_given_once(tmp_path, simulated, check_page, capsys):
     noise = {"LAYER": ["OP", "OP"], "TEMP": ".", "SEED": 3, "OUT": "noise.asdf"}
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(config | {"NOISE": noise}))
-    assert cli.main(["validate", str(file)]) == 0
+    assert app.main(["validate", str(file)]) == 0
     assert capsys.readouterr().err.count("O and P both") == 1
-    assert cli.main([str(file), "--report"]) == 0
+    assert app.main([str(file), "--report"]) == 0
     said, repeated = capsys.readouterr().err.split("on the way:")
     for text in (said, repeated):
         assert text.count("O and P both add") == 1
@@ -205,14 +207,14 @@ def test_bad_input(exposure_with_noise, tmp_path, monkeypatch, capsys):
         ([l2, "-o", tmp_path], "is a directory"),
         ([l2, "--noise", l2], "not a noise file"),
     ]:
-        assert cli.main(["report", *map(str, arguments), "--quiet"]) == 2
+        assert app.main(["report", *map(str, arguments), "--quiet"]) == 2
         error = capsys.readouterr().err
         assert message in error
         assert "Traceback" not in error
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert cli.main(["report", str(l2), "-o", str(tmp_path / "r.html")]) == 2
+    assert app.main(["report", str(l2), "-o", str(tmp_path / "r.html")]) == 2
     assert "pip install 'roman-dask-l2[plots]'" in capsys.readouterr().err
-    assert cli.main(["run", str(exposure_with_noise.config), "--report"]) == 2
+    assert app.main(["run", str(exposure_with_noise.config), "--report"]) == 2
     assert "pip install 'roman-dask-l2[plots]'" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half.asdf", "text.yaml"]
 

@@ -8,10 +8,11 @@ import asdf
 import numpy as np
 import pytest
 
-from roman_dask_l2.dq import PIXEL
+from roman_dask_l2.core.dq import PIXEL
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.pipeline import calibrate
-from roman_dask_l2.report import KINDS, block_kinds, block_mean, quicklook
+from roman_dask_l2.products.level2 import calibrate
+from roman_dask_l2.report.blocks import KINDS, block_kinds, block_mean
+from roman_dask_l2.report.look import quicklook
 
 
 @pytest.fixture(scope="module")

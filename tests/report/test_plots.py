@@ -11,13 +11,13 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from roman_dask_l2.dq import PIXEL
+from roman_dask_l2.core.dq import PIXEL
 from roman_dask_l2.report import page as pages
 from roman_dask_l2.report import plots
 from roman_dask_l2.report.blocks import KINDS, kind_counts, percent
+from roman_dask_l2.report.image_scan import open_image, survey
 from roman_dask_l2.report.panels import flag_handles
 from roman_dask_l2.report.replay import Ramp
-from roman_dask_l2.report.survey import open_image, survey
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from roman_dask_l2.detector import Window
-from roman_dask_l2.dq import PIXEL
-from roman_dask_l2.pixel_times import pixel_times
+from roman_dask_l2.core.detector import Window
+from roman_dask_l2.core.dq import PIXEL
+from roman_dask_l2.core.pixel_times import pixel_times
 from roman_dask_l2.steps import bias, dark_decay
 
 

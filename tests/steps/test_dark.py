@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from roman_dask_l2.dq import PIXEL
+from roman_dask_l2.core.dq import PIXEL
 from roman_dask_l2.steps.dark import DarkRateParams, rate_step, step
 
 UNRELIABLE = PIXEL["UNRELIABLE_DARK"]

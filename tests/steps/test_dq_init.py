@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roman_dask_l2.detector import Window
-from roman_dask_l2.dq import GROUP, PIXEL
-from roman_dask_l2.exposure import Exposure
-from roman_dask_l2.step import Tile
+from roman_dask_l2.core.detector import Window
+from roman_dask_l2.core.dq import GROUP, PIXEL
+from roman_dask_l2.core.exposure import Exposure
+from roman_dask_l2.core.step import Tile
 from roman_dask_l2.steps.dq_init import initialise, step
 
 AFFECTED, UNUSABLE = PIXEL["GW_AFFECTED_DATA"], PIXEL["DO_NOT_USE"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from roman_dask_l2.dq import PIXEL
+from roman_dask_l2.core.dq import PIXEL
 from roman_dask_l2.steps.flat import FlatParams, step
 
 NO_FLAT, NO_GAIN, DNU = (PIXEL[f] for f in ("NO_FLAT_FIELD", "NO_GAIN_VALUE", "DO_NOT_USE"))

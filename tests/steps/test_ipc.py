@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roman_dask_l2.detector import Window
-from roman_dask_l2.dq import PIXEL
-from roman_dask_l2.step import Tile
+from roman_dask_l2.core.detector import Window
+from roman_dask_l2.core.dq import PIXEL
+from roman_dask_l2.core.step import Tile
 from roman_dask_l2.steps.ipc import IpcParams, deconvolve, step
 
 WHOLE = Window(0, 256, 0, 256)

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.polynomial import legendre
 
-from roman_dask_l2.detector import Window
-from roman_dask_l2.dq import GROUP, PIXEL
-from roman_dask_l2.exposure import Exposure
-from roman_dask_l2.step import Tile
+from roman_dask_l2.core.detector import Window
+from roman_dask_l2.core.dq import GROUP, PIXEL
+from roman_dask_l2.core.exposure import Exposure
+from roman_dask_l2.core.step import Tile
 from roman_dask_l2.steps.linearity import LinearityParams, linearise, step
 
 NO_LIN, REFERENCE = PIXEL["NO_LIN_CORR"], PIXEL["REFERENCE_PIXEL"]

@@ -10,9 +10,9 @@ from hypothesis.extra.numpy import arrays as array_of
 from pydantic import ValidationError
 from scipy import ndimage
 
-from roman_dask_l2.detector import Window
-from roman_dask_l2.dq import GROWTHS, MASK_GROWTH, PIXEL, growth_halo
-from roman_dask_l2.step import Tile
+from roman_dask_l2.core.detector import Window
+from roman_dask_l2.core.dq import GROWTHS, MASK_GROWTH, PIXEL, growth_halo
+from roman_dask_l2.core.step import Tile
 from roman_dask_l2.steps.mask import MaskParams, combine_mask, step
 
 SHAPES = {

@@ -7,10 +7,10 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from roman_dask_l2.detector import Window
-from roman_dask_l2.dq import GROUP, PIXEL
-from roman_dask_l2.exposure import Exposure
-from roman_dask_l2.step import Tile
+from roman_dask_l2.core.detector import Window
+from roman_dask_l2.core.dq import GROUP, PIXEL
+from roman_dask_l2.core.exposure import Exposure
+from roman_dask_l2.core.step import Tile
 from roman_dask_l2.steps.interpolation import interpolate_excluded
 from roman_dask_l2.steps.ramp_fit import RampFitParams, fit_ramp, step
 from roman_dask_l2.steps.ramp_subsets import EXCLUDING, pack, subset_weights, unpack

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from stcal.saturation.saturation import flag_saturated_pixels
 
-from roman_dask_l2.dq import GROUP, PIXEL
+from roman_dask_l2.core.dq import GROUP, PIXEL
 from roman_dask_l2.steps import saturation
 from roman_dask_l2.steps.saturation import SaturationParams, halo, step
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.polynomial import legendre
 from pydantic import ValidationError
 
-from roman_dask_l2.cells import MAX_ORDER
+from roman_dask_l2.core.cells import MAX_ORDER
 from roman_dask_l2.steps.sky import (
     SkyParams,
     background_mode,

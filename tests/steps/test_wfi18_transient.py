@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from roman_dask_l2.detector import Window
-from roman_dask_l2.dq import GROUP
-from roman_dask_l2.exposure import Exposure
-from roman_dask_l2.pixel_times import pixel_times
-from roman_dask_l2.step import Tile
+from roman_dask_l2.core.detector import Window
+from roman_dask_l2.core.dq import GROUP
+from roman_dask_l2.core.exposure import Exposure
+from roman_dask_l2.core.pixel_times import pixel_times
+from roman_dask_l2.core.step import Tile
 from roman_dask_l2.steps.wfi18_transient import (
     TransientParams,
     bands,

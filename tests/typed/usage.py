@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import roman_dask_l2
-from roman_dask_l2 import InputError, calibrate, generate_noise, l1_to_l2, open_l2
-from roman_dask_l2.config import Config, load_config
+from roman_dask_l2.config.model import Config, load_config
+from roman_dask_l2.errors import InputError
+from roman_dask_l2.io.dataset import open_l2
+from roman_dask_l2.products.level2 import calibrate, l1_to_l2
+from roman_dask_l2.products.noise_layers import generate_noise
 
 
 def run(config: Path) -> tuple[float, list[str]]:

@@ -13,9 +13,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from roman_dask_l2 import calibrate, cli, generate_noise
+from roman_dask_l2.cli import app
+from roman_dask_l2.products.level2 import calibrate
+from roman_dask_l2.products.noise_layers import generate_noise
 from roman_dask_l2.report import write_report
-from roman_dask_l2.simulate import simulate
+from roman_dask_l2.simulation.simulate import simulate
+
+
 
 pytestmark = pytest.mark.browser
 
@@ -64,7 +68,7 @@ def campaign(tmp_path_factory):
     exposures = {"glob": "l1/sim_L1_{filter}_{obs:d}_{sca:d}.asdf"}
     file = folder / "campaign.yaml"
     file.write_text(yaml.safe_dump({"template": template, "exposures": exposures}))
-    assert cli.main(["batch", str(file), "--quiet"]) == 4
+    assert app.main(["batch", str(file), "--quiet"]) == 4
     return write_report(file)
 
 

@@ -83,7 +83,7 @@ def use(wheel: Path, folder: Path) -> None:
     version = run(program, "--version", cwd=folder).split()[-1]
     code = (
         "from importlib.metadata import version; import roman_dask_l2, pathlib, sys\n"
-        "from roman_dask_l2.recipe import shipped\n"
+        "from roman_dask_l2.config.recipe import shipped\n"
         "assert roman_dask_l2.__version__ == version('roman-dask-l2') == sys.argv[1]\n"
         "home = pathlib.Path(roman_dask_l2.__file__).parent\n"
         "assert home.is_relative_to(sys.prefix), home\n"

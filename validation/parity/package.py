@@ -47,7 +47,7 @@ def simulated(folder: Path, seed: int, python: Path, side: int = 4096) -> Path:
         return config
     began = time.perf_counter()
     program = (
-        "from roman_dask_l2.simulate import simulate\n"
+        "from roman_dask_l2.simulation.simulate import simulate\n"
         f"simulate({str(folder)!r}, side={side}, seed={seed}, conditions='all',\n"
         "    config={'SKYORDER': 2, 'SLICEOUT': True, 'FITSOUT': True, 'OUT': 'package.asdf',\n"
         f"        'NOISE': {{'LAYER': {list(LAYERS)!r}, 'TEMP': {str(folder / 'temp.asdf')!r},\n"

@@ -28,7 +28,8 @@ from ecosystem import check_ecosystem
 from package import LAYERS, PACKAGE, ROOT, environment, say, simulated, table
 
 from roman_dask_l2.io.references import Inputs
-from roman_dask_l2.noise import layers
+from roman_dask_l2.products import layer_plan, noise_layers
+
 
 IMAGES = ("data", "data_withsky", "dq", "err", "var_poisson")
 
@@ -233,7 +234,7 @@ def changed(steps: list, change: dict) -> list:
 
 def difference(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[str]:
     """Pixels whose rate, error and flags changed, with sizes relative to the error of the rate."""
-    from roman_dask_l2.dq import PIXEL
+    from roman_dask_l2.core.dq import PIXEL
 
     rate = np.abs(after["data_withsky"].astype(float) - before["data_withsky"])
     moved = rate > 0
@@ -295,20 +296,20 @@ def run_noise(config: Path, name: str, labels: list[str]) -> np.ndarray:
     path = config.with_name(f"config_noise_{name}.yaml")
     path.write_text(yaml.safe_dump(settings))
     if name == "alike":
-        original = layers._base_inputs
+        original = layer_plan._base_inputs
 
         def with_own_amp33(inputs: Inputs) -> Inputs:
             changed = original(inputs)
             changed.sources["l1.amp33"] = inputs.sources["l1.amp33"]
             return changed
 
-        layers._base_inputs = with_own_amp33
+        layer_plan._base_inputs = with_own_amp33
     began = time.perf_counter()
     try:
-        out = layers.generate_noise(path).out
+        out = noise_layers.generate_noise(path).out
     finally:
         if name == "alike":
-            layers._base_inputs = original
+            layer_plan._base_inputs = original
     say(f"{len(labels)} noise layers took {time.perf_counter() - began:.0f} s")
     return array_of(out)
 

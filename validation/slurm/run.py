@@ -155,7 +155,7 @@ class Work:
     """Simulated files, and what this machine makes of them without SLURM."""
 
     def __init__(self, folder: Path) -> None:
-        from roman_dask_l2.simulate import simulate
+        from roman_dask_l2.simulation.simulate import simulate
 
         self.folder = folder
         self.made = simulate(folder / "simulated", side=256, seed=4)
@@ -188,7 +188,7 @@ class Work:
 
     def _campaign(self) -> Path:
         """A campaign of two exposures of three detectors each, done without SLURM."""
-        from roman_dask_l2.simulate import simulate
+        from roman_dask_l2.simulation.simulate import simulate
 
         place = self.folder / "local-batch"
         for folder in ("l1", "out", "temp"):

@@ -3,7 +3,7 @@
 import os
 import time
 
-from roman_dask_l2.step import Step
+from roman_dask_l2.core.step import Step
 
 
 def take_time(rate):

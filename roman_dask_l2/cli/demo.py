@@ -1,0 +1,119 @@
+"""The demo: simulate, calibrate, compare with the truth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from pathlib import Path
+
+from ..errors import InputError
+from ..products.level2 import calibrate
+from ..report.exposure import exposure_report
+from ..report.look import quicklook
+from ..report.truth import DemoReport, compare
+from ..simulation import simulate
+from ..system.processes import cpu_count
+from ..system.versions import __version__
+
+log = logging.getLogger(__name__)
+
+
+def run_demo(
+    directory: Path,
+    *,
+    side: int = 1024,
+    seed: int = 1,
+    scheduler: str = "local",
+    threads: int | None = None,
+    tile: str | int | tuple[int, int] | None = None,
+    show_progress: bool = False,
+) -> DemoReport:
+    """Simulate an exposure, calibrate it and compare the result with the truth.
+
+    Parameters
+    ----------
+    directory : Path
+        Where everything goes; made if need be. A simulation with the same side and seed that is
+        there already is used again.
+    side : int
+        Detector side; 4096 in flight.
+    seed : int
+        Of the simulation.
+    scheduler, threads, tile, show_progress
+        As for `calibrate`.
+
+    Returns
+    -------
+    DemoReport
+
+    Raises
+    ------
+    InputError
+        For a side that cannot be, or a directory that cannot be written.
+    """
+    directory = Path(directory)
+    report = DemoReport(f"Demonstration: {side} x {side} pixels, seed {seed}")
+    began = time.perf_counter()
+
+    def stage(name: str) -> None:
+        nonlocal began
+        now = time.perf_counter()
+        report.seconds[name] = now - began
+        began = now
+
+    try:
+        repeated = _simulated(directory, side, seed, threads or cpu_count())
+    except OSError as error:
+        raise InputError(f"{directory}: cannot write there: {error.strerror or error}") from None
+    stage("reading the simulation" if repeated else "simulation")
+    config = directory / "config.yaml"
+    result = calibrate(
+        config, scheduler=scheduler, threads=threads, tile=tile, show_progress=show_progress
+    )
+    stage("calibration")
+    report.files = {
+        "exposure": directory / "l1.asdf",
+        "truth": directory / "truth.asdf",
+        "configuration": config,
+        "L2 image": directory / result.out.name,
+    }
+    if result.fits is not None:
+        report.files["FITS copy"] = directory / result.fits.name
+    report.checks += compare(config, report.files["L2 image"], report.files["truth"])
+    stage("comparison")
+    picture = directory / "quicklook.png"
+    try:
+        quicklook(report.files["L2 image"], report.files["truth"], picture)
+        report.files["quick look"] = picture
+        report.files["report"] = exposure_report(report.files["L2 image"])
+    except InputError as error:  # the calibration is fine without a picture of it
+        log.warning("no quick look: %s", error)
+        report.notes.append(f"no quick look: {error}")
+    stage("pictures")
+    for check in report.checks:
+        level = logging.INFO if check.ok else logging.ERROR
+        log.log(level, "%s: %s, expected %s", check.name, check.measured, check.expected)
+    return report
+
+
+def _simulated(directory: Path, side: int, seed: int, threads: int) -> bool:
+    """Simulate, unless the same simulation is there, which a small file beside it tells."""
+    code = hashlib.sha256(Path(simulate.__file__).read_bytes()).hexdigest()
+    wanted = {"side": side, "seed": seed, "version": __version__, "simulator": code}
+    note = directory / "simulation.json"
+    try:
+        found = json.loads(note.read_text())
+        files = found.pop("files")
+        if found == wanted and all((directory / name).is_file() for name in files):
+            log.info("the simulation in %s is used again", directory)
+            return True
+    except (OSError, ValueError, LookupError, AttributeError):
+        pass
+    note.unlink(missing_ok=True)
+    made = simulate.simulate(directory, side=side, seed=seed, threads=threads)
+    paths = [made.l1, made.truth, made.fitswcs, made.config, *made.caldir.values()]
+    files = [str(path.relative_to(directory)) for path in paths]
+    note.write_text(json.dumps(wanted | {"files": files}, indent=1) + "\n")
+    return False

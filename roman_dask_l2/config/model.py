@@ -1,0 +1,441 @@
+"""The configuration: the YAML file that users have, as typed and validated models.
+
+An attribute has the name of its YAML key, and the text below it is that key's documentation: the
+configuration page of the manual and the JSON Schema (``Config.model_json_schema()``) are generated
+from here."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from ..core import dq
+from ..core.cells import CELLS, MAX_ORDER
+from ..errors import InputError
+from .messages import expected, nearest, problem, sentences
+from .yaml_file import display_name, read_yaml
+
+log = logging.getLogger(__name__)
+
+_UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""In a path: what would break lines of messages and logs, or cannot be written into a file."""
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
+
+
+def _expand(value: Any, info: ValidationInfo) -> Any:
+    return resolve_path(value, (info.context or {}).get("base") or Path.cwd())
+
+
+def resolve_path(value: Any, base: Path) -> Any:
+    """Absolute path from text with ``~``, ``$NAME`` and ``${NAME}``."""
+    if not isinstance(value, str | os.PathLike):
+        return value
+    text = str(value)
+    if not text.strip() or "\0" in text:
+        raise expected("a path")
+    names = [bare or braced for bare, braced in _VARIABLE.findall(text)]
+    if undefined := sorted({name for name in names if name not in os.environ}):
+        # Left as it is, it would become a folder called "$SCRATCH" somewhere.
+        raise problem(f"environment variable {', '.join(undefined)} in {text!r} is not defined")
+    text = os.path.expanduser(_VARIABLE.sub(lambda m: os.environ[m[1] or m[2]], text))
+    if text.startswith("~"):
+        raise problem(f"there is no home directory for {text.split('/')[0]!r}")
+    path = str(base / text)
+    if _UNUSABLE.search(path):
+        raise problem(f"{path!r} has a control character or is not UTF-8, expected a path")
+    # What two slashes in front mean is left open by POSIX; for some programs a host follows.
+    return Path(re.sub("^//+", "/", path))
+
+
+def _recipe(value: Any, info: ValidationInfo) -> Any:
+    """A name stays a name; what looks like a file becomes a path."""
+    if not isinstance(value, str | os.PathLike) or not str(value).strip():
+        raise expected("the name of a recipe or a file")
+    is_file = "/" in str(value) or os.sep in str(value) or str(value).endswith((".yaml", ".yml"))
+    return _expand(value, info) if is_file else str(value)
+
+
+def _asdf(path: Path) -> Path:
+    if path.suffix != ".asdf":
+        raise expected("a file name that ends in .asdf")
+    return path
+
+
+def _no_bool(value: Any) -> Any:
+    # `SKYORDER: False` would otherwise be 0, which subtracts a constant.
+    if isinstance(value, bool):
+        raise expected("a number")
+    return value
+
+
+def _flag(name: str) -> str:
+    if name not in dq.PIXEL:
+        near = nearest(name, dq.PIXEL)
+        raise problem("unknown data-quality flag" + (f", did you mean {near!r}?" if near else ""))
+    return name
+
+
+def _growth(pixels: int) -> int:
+    if pixels not in dq.GROWTHS:
+        raise expected(f"one of {', '.join(map(str, dq.GROWTHS))}")
+    return pixels
+
+
+def _order(order: int) -> int:
+    if not 0 <= order <= MAX_ORDER:
+        raise expected(
+            f"a whole number from 0 to {MAX_ORDER}, the greatest order that {CELLS} x {CELLS} "
+            "cells can carry"
+        )
+    return order
+
+
+FilePath = Annotated[Path, BeforeValidator(_expand)]
+AsdfPath = Annotated[FilePath, AfterValidator(_asdf)]
+Count = Annotated[int, Field(ge=0), BeforeValidator(_no_bool)]
+SkyOrder = Annotated[
+    int,
+    Field(json_schema_extra={"minimum": 0, "maximum": MAX_ORDER}),
+    BeforeValidator(_no_bool),
+    AfterValidator(_order),
+]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_no_bool)]
+Flag = Annotated[str, Field(json_schema_extra={"enum": [*dq.PIXEL]}), AfterValidator(_flag)]
+Growth = Annotated[
+    int,
+    Field(json_schema_extra={"enum": [*dq.GROWTHS]}),
+    BeforeValidator(_no_bool),
+    AfterValidator(_growth),
+]
+
+
+def _tidy(schema: dict[str, Any]) -> None:
+    """In the JSON Schema: descriptions on one line, no titles (pydantic's would be "Ipc4D")."""
+    for key in schema["properties"].values():
+        key["description"] = " ".join(key["description"].split())
+        key.pop("title", None)
+
+
+class Block(BaseModel):
+    """What all blocks of the configuration share."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, json_schema_extra=_tidy
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_absent(cls, data: Any) -> Any:
+        """``SKYORDER:`` with nothing after it means the same as no such line."""
+        if not isinstance(data, Mapping):
+            return data
+        fields = cls.model_fields
+        return {
+            key: value
+            for key, value in data.items()
+            if value is not None or key not in fields or fields[key].is_required()
+        }
+
+
+class Caldir(Block):
+    """Calibration reference files of the exposure's detector (ASDF, tree under ``roman``)."""
+
+    dark: FilePath
+    """Dark cube ``data`` (DN_raw), dark current ``dark_slope`` (DN_lin/s) and ``dq``."""
+    gain: FilePath
+    """Gain ``data`` of each pixel (e/DN)."""
+    linearitylegendre: FilePath
+    """Legendre coefficients ``data``, range ``Smin``..``Smax`` and zero ``Sref`` (DN), ``dq``."""
+    read: FilePath
+    """Read noise ``data`` and ``resetnoise`` (DN), 1/f amplitudes, reference output (optional)."""
+    saturation: FilePath
+    """Saturation threshold ``data`` (DN_raw) and ``dq``."""
+    flat: FilePath
+    """Flat field ``data`` (dimensionless)."""
+    ipc4d: FilePath | None = None
+    """Inter-pixel capacitance kernel of each active pixel (dimensionless); without it the step is
+    skipped, with a warning."""
+    mask: FilePath | None = None
+    """Permanent data-quality flags ``dq``; without it all flags start at 0, with a warning."""
+    biascorr: FilePath | None = None
+    """Bias correction of the active pixels ``data`` (DN_raw); without it the step is skipped."""
+    dark_decay: FilePath | None = None
+    """Amplitude (DN) and time constant (s) of each detector's dark decay; without it the step is
+    skipped."""
+
+
+class RampOptPars(Block):
+    """The pixel for which the weights of the ramp fit are optimal; keys left out keep defaults."""
+
+    slope: Positive = 0.4
+    """Signal rate (DN/s)."""
+    gain: Positive = 1.8
+    """Gain (e/DN)."""
+    sigma_read: Positive = 6.5
+    """Read noise of one read (DN)."""
+
+
+class JumpDetectPars(Block):
+    """Threshold of the jump detection: linear in the logarithm of the rate from (IthreshA,
+    SthreshA) to (IthreshB, SthreshB), constant outside; keys left out keep defaults."""
+
+    SthreshA: Positive = 5.5
+    """Threshold at and below the rate IthreshA (standard deviations)."""
+    SthreshB: Positive = 4.5
+    """Threshold at and above the rate IthreshB (standard deviations)."""
+    IthreshA: Positive = 1.0
+    """Rate up to which SthreshA holds (DN/s)."""
+    IthreshB: Positive = 1000.0
+    """Rate from which SthreshB holds (DN/s), larger than IthreshA."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> JumpDetectPars:
+        if self.IthreshA >= self.IthreshB:
+            raise problem(
+                f"IthreshA ({self.IthreshA:g}) must be smaller than IthreshB ({self.IthreshB:g})"
+            )
+        return self
+
+
+class Noise(Block):
+    """Noise realisations to make."""
+
+    LAYER: Annotated[list[str], Field(min_length=1)]
+    """Labels of the noise layers, each in the layer language, for example ``['RP', 'RS2']``."""
+    TEMP: FilePath
+    """Scratch location for intermediate data while the program runs, best on a local disk."""
+    SEED: Count
+    """Seed of the random numbers, an integer from 0 up."""
+    OUT: AsdfPath
+    """Noise file to write (rates in DN/s), ending in ``.asdf``."""
+
+
+class Config(Block):
+    """Configuration of one exposure; make it with `load_config`.
+
+    Paths may hold ``~`` and environment variables and are relative to the configuration file
+    (to the working directory if the configuration is a dict).
+    """
+
+    IN: FilePath
+    """Level-1 file to read (ASDF)."""
+    OUT: AsdfPath
+    """Level-2 file to write, ending in ``.asdf``."""
+    FITSWCS: FilePath | None = None
+    """Text of a FITS header with the world coordinates (TAN or TAN-SIP); without FITSWCS and GWCS
+    the coordinates are those of the Level-1 file."""
+    FITSWCS_ORIGIN: Literal[0, 1] = 0
+    """Number of the first pixel in the FITSWCS header: 0 as sim_to_isim writes it, 1 as in the FITS
+    standard."""
+    GWCS: FilePath | None = None
+    """ASDF file with a gwcs object under ``wcs`` or ``roman.meta.wcs``, instead of FITSWCS."""
+    CALDIR: Caldir
+    """Calibration reference files."""
+    RAMP_OPT_PARS: RampOptPars = RampOptPars()
+    """The pixel for which the weights of the ramp fit are optimal."""
+    JUMP_DETECT_PARS: JumpDetectPars = JumpDetectPars()
+    """Thresholds of the jump detection."""
+    FITSOUT: bool = False
+    """Also write the image as FITS, under OUT with ``.asdf`` replaced by ``_asdf_to.fits``."""
+    SKYORDER: SkyOrder | None = None
+    """Order of the polynomial sky model to subtract, 0 to 7; without it the sky stays in the
+    image."""
+    SLICEOUT: bool = False
+    """Also store the last resultant of each saturating pixel's fit (``endslice``)."""
+    SATURATION_BACKUP: Count = 1
+    """Resultants before the first saturated one that are flagged too, where they average more than
+    one read."""
+    EXCLUDE_FIRST: bool = True
+    """Leave the first resultant out of the ramp fit."""
+    correct_wfi18_transient: bool = False
+    """Correct the transient in the first resultant of detector WFI18."""
+    wfi18_mask_rows: bool = False
+    """Flag rows 0 to 999 of the first resultant of WFI18 instead of fitting its transient."""
+    NOISE: Noise | None = None
+    """Noise realisations to make."""
+    NOISE_PRECISION: Literal[16, 32] = 32
+    """Bits of the floating-point numbers in the noise file."""
+    GRAPH: Annotated[str | Path, BeforeValidator(_recipe)] = "l1_to_l2"
+    """Recipe: the name of a shipped one, or a file (ending in ``.yaml`` or with a ``/`` in it)."""
+    MASK: dict[Flag, Growth] = dq.MASK_GROWTH
+    """Pixels masked around one with a flag: 1 itself, 5 with its cardinal neighbours, 9 = 3 x 3,
+    25 = 5 x 5; a table given here replaces the default one."""
+
+    _raw: dict[str, Any] | None = PrivateAttr(default=None)
+    _base: Path | None = PrivateAttr(default=None)
+    _source: Path | None = PrivateAttr(default=None)
+
+    @property
+    def raw(self) -> dict[str, Any]:
+        """The configuration as the user gave it: plain dicts, lists, numbers and texts."""
+        return self.model_dump(mode="json") if self._raw is None else self._raw
+
+    @property
+    def source(self) -> Path | None:
+        """The configuration file; None if the configuration was a dict."""
+        return self._source
+
+    def references(self) -> dict[str, Path]:
+        """Reference files that are given, by their key in CALDIR."""
+        files = {key: getattr(self.CALDIR, key) for key in Caldir.model_fields}
+        return {key: path for key, path in files.items() if path is not None}
+
+    def replace(self, **changes: Any) -> Config:
+        """The same configuration with other values of some top-level keys, validated anew.
+
+        Raises
+        ------
+        InputError
+            If a new value is wrong.
+        """
+        return validated(self.raw | changes, self._base or Path.cwd(), self._source)
+
+    @model_validator(mode="after")
+    def _no_conflict(self, info: ValidationInfo) -> Config:
+        if problems := _conflicts(dict(_paths(self)) | (info.context or {}).get("more", {})):
+            raise PydanticCustomError("conflicts", "conflicting paths", {"problems": problems})
+        return self
+
+
+def blocks() -> dict[str, type[BaseModel]]:
+    """The model of each block of keys, by the block's name; the top level is ``""``."""
+    found: dict[str, type[BaseModel]] = {"": Config}
+    for name, field in Config.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                found[name] = kind
+    return found
+
+
+def load_config(source: Mapping | str | Path | Config, *, base: Path | None = None) -> Config:
+    """Read and validate a configuration.
+
+    Parameters
+    ----------
+    source : mapping, str, path or Config
+        The configuration itself, or the YAML file that holds it. A `Config` is returned as it is.
+    base : path, optional
+        Folder that relative paths start from. Default: that of the file, for a mapping the
+        working directory.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    InputError
+        With everything that is wrong, one line for each key.
+    """
+    if isinstance(source, Config):
+        return source
+    if isinstance(source, Mapping):
+        raw, file = _plain(source), None
+    else:
+        file = Path(source).absolute()
+        raw = read_yaml(file)
+    base = Path(base).absolute() if base else file.parent if file else Path.cwd()
+    config = validated(raw, base, file)
+    name = display_name(file)
+    if config.CALDIR.ipc4d is None:
+        log.warning("%s: no CALDIR.ipc4d, inter-pixel capacitance is not corrected", name)
+    if config.CALDIR.mask is None:
+        log.warning("%s: no CALDIR.mask, data-quality flags start at 0", name)
+    return config
+
+
+def _plain(value: Any) -> Any:
+    """A copy of `value` in types that YAML and ASDF can write."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):  # numbers computed with NumPy
+        return value.tolist()
+    return value
+
+
+def validated(raw: dict[Any, Any], base: Path, file: Path | None) -> Config:
+    raw = _plain(raw)
+    more = {"the configuration file": file} if file else {}
+    try:
+        config = Config.model_validate(raw, context={"base": base, "more": more})
+    except ValidationError as err:
+        problems = sentences(err)
+        if not any(item["type"] == "conflicts" for item in err.errors()):
+            # pydantic looks for conflicts only once every single key is right.
+            problems += _conflicts(readable_paths(raw, base) | more)
+        raise InputError(f"{display_name(file)}: {line}" for line in problems) from None
+    config._raw, config._base, config._source = raw, base, file
+    return config
+
+
+# Files that must not be one and the same
+
+
+def _paths(config: Config) -> Iterator[tuple[str, Path]]:
+    """All paths of a configuration, by dotted key."""
+    for block in blocks():
+        values = getattr(config, block) if block else config
+        for key in type(values).model_fields if values is not None else ():
+            if isinstance(path := getattr(values, key), Path):
+                yield f"{block}.{key}" if block else key, path
+
+
+def readable_paths(raw: dict[Any, Any], base: Path) -> dict[str, Path]:
+    """What `_paths` gives, from a configuration that may be wrong elsewhere."""
+    found: dict[str, Any] = {}
+    for block, model in blocks().items():
+        values = raw.get(block) if block else raw
+        if not isinstance(values, dict):
+            continue
+        for key, field in model.model_fields.items():
+            # An outermost `Annotated` is in the field's metadata, what is left of it is `Path`.
+            if field.annotation is Path or FilePath in get_args(field.annotation):
+                with contextlib.suppress(PydanticCustomError):
+                    found[f"{block}.{key}" if block else key] = resolve_path(values.get(key), base)
+    return {key: path for key, path in found.items() if isinstance(path, Path)}
+
+
+def _conflicts(paths: Mapping[str, Path]) -> list[str]:
+    """What is wrong with the paths taken together: nothing that is read may be written."""
+    problems = []
+    if "FITSWCS" in paths and "GWCS" in paths:
+        problems.append("FITSWCS and GWCS are both given, expected at most one of them")
+    real = {key: os.path.realpath(path) for key, path in paths.items()}
+    written = [key for key in ("OUT", "NOISE.OUT", "NOISE.TEMP") if key in paths]
+    for i, key in enumerate(written):
+        for other, path in paths.items():
+            if other in written[: i + 1]:
+                continue
+            if real[key] == real[other] or _linked(paths[key], path):
+                problems.append(f"{key} and {other} are the same file, {paths[key]}")
+    return problems
+
+
+def _linked(a: Path, b: Path) -> bool:
+    """One file under two names: hard links, file systems that ignore case."""
+    try:
+        return os.path.samefile(a, b)
+    except OSError:
+        return False

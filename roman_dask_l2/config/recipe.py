@@ -1,0 +1,178 @@
+"""Recipes: pipelines as data, read from YAML and checked before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+
+from ..core.step import VARIABLES, BoundStep, Step
+from ..errors import InputError
+from ..steps.registry import find_step
+
+if TYPE_CHECKING:
+    from .model import Config
+
+RESULTS = ("rate", "data", "dq", "err", "var_poisson", "endslice", "mask", "ramp")
+"""Variables that a recipe must have made, because the L2 file is written from them."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named sequence of steps.
+
+    Attributes
+    ----------
+    name : str
+    steps : tuple of BoundStep
+    outputs : tuple of str
+        Two-dimensional variables that go into the L2 file beside the usual ones.
+    """
+
+    name: str
+    steps: tuple[BoundStep, ...]
+    outputs: tuple[str, ...] = ()
+
+
+def shipped() -> dict[str, Path]:
+    """Recipes that come with the package: name -> file."""
+    for folder in (
+        Path(str(importlib.resources.files("roman_dask_l2"))) / "graphs",
+        Path(__file__).parent.parent / "graphs",  # a checkout, or an editable installation
+    ):
+        if folder.is_dir():
+            return {p.name.removesuffix(".yaml"): p for p in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def load_recipe(name: str | Path, config: Config | None = None) -> Recipe:
+    """Read a recipe and bind its steps to their parameters.
+
+    Parameters
+    ----------
+    name : str or Path
+        Name of a shipped recipe, or a YAML file.
+    config : Config, optional
+        Keys that the user gave take precedence over the recipe's options.
+
+    Raises
+    ------
+    InputError
+        Unknown recipe, step or option; an option of the wrong type; steps that do not fit.
+    """
+    path = _find(name)
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        line = " ".join(str(error).split())
+        raise InputError(f"recipe {path}: cannot be read ({line})") from error
+    entries = document.get("steps") if isinstance(document, Mapping) else None
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f"recipe {path}: no list 'steps'")
+    unknown = set(document) - {"name", "description", "steps", "outputs"}
+    if unknown:
+        raise InputError(f"recipe {path}: unknown key {sorted(unknown)[0]!r}")
+    steps = tuple(_bind(entry, path, config) for entry in entries)
+    check_fit(steps, f"recipe {path}")
+    outputs = _outputs(document.get("outputs", []), steps, path)
+    return Recipe(str(document.get("name", path.stem)), steps, outputs)
+
+
+def _outputs(names: Any, steps: Sequence[BoundStep], path: Path) -> tuple[str, ...]:
+    made = {w for b in steps for w in b.step.writes if VARIABLES[w].dims == "yx"}
+    for name in names if isinstance(names, list) else [names]:
+        if name not in made:
+            raise InputError(
+                f"recipe {path}: outputs: {name!r} is no image that a step makes, "
+                f"expected a list of {', '.join(sorted(made))}"
+            )
+    return tuple(names)
+
+
+def _find(name: str | Path) -> Path:
+    known = shipped()
+    if str(name) in known:
+        return known[str(name)]
+    path = Path(name)
+    if path.is_file():
+        return path
+    near = difflib.get_close_matches(str(name), known, 1)
+    hint = f", did you mean {near[0]!r}?" if near else ""
+    raise InputError(
+        f"GRAPH: no recipe or file {str(name)!r}; shipped recipes: {', '.join(known)}{hint}"
+    )
+
+
+def _bind(entry: Any, path: Path, config: Config | None) -> BoundStep:
+    options: Any = {}
+    if isinstance(entry, str):
+        name = entry
+    elif isinstance(entry, Mapping) and len(entry) == 1:
+        name, options = next(iter(entry.items()))
+        options = options or {}
+    else:
+        raise InputError(f"recipe {path}: {entry!r} is not a step name or 'name: {{options}}'")
+    step = find_step(str(name), f"recipe {path}")
+    if not isinstance(options, Mapping):
+        raise InputError(f"recipe {path}: options of {name} must be a mapping, not {options!r}")
+    for option in options:
+        if option not in step.params.model_fields:
+            near = difflib.get_close_matches(str(option), step.params.model_fields, 1)
+            hint = f", did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"recipe {path}: step {name} has no option {option!r}{hint}")
+    settings = {} if config is None else _settings(step, config)
+    try:
+        return BoundStep(step, step.params(**{**options, **settings}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = ".".join(str(p) for p in first["loc"])
+        message = f"recipe {path}: step {name}, option {option}: {first['msg']}"
+        raise InputError(message) from error
+
+
+def _settings(step: Step, config: Config) -> dict[str, Any]:
+    """Parameters that the user's configuration sets."""
+    found = {}
+    for parameter, key in step.settings.items():
+        *outer, last = key.split(".")
+        owner: Any = config
+        for part in outer:
+            owner = getattr(owner, part)
+            if owner is None:
+                break
+        if owner is not None and last in owner.model_fields_set:
+            found[parameter] = getattr(owner, last)
+    return found
+
+
+def check_fit(steps: Sequence[BoundStep], where: str) -> None:
+    """Every step must find what it reads; together they must make the L2 file's arrays.
+
+    Raises
+    ------
+    InputError
+        Naming the first step that lacks something, or the array that nobody makes.
+    """
+    made: set[str] = set()
+    for bound in steps:
+        step = bound.step
+        needs = set(step.reads) | set(step.reduction.reads if step.reduction else ())
+        missing = sorted(needs - made)
+        if missing:
+            raise InputError(
+                f"{where}: step {step.name} needs {missing[0]!r}, which no earlier step makes"
+            )
+        made |= set(step.writes)
+    names = [bound.name for bound in steps]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise InputError(f"{where}: step {twice[0]} stands there twice")
+    lacking = [name for name in RESULTS if name not in made]
+    if lacking:
+        raise InputError(f"{where}: no step makes {lacking[0]!r}, which the L2 file needs")

@@ -1,0 +1,1 @@
+"""The instrument's vocabulary and reproducible arithmetic: geometry, exposure, flags, steps."""

@@ -1,0 +1,163 @@
+"""All numba switches in one place."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+log = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _cache_directory() -> str | None:
+    """Where compiled kernels are kept: beside the sources if that is writable (numba's own
+    choice), else a per-user directory, so that a read-only installation is compiled only once."""
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        return None
+    here = Path(__file__).parent
+    if os.access(here, os.W_OK):
+        return None
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for folder in (base, Path(tempfile.gettempdir()) / f"user-{os.getuid()}"):
+        candidate = folder / "roman_dask_l2" / "numba"
+        try:
+            candidate.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(candidate, os.W_OK):
+            return str(candidate)
+    return None
+
+
+_directory = _cache_directory()
+if _directory:
+    os.environ["NUMBA_CACHE_DIR"] = _directory
+
+
+class _CheckedFile(IndexDataCacheFile):
+    """Index and code of a function's variants, each with a check sum.
+
+    What a crash, a full disk or another program has left there is no file of ours: it counts as
+    missing, so that the function is compiled again and the file replaced.
+    """
+
+    def _dump(self, obj: Any) -> bytes:
+        data: bytes = super()._dump(obj)
+        return data + _digest(data)  # unpickling ends before it
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            with open(self._index_path, "rb") as file:
+                version = pickle.load(file)
+                if version == self._version and not _sound(file.read()):
+                    return {}
+            found: dict[Any, str] = super()._load_index()
+        except Exception:  # unpickling garbage may end in any of them
+            return {}
+        return found
+
+    def _load_data(self, name: str) -> Any:
+        with open(self._data_path(name), "rb") as file:
+            data = file.read()
+        if not _sound(data):
+            raise OSError(f"{self._data_path(name)}: damaged")
+        return super()._load_data(name)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _sound(data: bytes) -> bool:
+    """Whether data of a file end with their check sum."""
+    return _digest(data[:-16]) == data[-16:]
+
+
+class _SharedCache(FunctionCache):
+    """numba's cache on disk, for many processes that start at once.
+
+    numba writes the index of a function's variants first and the code of the new one after it. In
+    between, another process may find old code under the new entry, or give its own variant the
+    same file.
+    """
+
+    def __init__(self, py_func: Any) -> None:
+        super().__init__(py_func)
+        self._cache_file = _CheckedFile(
+            cache_path=self._cache_path,
+            filename_base=self._impl.filename_base,
+            source_stamp=self._impl.locator.get_source_stamp(),
+        )
+
+    def _load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            with self._locked(fcntl.LOCK_SH):
+                return super()._load_overload(sig, target_context)
+        except Exception as error:  # whatever is wrong with it, it can be compiled again
+            log.debug("%s: %s: compiled again", self._impl.filename_base, error)
+            return None
+
+    def _save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            with self._locked(fcntl.LOCK_EX):
+                super()._save_overload(sig, data)
+        except OSError as error:  # a full disk, say: the run needs no cache
+            _warn_once(f"{self.cache_path}: kernels cannot be kept there ({error.strerror})")
+
+    @contextlib.contextmanager
+    def _locked(self, kind: int) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # read-only, or without locks: as numba has it
+                self._impl.locator.ensure_cache_path()
+                path = os.path.join(self.cache_path, f"{self._impl.filename_base}.lock")
+                file = stack.enter_context(open(path, "ab"))
+                fcntl.flock(file, kind)
+            yield
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)
+
+
+_kernels: list[Any] = []
+"""Every kernel of the modules that are imported."""
+
+
+def cold_cache() -> Path | None:
+    """Where compiled kernels are kept, if that can be written to and has nothing yet for most of
+    the kernels that are imported; else None."""
+    caches = [k._cache for k in _kernels]
+    if not caches:
+        return None
+    folder = Path(caches[0].cache_path)
+    # An index that an older version of the source has left counts as empty.
+    known = sum(bool(cache._cache_file._load_index()) for cache in caches)
+    if 2 * known > len(caches):
+        return None
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def kernel(func: F) -> F:
+    """Compile a kernel: releases the GIL for Dask's threads, never starts threads of its own
+    (``parallel=True`` aborts under Dask's), keeps IEEE order of operations so that results do not
+    depend on the machine, and is cached on disk."""
+    compiled: Any = numba.njit(nogil=True, fastmath=False, error_model="numpy")(func)
+    compiled._cache = _SharedCache(func)  # what cache=True does, with its own class
+    _kernels.append(compiled)
+    return compiled

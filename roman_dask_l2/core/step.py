@@ -1,0 +1,254 @@
+"""What a calibration step is, and what flows between steps.
+
+A step is data: a pure kernel and the declaration of what it reads and writes. Nothing here, and
+nothing in `roman_dask_l2.steps`, knows of Dask, files or configuration; `roman_dask_l2.engine.graph`
+alone turns declarations into work.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from .detector import Window
+from .dq import GROUP, PIXEL
+from .exposure import Exposure
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One array that flows between steps: its dimensions (r, y, x), dtype and meaning."""
+
+    dims: str
+    dtype: str
+    unit: str
+    meaning: str
+
+
+VARIABLES: dict[str, Variable] = {
+    "ramp": Variable("ryx", "float32", "DN", "signal of each resultant, raw until linearity"),
+    "groupdq": Variable("ryx", "uint8", "", "flags of each resultant"),
+    "pixeldq": Variable("yx", "uint32", "", "flags of each pixel before the ramp fit"),
+    "dq": Variable("yx", "uint32", "", "flags of each pixel, resultant flags folded in"),
+    "rate": Variable("yx", "float32", "DN/s", "slope of the ramp"),
+    "err": Variable("yx", "float32", "DN/s", "total error of the rate"),
+    "var_poisson": Variable("yx", "float32", "(DN/s)^2", "Poisson variance of the rate"),
+    "var_rnoise": Variable("yx", "float32", "(DN/s)^2", "read-noise variance of the rate"),
+    "chisq": Variable("yx", "float32", "", "chi-square of the ramp fit per degree of freedom"),
+    "dumo": Variable("yx", "float32", "DN/s", "uniform-weight slope minus the optimal one"),
+    "endslice": Variable("yx", "int16", "", "last resultant before saturation, -1 if none"),
+    "mask": Variable("yx", "bool", "", "combined mask, True = not to be used"),
+    "data": Variable("yx", "float32", "DN/s", "rate with the sky model subtracted"),
+}
+"""Every array that steps may read or write, registered once."""
+
+
+class Params(BaseModel):
+    """Base of a step's parameters: immutable, hashable, unknown options refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NoParams(Params):
+    """A step without parameters."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Where a kernel works: the window of the full frame that its arrays cover.
+
+    Attributes
+    ----------
+    window : Window
+        Rows and columns of the full frame, halo included.
+    side : int
+        Detector side N.
+    """
+
+    window: Window
+    side: int
+
+    @property
+    def active(self) -> tuple[slice, slice]:
+        """Slices of the tile's own arrays that hold active (non-reference) pixels."""
+        return self.window.active(self.side).within(self.window)
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A few numbers about the frame that a step needs before it can work on tiles.
+
+    Attributes
+    ----------
+    windows : callable
+        ``windows(exposure, params)`` -> windows of the full frame to look at.
+    partial : callable
+        Keyword arguments: the `reads`, the references of `references`, and any of ``tile``,
+        ``exposure``, ``params``. Returns something small.
+    combine : callable
+        ``combine(partials, exposure=, params=, **whole)`` -> mapping handed to the kernel as
+        ``measured``. ``whole`` are references (and L1 strips) that are read whole.
+    reads : tuple of str
+        Variables, as they are when the step begins.
+    references, whole : mapping of str to str
+        Keyword name -> reference array, cut to the window (or a function of the parameters that
+        returns such a mapping) / read whole by `combine`.
+    thin : bool
+        The windows are thin strips: what precedes is computed on just these strips. Otherwise
+        the reduction looks at the finished tiles.
+    """
+
+    windows: Callable[[Exposure, Any], list[Window]]
+    partial: Callable[..., Any]
+    combine: Callable[..., Mapping[str, Any]]
+    reads: tuple[str, ...]
+    references: Mapping[str, str] | Callable[[Any], Mapping[str, str]] = field(default_factory=dict)
+    whole: Mapping[str, str] = field(default_factory=dict)
+    thin: bool = True
+
+    def references_for(self, params: Any) -> Mapping[str, str]:
+        """Reference arrays of `partial` under `params`."""
+        return self.references(params) if callable(self.references) else self.references
+
+
+_CONTEXT = ("tile", "exposure", "params", "measured")
+
+
+def _no_halo(params: Any) -> int:
+    return 0
+
+
+def always(exposure: Exposure, params: Any, available: Callable[[str], bool]) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Step:
+    """Declaration of one calibration step.
+
+    Attributes
+    ----------
+    name : str
+        As recipes, logs and the dashboard call it.
+    kernel : callable
+        Takes, by keyword, the variables of `reads`, the arrays of `references` and any of
+        ``tile``, ``exposure``, ``params``, ``measured``; returns new arrays in the order of
+        `writes` (a bare array if there is one). Must not change its inputs.
+    reads, writes : tuple of str
+        Names in `VARIABLES`.
+    references : mapping or callable
+        Keyword of the kernel -> "file.array" in `roman_dask_l2.io.references.ARRAYS`, or a
+        function of the parameters that returns such a mapping.
+    optional_reads : tuple of str
+        Variables handed to the kernel, as None where no earlier step of the recipe made them.
+    halo : callable
+        ``halo(params)`` -> pixels that the kernel looks beyond the tile in what it reads.
+    reference_halo : callable
+        The same for its reference arrays alone.
+    params : type
+        Parameters, a subclass of `Params`.
+    settings : mapping of str to str
+        Parameter -> configuration key (dotted for nested keys) that sets it when the user gives it.
+    reduction : Reduction, optional
+        Numbers about the frame that the kernel needs first.
+    when : callable
+        ``when(exposure, params, available)`` -> whether the step applies; ``available(name)``
+        tells whether a reference array is there.
+    sets : mapping of str to tuple of str
+        Variable of `writes` -> flags that the kernel sets in it, names of `dq.GROUP` for
+        ``groupdq`` and of `dq.PIXEL` for the others. Flags that it copies from the ``dq`` of a
+        reference file do not count. The manual's tables of flags are made of this.
+    cal_step : str
+        Key of ``meta.cal_step`` that this step completes, if any.
+    imports : tuple of str
+        Modules of other packages that the kernel or the reduction asks `foreign.load` for: they are
+        loaded before the first task.
+    """
+
+    name: str
+    kernel: Callable[..., Any]
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    optional_reads: tuple[str, ...] = ()
+    references: Mapping[str, str] | Callable[[Any], Mapping[str, str]] = field(default_factory=dict)
+    halo: Callable[[Any], int] = _no_halo
+    reference_halo: Callable[[Any], int] = _no_halo
+    params: type[Params] = NoParams
+    settings: Mapping[str, str] = field(default_factory=dict)
+    reduction: Reduction | None = None
+    when: Callable[[Exposure, Any, Callable[[str], bool]], bool] = always
+    sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    cal_step: str = ""
+    imports: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [v for v in self._variables() if v not in VARIABLES]
+        if unknown:
+            raise TypeError(f"step {self.name}: unknown variables {unknown}")
+        bad = [p for p in self.settings if p not in self.params.model_fields]
+        if bad:
+            raise TypeError(f"step {self.name}: settings for unknown parameters {bad}")
+        known = {(v, f) for v in self.writes for f in (GROUP if v == "groupdq" else PIXEL)}
+        strange = [(v, f) for v, flags in self.sets.items() for f in flags if (v, f) not in known]
+        if strange:
+            raise TypeError(f"step {self.name}: sets what it cannot set, {strange}")
+        references = self.references_for(self.params())
+        inputs = [*self.reads, *self.optional_reads, *references]
+        _check_signature(f"step {self.name}: kernel", self.kernel, inputs)
+        if self.reduction is not None:
+            r = self.reduction
+            _check_signature(
+                f"step {self.name}: partial",
+                r.partial,
+                [*r.reads, *r.references_for(self.params())],
+                _CONTEXT[:3],
+            )
+            _check_signature(
+                f"step {self.name}: combine", r.combine, ["partials", *r.whole], _CONTEXT[1:3]
+            )
+
+    def _variables(self) -> Sequence[str]:
+        extra = self.reduction.reads if self.reduction else ()
+        return (*self.reads, *self.optional_reads, *self.writes, *extra)
+
+    def references_for(self, params: Params) -> Mapping[str, str]:
+        """Reference arrays of the kernel under `params`: keyword -> "file.array"."""
+        return self.references(params) if callable(self.references) else self.references
+
+
+def _check_signature(
+    what: str, func: Callable[..., Any], inputs: Sequence[str], context: Sequence[str] = _CONTEXT
+) -> None:
+    """A declaration that does not match its function is an error at import."""
+    parameters = inspect.signature(func).parameters
+    # A parameter with a default may be fed by references that only some options ask for.
+    required = {n for n, p in parameters.items() if p.default is p.empty}
+    missing = required - set(inputs) - set(context)
+    surplus = set(inputs) - set(parameters)
+    if missing or surplus:
+        raise TypeError(
+            f"{what} {func.__name__} does not fit its declaration: "
+            f"takes undeclared {sorted(missing)}, lacks declared {sorted(surplus)}"
+        )
+
+
+def accepted(func: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of `context` that `func` takes by name."""
+    parameters = inspect.signature(func).parameters
+    return {k: v for k, v in context.items() if k in parameters}
+
+
+@dataclass(frozen=True)
+class BoundStep:
+    """A step with the parameters that it will run with."""
+
+    step: Step
+    params: Params
+
+    @property
+    def name(self) -> str:
+        return self.step.name

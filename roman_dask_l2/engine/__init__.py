@@ -1,0 +1,1 @@
+"""Graphs and where they run: plan, kernels on tiles, tasks, schedulers, clusters, progress."""

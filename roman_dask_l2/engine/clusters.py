@@ -1,0 +1,261 @@
+"""Dask clusters: started for a run, or joined."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask
+
+from ..errors import ClusterError, InputError, NoWorkers
+from ..system.processes import cpu_count
+from .progress import HEARTBEAT
+from .watch import ANSWER, POLL, compare_versions, duration_text, explained, watched
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+log = logging.getLogger(__name__)
+
+WAIT = 300.0
+"""Seconds without any worker after which a run is given up."""
+
+WRITTEN = 3.0
+"""Seconds after which a scheduler's file that cannot be read is none."""
+
+ENVIRONMENT = {
+    # Give freed memory back: workers are judged by what the system sees.
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    # One thread per task: Dask has the others.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+}
+"""What a worker's process must be born with: libraries look only once."""
+
+CONFIGURATION: dict[str, Any] = {
+    # A thread gets its next tile when it is free, so that few are in memory at a time.
+    "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.nanny.pre-spawn-environ": ENVIRONMENT,
+    # A worker that died and is not back by then is given up and replaced.
+    "distributed.deploy.lost-worker-timeout": "30s",
+}
+
+
+# -- clusters ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def cluster_client(
+    kind: str,
+    scheduler: str,
+    threads: int | None = None,
+    workers: int | None = None,
+    memory: str | None = None,
+    interface: str | None = None,
+    scheduler_file: str | Path | None = None,
+    slurm_config: str | Path | None = None,
+    wait: float = WAIT,
+    performance_report: str | Path | None = None,
+) -> Iterator[Client]:
+    """A client of a cluster that is started for the block, or that runs already."""
+    from distributed import Client
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set(CONFIGURATION))
+        client_log = logging.getLogger("distributed.client")
+        client_log.addFilter(_no_report)
+        stack.callback(client_log.removeFilter, _no_report)
+        stack.enter_context(warnings.catch_warnings())
+        # The dashboard's address is told anyway.
+        warnings.filterwarnings("ignore", r"Port \d+ is already in use")
+        describe: Callable[[], str] = str
+        care: Callable[[], None] = _nothing
+        target: Any
+        if kind == "local-cluster":
+            wanted, threads = _processes(workers, threads)
+            target = stack.enter_context(_local_cluster(threads, memory, interface))
+            care = partial(_refill, target, wanted)
+        elif kind == "slurm":
+            jobs = _slurm(slurm_config, threads, memory, interface)
+            target = stack.enter_context(jobs.cluster)
+            describe, care = jobs.describe, jobs.replace
+        else:
+            target = _address(scheduler, scheduler_file, wait)
+            wanted = workers or 1
+        try:
+            # A scheduler of our own is there, however little time the workers have.
+            limit = min(wait, ANSWER) if isinstance(target, str) else ANSWER
+            client = Client(target, name="roman-dask-l2", timeout=limit)
+        except (OSError, TimeoutError) as error:
+            raise ClusterError(f"{target}: no Dask scheduler answers there") from error
+        stack.enter_context(client)
+        log.info("dashboard: %s", client.dashboard_link)
+        if kind == "slurm":
+            wanted = jobs.submit(workers or 1)
+        # Nannies take variables from here too, and what stands here wins.
+        with explained(client), _variables(ENVIRONMENT if kind == "local-cluster" else {}):
+            if kind == "local-cluster":
+                target.scale(wanted)
+            _wait_for_workers(client, wanted, wait, describe)
+            compare_versions(client)
+        stack.enter_context(watched(client, wanted, wait, describe, care))
+        with _report(performance_report), explained(client):
+            yield client
+
+
+def _no_report(record: logging.LogRecord) -> bool:
+    """Where the scheduler is gone, the attempt to reach it again is ended; its traceback says
+    nothing that the error does not say."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not issubclass(kind, asyncio.CancelledError)
+
+
+def _nothing() -> None:
+    """No care is needed."""
+
+
+def _refill(cluster: Any, wanted: int) -> None:
+    """Start workers in place of those that were given up."""
+    if len(cluster.workers) < wanted:
+        with _variables(ENVIRONMENT):
+            cluster.scale(wanted)
+            cluster.sync(cluster._correct_state)  # they are born now, not when this is over
+
+
+def _processes(workers: int | None, threads: int | None) -> tuple[int, int]:
+    """Worker processes and threads of each, as LocalCluster chooses them."""
+    from distributed.deploy.utils import nprocesses_nthreads
+
+    if workers is None and threads is None:
+        return nprocesses_nthreads()
+    if workers is None:
+        return max(1, cpu_count() // (threads or 1)), threads or 1
+    return workers, threads or max(1, cpu_count() // workers)
+
+
+def _local_cluster(threads: int, memory: str | None, interface: str | None) -> Any:
+    """A cluster without workers yet, so that its dashboard can be told at once."""
+    from distributed import LocalCluster
+
+    try:
+        return LocalCluster(
+            n_workers=0,
+            threads_per_worker=threads,
+            memory_limit=memory or "auto",
+            interface=interface,
+            processes=True,
+            dashboard_address="127.0.0.1:8787",
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, ValueError):  # such as an interface that is not there
+            raise InputError(f"--scheduler local-cluster: {cause}") from error
+        raise ClusterError(f"the local cluster does not start: {cause}") from error
+
+
+@contextlib.contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables of this process, for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _slurm(
+    file: str | Path | None, threads: int | None, memory: str | None, interface: str | None
+) -> Any:
+    try:
+        import dask_jobqueue  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "--scheduler slurm needs dask-jobqueue; pip install 'roman-dask-l2[slurm]'"
+        ) from error
+    from .slurm import Jobs, load_settings
+
+    path = None if file is None else Path(file)
+    return Jobs(load_settings(path, threads, memory, interface, ENVIRONMENT))
+
+
+def _address(scheduler: str, file: str | Path | None, wait: float) -> str:
+    """Address of a running scheduler; its file may still be on its way."""
+    if file is None:
+        return scheduler
+    import json
+
+    path, began, said = Path(file), time.monotonic(), False
+    while True:
+        try:
+            return json.loads(path.read_text())["address"]
+        except FileNotFoundError as error:
+            if time.monotonic() - began > wait:
+                raise ClusterError(
+                    f"{path}: no scheduler wrote it within {duration_text(wait)}"
+                ) from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            # Dask writes it in place: what is new may be half of it.
+            if time.monotonic() - began > min(WRITTEN, wait):
+                raise InputError(
+                    f"--scheduler-file {path}: expected a file that dask scheduler has written"
+                ) from error
+        if not said:
+            log.info("waiting for %s (limit %s)", path, duration_text(wait))
+            said = True
+        time.sleep(min(POLL, wait / 10))
+
+
+def _wait_for_workers(
+    client: Client, wanted: int, limit: float, describe: Callable[[], str]
+) -> None:
+    """Wait for the first worker; the others may join during the run."""
+    began = spoken = time.monotonic()
+    said = None
+    while True:
+        ready = len(client.nthreads())
+        now = time.monotonic()
+        if ready:
+            more = "" if ready >= wanted else "; beginning, the others may join"
+            log.info("%d of %d workers ready%s", ready, wanted, more)
+            return
+        if said is None or now - spoken > HEARTBEAT:  # once at least, however long the look took
+            log.info("0 of %d workers ready, waiting (limit %s)", wanted, duration_text(limit))
+            said, spoken = ready, now
+        if now - began > limit:
+            raise NoWorkers(
+                f"none of {wanted} workers was ready within {duration_text(limit)} (--wait)",
+                describe(),
+            )
+        time.sleep(min(POLL, limit / 10))
+
+
+@contextlib.contextmanager
+def _report(file: str | Path | None) -> Iterator[None]:
+    if file is None:
+        yield
+        return
+    from distributed import performance_report
+
+    from ..io.atomic import replacing
+
+    with replacing(Path(file)) as (part,):
+        report = performance_report(filename=os.fspath(part))
+        report.__enter__()
+        yield
+        report.__exit__(None, None, None)
+    log.info("wrote %s", file)

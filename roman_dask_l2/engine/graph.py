@@ -1,0 +1,474 @@
+"""From a recipe to lazy Dask arrays. The only module that builds Dask graphs.
+
+A recipe's steps are cut into segments. Within a segment each tile is read once, with the halo that
+all its steps need together, and the kernels run on it in turn; between segments arrays flow
+through the Dask graph, halos exchanged by ``dask.array.overlap``. The default puts all steps on
+the three-dimensional ramp into one segment; per-step mode puts every step into one of its own.
+The numbers are the same, because a kernel's result on a pixel depends only on its halo.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from dask.delayed import Delayed, delayed
+from dask.highlevelgraph import HighLevelGraph
+
+from ..core.detector import Grid, Window
+from ..core.step import VARIABLES, BoundStep, Tile
+from ..io.references import Inputs
+from .kernels import combine_partials, partial_of, reduce_strip, run_steps
+from .plan import Segment, Sink, Tap, feeding, make_segments
+from .tasks import Fixed, fan, last_task, unique
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+SECONDS = "seconds"
+"""Key of a finished tile under which the time spent in each step stands."""
+STORING = "store"
+"""What the time is called that a tile spends on putting its results where they belong."""
+
+
+# -- tasks: what runs on a worker ----------------------------------------------------------------
+
+
+def _run_tile(
+    window: np.ndarray,
+    *arrays: np.ndarray,
+    plan: Fixed,
+    inputs: Inputs,
+    measured: Mapping[str, Any],
+    ready: Any,
+) -> np.ndarray:
+    """One tile of a segment: a 1 x 1 object array that holds a dict of finished arrays.
+
+    `arrays` are the variables `entering` through Dask, others were `stored` (and `ready` says that
+    they all are). Variables of `sinks` are put there, and are not among the finished arrays.
+    """
+    if window.size == 0:  # Dask asks for the type
+        return np.empty((0, 0), object)
+    segment, entering, stored, sinks, taps = plan.values
+    core: Window = window[0, 0]
+    side = inputs.exposure.side
+    outer = core.grown(segment.halo, side)
+    seconds: dict[str, float] = {}
+    variables = dict(zip(entering, arrays, strict=True))
+    variables |= {name: sink.read(outer) for name, sink in stored.items()}
+    cut = core.within(outer)
+
+    def tapped(step: str, variables: Mapping[str, np.ndarray]) -> None:
+        for tap in taps:
+            if tap.step == step:
+                tap.sink.put(variables[tap.variable][(..., *cut)], core)
+
+    tile = Tile(outer, side)
+    have = run_steps(segment.steps, variables, tile, inputs, measured, seconds, tapped)
+    began = time.thread_time()
+    for name, sink in sinks.items():
+        sink.put(np.asarray(have[name][(..., *cut)], VARIABLES[name].dtype), core)
+    seconds[STORING] = time.thread_time() - began
+    # Copies, so that a small trimmed result does not keep the whole tile with its halo alive.
+    done: dict[str, Any] = {
+        name: np.array(have[name][(..., *cut)], dtype=VARIABLES[name].dtype)
+        for name in segment.leave
+        if name not in sinks
+    }
+    done[SECONDS] = seconds
+    return _boxed(done)
+
+
+def _run_stored(
+    fixed: Fixed, plan: Fixed, inputs: Inputs, measured: Sequence[Any], ready: Any
+) -> np.ndarray:
+    """`_run_tile` where nothing enters through Dask."""
+    window, names = fixed.values
+    found = dict(zip(names, measured, strict=True))
+    return _run_tile(_boxed(window), plan=plan, inputs=inputs, measured=found, ready=ready)
+
+
+def _after(value: Any, done: Any) -> Any:
+    """`value`, once `done` is there."""
+    return value
+
+
+def _unpacked(fixed: Fixed, done: Any) -> Any:
+    """The one value, once `done` is there."""
+    return fixed.values[0]
+
+
+def _boxed(value: Any) -> np.ndarray:
+    box = np.empty((1, 1), object)
+    box[0, 0] = value
+    return box
+
+
+def _pick(box: np.ndarray, name: str) -> np.ndarray:
+    """One array of a finished tile."""
+    return box[0, 0][name] if box.size else np.empty((0, 0))
+
+
+def _pick_seconds(box: np.ndarray) -> dict[str, float]:
+    """Time that a tile spent in each step."""
+    seconds: dict[str, float] = box[0, 0][SECONDS]
+    return seconds
+
+
+def _total_seconds(tiles: Sequence[Mapping[str, float]]) -> Spent:
+    """Runs when the last tile of a segment is finished."""
+    steps = {name: sum(seconds[name] for seconds in tiles) for name in tiles[0]}
+    return Spent(steps, time.time())
+
+
+def _strip(
+    window: Window,
+    bound: BoundStep,
+    before: Sequence[BoundStep],
+    names: Sequence[str],
+    values: Sequence[Any],
+) -> Any:
+    """`_reduce_strip`; `values` are the inputs, and what the steps called `names` measured."""
+    inputs, *found = values
+    return reduce_strip(window, bound, before, inputs, dict(zip(names, found, strict=True)))
+
+
+# -- lazy arrays ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Where the time of a segment went.
+
+    Attributes
+    ----------
+    steps : dict of str to float
+        Processor time of each step, summed over tiles, s.
+    finished : float
+        Unix time at which the last tile was finished.
+    """
+
+    steps: dict[str, float]
+    finished: float
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """A pipeline as lazy Dask collections.
+
+    Attributes
+    ----------
+    arrays : dict of str to dask.array.Array
+        Variables on the full frame, one chunk per tile.
+    measured : dict of str to Delayed
+        Step name -> what its reduction finds.
+    seconds : list of Delayed
+        For each segment, the time `Spent`. Once these are there, all tiles are finished and what
+        goes to a sink has been put there.
+    work : list of dict of str to int
+        The names of the tasks that do the work of these segments, and how many each has.
+    aside : dict of str to int
+        The same for what is measured and no tile waits for.
+    """
+
+    arrays: dict[str, da.Array]
+    measured: dict[str, Delayed]
+    seconds: list[Delayed]
+    work: list[dict[str, int]]
+    aside: dict[str, int]
+
+
+def build(
+    steps: Sequence[BoundStep],
+    inputs: Inputs,
+    grid: Grid,
+    results: Iterable[str],
+    per_step: bool = False,
+    after: Sequence[Delayed] = (),
+    sinks: Mapping[str, Sink] | None = None,
+    taps: Sequence[Tap] = (),
+    in_flight: int | None = None,
+) -> Lazy:
+    """Build the Dask graph of a recipe on one exposure. Reads no pixels.
+
+    Parameters
+    ----------
+    steps : sequence of BoundStep
+        Those that apply, see `applicable`.
+    inputs : Inputs
+    grid : Grid
+    results : iterable of str
+        Variables that the caller wants as lazy arrays.
+    per_step : bool
+        One Dask layer per step instead of one task per tile.
+    after : sequence of Delayed
+        What must be done before the first tile is read, such as writing what it reads.
+    sinks : mapping of str to Sink, optional
+        Variables that are put somewhere by the task that makes them, and read there by later
+        segments: no frame stays in memory or travels between workers.
+    taps : sequence of Tap, optional
+        Variables to put somewhere as they are after some step.
+    in_flight : int, optional
+        Tile i waits for tile i - `in_flight`. Dask takes tiles in an order that has no regard to
+        where they lie; neighbours in turn find more of what they read unpacked or cached.
+    """
+    sinks = dict(sinks or {})
+    results = [name for name in results if name not in sinks]
+    segments = make_segments(steps, [*results, *sinks], per_step)
+    key = unique("inputs")
+    shared = last_task(key, {key: (_unpacked, Fixed(inputs), [d.key for d in after])}, after)
+    # Where several segments write a variable, only its last version goes to the sink.
+    last = {name: i for i, s in enumerate(segments) for b in s.steps for name in b.step.writes}
+    flow = _Flow(inputs, shared, {}, {}, {}, [])
+    done: list[BoundStep] = []
+    work: list[dict[str, int]] = []
+    aside: dict[str, int] = {}
+    for i, segment in enumerate(segments):
+        reducing: dict[str, int] = {}
+        for j, bound in enumerate(segment.steps):
+            if bound.step.reduction is not None:
+                before = [*done, *segment.steps[:j]]
+                flow.measured[bound.name] = _reduction(bound, before, flow, reducing)
+        done += segment.steps
+        if not segment.leave:
+            aside |= reducing
+            continue
+        putting = {n: sinks[n] for n in segment.leave if n in sinks and last[n] == i}
+        tiles, seconds = _tiles(segment, grid, flow, putting, taps, in_flight)
+        work.append(reducing | {tiles.name: math.prod(grid.shape)})
+        for name in segment.leave:
+            if name not in putting:
+                flow.arrays[name] = _variable(tiles, name, grid, inputs.exposure.n_resultants)
+        flow.stored.update(putting)
+        flow.seconds.append(seconds)
+    arrays = {name: flow.arrays[name] for name in results}
+    return Lazy(arrays, flow.measured, flow.seconds, work, aside)
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """What there is so far while a graph is built.
+
+    Attributes
+    ----------
+    inputs : Inputs
+    shared : Delayed
+        The inputs as tasks get them.
+    arrays : dict of str to dask.array.Array
+        Variables that pass through Dask.
+    stored : dict of str to Sink
+        Variables that wait in a sink, once all of `seconds` are there.
+    measured : dict of str to Delayed
+    seconds : list of Delayed
+    """
+
+    inputs: Inputs
+    shared: Delayed
+    arrays: dict[str, da.Array]
+    stored: dict[str, Sink]
+    measured: dict[str, Delayed]
+    seconds: list[Delayed]
+
+
+_OBJECTS = np.empty((0, 0), object)
+
+
+def _windows(grid: Grid) -> da.Array:
+    """The tiles' windows as a Dask array of one element per tile."""
+    import dask.array as da
+
+    ny, nx = grid.shape
+    values = np.empty((ny, nx), object)
+    for iy in range(ny):
+        for ix in range(nx):
+            values[iy, ix] = grid.window(iy, ix)
+    return da.from_array(values, chunks=1, name=f"windows-{uuid.uuid4().hex}", asarray=False)
+
+
+def _tiles(
+    segment: Segment,
+    grid: Grid,
+    flow: _Flow,
+    putting: Mapping[str, Sink],
+    taps: Sequence[Tap],
+    in_flight: int | None,
+) -> tuple[_Tiles, Delayed]:
+    """Finished tiles (dicts) of one segment, and the time `Spent` on all."""
+    stored = {name: flow.stored[name] for name in segment.enter if name in flow.stored}
+    entering = [name for name in segment.enter if name not in stored]
+    names = {b.name for b in segment.steps}
+    measured = {k: v for k, v in flow.measured.items() if k in names}
+    fixed = Fixed(segment, entering, stored, dict(putting), [t for t in taps if t.step in names])
+    plan = delayed(_after)(fixed, None, dask_key_name=unique("plan"))
+    ready = list(flow.seconds) if stored else []
+    name = unique(segment.label)
+    spent, end = unique(f"{segment.label}-seconds"), unique(f"{segment.label}-finished")
+    places = list(np.ndindex(*grid.shape))
+    seconds: dict[Any, Any] = {(spent, *place): (_pick_seconds, (name, *place)) for place in places}
+    seconds[end] = (_total_seconds, list(seconds))
+    if entering:
+        tiles = _overlapped(name, entering, segment.halo, grid, flow, plan, measured, ready)
+        whole = HighLevelGraph.from_collections(end, seconds, list[Any]([tiles]))
+        return _Tiles(name, tiles.dask, grid), Delayed(end, whole, layer=end)
+    tasks: dict[Any, Any] = {}
+    for i, place in enumerate(places):
+        before = [] if in_flight is None or i < in_flight else [(spent, *places[i - in_flight])]
+        tasks[(name, *place)] = (
+            _run_stored,
+            Fixed(grid.window(*place), list(measured)),
+            plan.key,
+            flow.shared.key,
+            [value.key for value in measured.values()],
+            [value.key for value in ready] + before,
+        )
+    needed = [plan, flow.shared, *measured.values(), *ready]
+    whole = HighLevelGraph.from_collections(name, tasks | seconds, dependencies=needed)
+    return _Tiles(name, whole, grid), Delayed(end, whole, layer=name)
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """Keys (name, iy, ix) of a graph."""
+
+    name: str
+    graph: HighLevelGraph
+    grid: Grid
+
+    def array(self) -> da.Array:
+        """As a Dask array of objects, one for each tile."""
+        import dask.array as da
+
+        ny, nx = self.grid.shape
+        return da.Array(self.graph, self.name, ((1,) * ny, (1,) * nx), meta=_OBJECTS)
+
+
+def _overlapped(
+    name: str,
+    entering: Sequence[str],
+    halo: int,
+    grid: Grid,
+    flow: _Flow,
+    plan: Delayed,
+    measured: Mapping[str, Delayed],
+    ready: Sequence[Delayed],
+) -> da.Array:
+    """Tiles of a segment that gets variables through Dask, with their halo."""
+    import dask.array as da
+
+    arrays: list[Any] = []
+    for variable in entering:
+        array = flow.arrays[variable]
+        if halo:
+            depth = (*(0,) * (array.ndim - 2), halo, halo)
+            array = da.overlap.overlap(
+                array, depth=dict(enumerate(depth)), boundary="none", allow_rechunk=False
+            )
+        arrays += [array, "ryx"[-array.ndim :]]
+    return da.blockwise(
+        _run_tile,
+        "yx",
+        _windows(grid),
+        "yx",
+        *arrays,
+        plan=plan,
+        inputs=flow.shared,
+        measured=dict(measured),
+        ready=list(ready),
+        name=name,
+        concatenate=True,
+        align_arrays=False,
+        dtype=object,
+        meta=_OBJECTS,
+    )
+
+
+def _variable(tiles: _Tiles, name: str, grid: Grid, n_resultants: int) -> da.Array:
+    """One variable of finished tiles as a Dask array."""
+    import dask.array as da
+
+    variable = VARIABLES[name]
+    lead = variable.dims == "ryx"
+    chunks = (*(((n_resultants,),) if lead else ()), *grid.chunks)
+    return da.map_blocks(
+        _pick,
+        tiles.array(),
+        name,
+        name=f"{name}-{uuid.uuid4().hex}",
+        dtype=variable.dtype,
+        chunks=chunks,
+        new_axis=[0] if lead else None,
+        meta=np.empty((0,) * len(chunks), variable.dtype),
+    )
+
+
+def _reduction(
+    bound: BoundStep, before: Sequence[BoundStep], flow: _Flow, work: dict[str, int]
+) -> Delayed:
+    """What a step measures on the frame, as a delayed mapping; its tasks on finished tiles are
+    added to `work`."""
+    reduction = bound.step.reduction
+    assert reduction is not None
+    shared = flow.shared
+    windows = reduction.windows(flow.inputs.exposure, bound.params)
+    if reduction.thin:
+        thin = feeding(before, reduction.reads)
+        known = {b.name: flow.measured[b.name] for b in thin if b.name in flow.measured}
+        needed = [shared, *known.values()]
+        strips = [(window, bound, thin, list(known)) for window in windows]
+        partials = fan(f"{bound.name}-measure", _strip, strips, needed)
+        end = unique(f"{bound.name}-combine")
+        task = (_combine_fixed, Fixed(bound), shared.key, partials.key)
+        return last_task(end, {end: task}, [shared, partials])
+    stored = {name: flow.stored[name] for name in reduction.reads if name in flow.stored}
+    names = [name for name in reduction.reads if name not in stored]
+    sources = [flow.arrays[name] for name in names]
+    ready = flow.seconds if stored else []
+    label, end = unique(f"{bound.name}-measure"), unique(f"{bound.name}-combine")
+    tasks: dict[Any, Any] = {}
+    for i, window in enumerate(windows):
+        pieces = [_overlapping(array, window) for array in sources]
+        places = {name: [p for _, p in found] for name, found in zip(names, pieces, strict=True)}
+        keys = [key for found in pieces for key, _ in found]
+        fixed = Fixed(window, bound, places, stored)
+        waits = [d.key for d in ready]
+        tasks[(label, i)] = (_reduce_finished, fixed, shared.key, keys, waits)
+    work[label] = len(windows)
+    tasks[end] = (_combine_fixed, Fixed(bound), shared.key, list(tasks))
+    return last_task(end, tasks, [shared, *sources, *ready])
+
+
+def _overlapping(array: da.Array, window: Window) -> list[tuple[Any, Window]]:
+    """Keys of the blocks that meet a window, with the place of each on the frame."""
+    edges = [np.cumsum([0, *sizes]) for sizes in array.chunks[-2:]]
+    found = []
+    for iy, ix in np.ndindex(*array.numblocks[-2:]):
+        place = Window(*(int(v) for v in (*edges[0][iy : iy + 2], *edges[1][ix : ix + 2])))
+        if place.meet(window) is not None:
+            lead = (0,) * (array.ndim - 2)
+            found.append(((array.name, *lead, iy, ix), place))
+    return found
+
+
+def _reduce_finished(fixed: Fixed, inputs: Inputs, blocks: list[np.ndarray], ready: Any) -> Any:
+    """A reduction's partial on a window of finished tiles."""
+    window, bound, places, stored = fixed.values
+    reads = {name: sink.read(window) for name, sink in stored.items()}
+    rest = iter(blocks)
+    for name, found in places.items():
+        pieces = [(place, next(rest)) for place in found]
+        first = pieces[0][1]
+        whole = np.empty((*first.shape[:-2], *window.shape), first.dtype)
+        for place, block in pieces:
+            both = place.meet(window)
+            whole[(..., *both.within(window))] = block[(..., *both.within(place))]
+        reads[name] = whole
+    return partial_of(window, bound, inputs, **reads)
+
+
+def _combine_fixed(fixed: Fixed, inputs: Inputs, partials: Sequence[Any]) -> Any:
+    return combine_partials(partials, fixed.values[0], inputs)

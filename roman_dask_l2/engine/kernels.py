@@ -1,0 +1,194 @@
+"""Kernels on tiles, one after the other: the specification of every way to run them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..core.detector import BORDER, Window
+from ..core.step import VARIABLES, BoundStep, Tile, accepted
+from ..io.references import Inputs
+from .plan import feeding, summed_halo
+
+
+def run_steps(
+    steps: Sequence[BoundStep],
+    variables: Mapping[str, np.ndarray],
+    tile: Tile,
+    inputs: Inputs,
+    measured: Mapping[str, Mapping[str, Any]],
+    seconds: dict[str, float] | None = None,
+    taps: Callable[[str, Mapping[str, np.ndarray]], None] | None = None,
+) -> dict[str, np.ndarray]:
+    """Run kernels one after the other on one tile. The specification of every other way to run.
+
+    Parameters
+    ----------
+    steps : sequence of BoundStep
+    variables : mapping
+        What is there already, on the tile's window.
+    tile : Tile
+    inputs : Inputs
+    measured : mapping
+        Step name -> what its reduction found.
+    seconds : dict, optional
+        Processor time spent in each step (s) is added here.
+    taps : callable, optional
+        ``taps(step, variables)`` is called after each step.
+
+    Returns
+    -------
+    dict
+        All variables after the last step.
+    """
+    have = dict(variables)
+    wanted = [name for b in steps for name in b.step.references_for(b.params).values()]
+    shared: dict[str, Any] = {}
+    for b in steps:
+        began = time.thread_time()
+        references = {}
+        for keyword, name in b.step.references_for(b.params).items():
+            wanted.remove(name)
+            if not inputs.available(name):
+                continue
+            value = shared.pop(name) if name in shared else inputs.sources[name].read(tile.window)
+            if name in wanted:
+                shared[name] = value
+            references[keyword] = value
+        context = {
+            "tile": tile,
+            "exposure": inputs.exposure,
+            "params": b.params,
+            "measured": measured.get(b.name, {}),
+        }
+        reads: dict[str, Any] = {name: have[name] for name in b.step.reads}
+        reads |= {name: have.get(name) for name in b.step.optional_reads}
+        result = b.step.kernel(**reads, **references, **accepted(b.step.kernel, context))
+        results = result if isinstance(result, tuple) else (result,)
+        for name, value in zip(b.step.writes, results, strict=True):
+            have[name] = value
+        del reads, result, results
+        if taps is not None:
+            taps(b.name, have)
+        if seconds is not None:
+            spent = time.thread_time() - began
+            seconds[b.name] = seconds.get(b.name, 0.0) + spent
+    return have
+
+
+def reduce_strip(
+    window: Window,
+    bound: BoundStep,
+    before: Sequence[BoundStep],
+    inputs: Inputs,
+    measured: Mapping[str, Any],
+) -> Any:
+    """A thin reduction on one strip: run what precedes on the strip alone, then the partial."""
+    reduction = bound.step.reduction
+    assert reduction is not None
+    side = inputs.exposure.side
+    outer = window.grown(summed_halo(before, reduction.reads), side)
+    have = run_steps(before, {}, Tile(outer, side), inputs, measured)
+    cut = window.within(outer)
+    reads = {name: np.ascontiguousarray(have[name][(..., *cut)]) for name in reduction.reads}
+    return partial_of(window, bound, inputs, **reads)
+
+
+def partial_of(window: Window, bound: BoundStep, inputs: Inputs, **reads: np.ndarray) -> Any:
+    reduction = bound.step.reduction
+    assert reduction is not None
+    references = {
+        keyword: inputs.sources[name].read(window)
+        for keyword, name in reduction.references_for(bound.params).items()
+        if inputs.available(name)
+    }
+    context = {
+        "tile": Tile(window, inputs.exposure.side),
+        "exposure": inputs.exposure,
+        "params": bound.params,
+    }
+    return reduction.partial(**reads, **references, **accepted(reduction.partial, context))
+
+
+def combine_partials(
+    partials: Sequence[Any], bound: BoundStep, inputs: Inputs
+) -> Mapping[str, Any]:
+    reduction = bound.step.reduction
+    assert reduction is not None
+    whole = {
+        keyword: inputs.sources[name].read() if inputs.available(name) else None
+        for keyword, name in reduction.whole.items()
+    }
+    context = {"exposure": inputs.exposure, "params": bound.params}
+    return reduction.combine(partials, **whole, **accepted(reduction.combine, context))
+
+
+def measure(steps: Sequence[BoundStep], inputs: Inputs) -> dict[str, Mapping[str, Any]]:
+    """What the thin reductions of a recipe's first steps find, here and now, without Dask.
+
+    Parameters
+    ----------
+    steps : sequence of BoundStep
+        Those that apply, from the first one on, none of them with another kind of reduction.
+    inputs : Inputs
+
+    Returns
+    -------
+    dict
+        Step name -> what its kernel gets as ``measured``.
+    """
+    measured: dict[str, Mapping[str, Any]] = {}
+    for i, bound in enumerate(steps):
+        reduction = bound.step.reduction
+        if reduction is None:
+            continue
+        before = feeding(steps[:i], reduction.reads)
+        windows = reduction.windows(inputs.exposure, bound.params)
+        partials = [reduce_strip(w, bound, before, inputs, measured) for w in windows]
+        measured[bound.name] = combine_partials(partials, bound, inputs)
+    return measured
+
+
+def rehearse(steps: Sequence[BoundStep], inputs: Inputs) -> Iterator[str]:
+    """Run kernels on a few blank pixels, the last step first, so that they are compiled.
+
+    Parameters
+    ----------
+    steps : sequence of BoundStep
+        Those that apply. What needs numbers that a thin reduction finds is left out: a run begins
+        with that.
+    inputs : Inputs
+
+    Yields
+    ------
+    str
+        What has run, or has failed: this does not judge what blank pixels do to a kernel.
+    """
+    exposure = inputs.exposure
+    corner = Window(0, 2 * BORDER, 0, 2 * BORDER)
+
+    def blank(names: Iterable[str], window: Window) -> dict[str, np.ndarray]:
+        lead = {"ryx": (exposure.n_resultants,), "yx": ()}
+        return {
+            name: np.zeros((*lead[v.dims], *window.shape), v.dtype)
+            for name in names
+            for v in [VARIABLES[name]]
+        }
+
+    written = {name for b in steps for name in b.step.writes}
+    for bound in reversed(steps):
+        step, reduction = bound.step, bound.step.reduction
+        if reduction is not None and not reduction.thin:
+            window = reduction.windows(exposure, bound.params)[0]
+            with contextlib.suppress(Exception):
+                partial_of(window, bound, inputs, **blank(reduction.reads, window))
+            yield f"{bound.name}-measure"
+        if reduction is None:
+            reads = {*step.reads, *(written & set(step.optional_reads))}
+            with contextlib.suppress(Exception):
+                run_steps([bound], blank(reads, corner), Tile(corner, exposure.side), inputs, {})
+            yield bound.name

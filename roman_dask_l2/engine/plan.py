@@ -1,0 +1,140 @@
+"""How a recipe is cut into segments that run on a tile; plain data, no Dask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ..core.detector import Window
+from ..core.step import VARIABLES, BoundStep
+from ..io.references import Inputs
+
+
+class Sink(Protocol):
+    """Where tasks put a variable tile by tile, and find it again: a place in a file or a store that
+    every worker can reach. Putting the same tile twice must do no harm."""
+
+    def put(self, values: np.ndarray, window: Window) -> None:
+        """Store `values`, an array on `window` of the full frame."""
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        """What was stored on a window of the full frame."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A variable that is put somewhere as it is after some step."""
+
+    step: str
+    variable: str
+    sink: Sink
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Steps that run on a tile one after the other.
+
+    Attributes
+    ----------
+    steps : tuple of BoundStep
+    enter : tuple of str
+        Variables that come from earlier segments.
+    leave : tuple of str
+        Variables that later segments or the caller need.
+    halo : int
+        Pixels beyond the tile that the steps together look at.
+    """
+
+    steps: tuple[BoundStep, ...]
+    enter: tuple[str, ...]
+    leave: tuple[str, ...]
+    halo: int
+
+    @property
+    def label(self) -> str:
+        """What the dashboard and the progress bar call its tasks."""
+        return (
+            self.steps[0].name
+            if len(self.steps) == 1
+            else f"{self.steps[0].name}-to-" + (self.steps[-1].name)
+        )
+
+
+# -- the plan: plain data, no Dask ---------------------------------------------------------------
+
+
+def summed_halo(steps: Sequence[BoundStep], leave: Iterable[str]) -> int:
+    """Pixels that `steps` together need around a tile so that `leave` is right inside it.
+
+    Worked out backwards: what a step writes must be right out to some distance, so what it reads
+    must be right out to its halo beyond that.
+    """
+    need = dict.fromkeys(leave, 0)
+    total = 0
+    for bound in reversed(steps):
+        step = bound.step
+        reach = max((need.get(w, 0) for w in step.writes), default=0)
+        halo = step.halo(bound.params)
+        total = max(total, reach + halo, reach + step.reference_halo(bound.params))
+        for name in (*step.reads, *step.optional_reads):
+            need[name] = max(need.get(name, 0), reach + halo)
+    return max(total, *need.values()) if need else total
+
+
+def make_segments(
+    steps: Sequence[BoundStep], results: Iterable[str], per_step: bool = False
+) -> list[Segment]:
+    """Cut a recipe into segments.
+
+    A new segment begins before a step whose reduction looks at finished tiles, and before one that
+    looks beyond its tile at two-dimensional arrays only: exchanging a thin border of those between
+    tiles is cheaper than computing the whole ramp on a wider halo.
+    """
+    groups: list[list[BoundStep]] = []
+    for bound in steps:
+        step = bound.step
+        flat_halo = step.halo(bound.params) > 0 and all(
+            VARIABLES[name].dims == "yx" for name in step.reads
+        )
+        finished = step.reduction is not None and not step.reduction.thin
+        if not groups or per_step or flat_halo or finished:
+            groups.append([])
+        groups[-1].append(bound)
+
+    segments: list[Segment] = []
+    needed = set(results)
+    for group in reversed(groups):
+        made = {w for b in group for w in b.step.writes}
+        leave = tuple(sorted(made & needed))
+        enter: set[str] = set()
+        known: set[str] = set()
+        for b in group:
+            r = b.step.reduction
+            wanted = {*b.step.reads, *b.step.optional_reads, *(r.reads if r else ())}
+            enter |= wanted - known
+            known |= set(b.step.writes)
+        # A segment entered by a variable that it also writes needs the one made before it.
+        needed = (needed - made) | enter
+        halo = summed_halo(group, leave)
+        segments.append(Segment(tuple(group), tuple(sorted(enter)), leave, halo))
+    segments.reverse()
+    return segments
+
+
+def feeding(steps: Sequence[BoundStep], reads: Iterable[str]) -> list[BoundStep]:
+    """Those of `steps` that have a part in the value of `reads` after the last of them."""
+    needed, kept = set(reads), []
+    for b in reversed(steps):
+        if needed & set(b.step.writes):
+            kept.append(b)
+            reduced = b.step.reduction.reads if b.step.reduction else ()
+            needed |= {*b.step.reads, *b.step.optional_reads, *reduced}
+    return kept[::-1]
+
+
+def applicable(steps: Sequence[BoundStep], inputs: Inputs) -> list[BoundStep]:
+    """The steps of a recipe that apply to this exposure and its reference files."""
+    return [b for b in steps if b.step.when(inputs.exposure, b.params, inputs.available)]

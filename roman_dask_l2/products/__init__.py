@@ -1,0 +1,1 @@
+"""From one exposure to its files: job, Level-2 image, noise layers, memory, provenance."""

@@ -1,0 +1,257 @@
+"""Opening and checking: from a configuration to a job that can run. Reads headers only."""
+
+from __future__ import annotations
+
+import inspect as introspection
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..config.model import Config, load_config
+from ..config.noise_labels import Layer, parse_all
+from ..config.recipe import Recipe, load_recipe
+from ..core.detector import BORDER, CHANNEL_WIDTH
+from ..core.exposure import Exposure
+from ..core.photometry import not_imaging
+from ..core.step import BoundStep
+from ..engine import plan
+from ..errors import InputError
+from ..io.asdf_file import open_asdf
+from ..io.atomic import check_target, real_path
+from ..io.fits import fits_name
+from ..io.kinds import wrong_tag
+from ..io.l1 import open_l1
+from ..io.layout import Layout, read_layout
+from ..io.references import Inputs, add_wcs, open_inputs
+from ..io.spill import IN_FLIGHT, check_temp
+from ..io.wcs import Wcs, load_wcs
+
+LONGEST = 120
+"""Characters of ``meta.filename``, in the schema of a Level 2 file."""
+
+T = TypeVar("T")
+
+
+@dataclass
+class Job:
+    """An exposure with everything opened, nothing computed.
+
+    Attributes
+    ----------
+    config : Config
+    recipe : Recipe
+    steps : list of BoundStep
+        The recipe's steps that apply to this exposure.
+    inputs : Inputs
+    wcs : Wcs
+    """
+
+    config: Config
+    recipe: Recipe
+    steps: list[BoundStep]
+    inputs: Inputs
+    wcs: Wcs
+
+    @property
+    def exposure(self) -> Exposure:
+        return self.inputs.exposure
+
+    @property
+    def notes(self) -> list[str]:
+        """What is worth a warning, though nothing is wrong."""
+        odd = not_imaging(self.exposure.optical_element)
+        return [*self.inputs.notes, *([f"{self.config.IN}: {odd}"] if odd else [])]
+
+    def params(self, step: str) -> Any:
+        """Parameters of a step of this recipe, None if it is not in it."""
+        return next((b.params for b in self.steps if b.name == step), None)
+
+
+def prepare(config: Config | Mapping[str, Any] | str | Path, *, noise: bool = False) -> Job:
+    """Open and check everything that a configuration names.
+
+    Parameters
+    ----------
+    config : Config, mapping, str or Path
+    noise : bool
+        Check the NOISE block as well. A calibration alone does not need its directories: they may
+        exist only where the layers are made.
+
+    Raises
+    ------
+    InputError
+        With everything that is wrong, one sentence each.
+    """
+    problems: list[str] = []
+    job = open_job(load_config(config), problems, noise)
+    if job is None or problems:
+        raise InputError(problems)
+    return job
+
+
+def attempt(problems: list[str], func: Callable[..., T], *args: Any, **options: Any) -> T | None:
+    """Call, or note what is wrong."""
+    try:
+        return func(*args, **options)
+    except InputError as error:
+        problems += error.problems
+        return None
+
+
+def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
+    """Open everything; what is wrong is added to `problems`."""
+    recipe = attempt(problems, load_recipe, config.GRAPH, config)
+    opened = attempt(problems, open_l1, config.IN, exclude_first=config.EXCLUDE_FIRST)
+    wcs = attempt(problems, _open_wcs, config)
+    writable = attempt(problems, check_writable, outputs(config))
+    if len(config.OUT.name) > LONGEST:
+        problems.append(
+            f"{config.OUT}: its name has {len(config.OUT.name)} characters, expected {LONGEST} "
+            "at most, as meta.filename of a Level 2 file"
+        )
+    checked = None
+    if noise and config.NOISE is not None:
+        checked = attempt(problems, check_noise, config)
+    if opened is None:
+        for key, path in config.references().items():
+            found: list[str] = []
+            attempt(found, read_layout, path)
+            problems += [f"CALDIR.{key}: {p}" for p in found]
+        return None
+    l1, exposure = opened
+    if bad_tag := wrong_tag(l1):
+        problems.append(bad_tag)
+    inputs, wrong = open_inputs(l1, exposure, config.references())
+    problems += wrong
+    if writable:
+        attempt(problems, check_disk, config, exposure)
+    if checked and config.NOISE is not None:
+        attempt(problems, check_temp, config.NOISE.TEMP, temp_needed(exposure, checked[0]))
+    if recipe is None or wcs is None or problems:
+        return None
+    names = {n for b in recipe.steps for n in b.step.references_for(b.params).values()}
+    shifts = {int(n.partition("+")[2]) for n in names if n.startswith("wcs.area+")}
+    with_wcs = attempt(problems, add_wcs, inputs, wcs, shifts)
+    if with_wcs is None:
+        return None
+    steps = plan.applicable(recipe.steps, with_wcs)
+    problems += _missing_references(steps, with_wcs)
+    return Job(config, recipe, steps, with_wcs, wcs)
+
+
+def _open_wcs(config: Config) -> Wcs:
+    l1_wcs = None
+    if config.FITSWCS is None and config.GWCS is None:
+        l1_wcs = _l1_wcs(read_layout(config.IN))
+    return load_wcs(config.FITSWCS, config.GWCS, l1_wcs, config.FITSWCS_ORIGIN)
+
+
+def _l1_wcs(layout: Layout) -> Any:
+    """The L1 file's own gwcs, None if it has none."""
+    if layout.value("roman", "meta", "wcs") is None:
+        return None
+    with open_asdf(layout.path) as file:
+        return file["roman"]["meta"]["wcs"]
+
+
+def _missing_references(steps: list[BoundStep], inputs: Inputs) -> list[str]:
+    """Arrays without which a step cannot run (its kernel has no default for them)."""
+    problems = []
+    for bound in steps:
+        parameters = introspection.signature(bound.step.kernel).parameters
+        for keyword, name in bound.step.references_for(bound.params).items():
+            needed = parameters[keyword].default is introspection.Parameter.empty
+            if needed and not inputs.available(name):
+                problems.append(f"step {bound.name} needs {name}, which no file in CALDIR gives")
+    return problems
+
+
+def outputs(config: Config) -> list[Path]:
+    """Files that a calibration writes."""
+    return [config.OUT, *([fits_name(config.OUT)] if config.FITSOUT else [])]
+
+
+def check_writable(paths: list[Path]) -> bool:
+    """Files must be writable: their directories are there and let us, they are no directories
+    themselves, their names are not too long.
+
+    Raises
+    ------
+    InputError
+    """
+    problems: list[str] = []
+    for path in paths:
+        attempt(problems, check_target, path)
+        if problems:  # the others lie beside it
+            raise InputError(problems)
+    return True
+
+
+def check_noise(config: Config) -> tuple[list[tuple[Layer, int]], list[Path]]:
+    """What can be checked of a NOISE block before the exposure is calibrated.
+
+    Returns
+    -------
+    layers : list of (Layer, int)
+        With the number of equal labels before each.
+    finals : list of Path
+        Files that will be written.
+
+    Raises
+    ------
+    InputError
+    """
+    noise = config.NOISE
+    if noise is None:
+        raise InputError("NOISE: missing, expected LAYER, TEMP, SEED and OUT")
+    problems: list[str] = []
+    layers = attempt(problems, parse_all, noise.LAYER)
+    finals = [noise.OUT, *([fits_name(noise.OUT)] if config.FITSOUT else [])]
+    attempt(problems, check_writable, finals)
+    attempt(problems, check_temp, noise.TEMP)
+    if layers is None or problems:
+        raise InputError(problems)
+    return layers, finals
+
+
+def temp_needed(exposure: Exposure, layers: Sequence[tuple[Layer, int]]) -> int:
+    """Bytes that the TEMP store of noise layers takes at most."""
+    n, r = exposure.side, exposure.n_resultants
+    frame = n * n
+    cube = (
+        frame * (2 * r + 9) + 2 * r * n * CHANNEL_WIDTH
+    )  # its rate with and without sky, its flags
+    reads = sum(layer.read is not None for layer, _ in layers)
+    lights = sum(bool(layer.poisson or layer.pearson) for layer, _ in layers)
+    kinds = {layer.read.own_ramp for layer, _ in layers if layer.read}
+    base = 9 * frame if False in kinds else 0
+    if kinds:
+        base += (4 + 2 * r * len(kinds)) * frame  # what noisy planes are made from
+    flying = min(reads, IN_FLIGHT) * cube + min(lights, IN_FLIGHT) * 4 * frame
+    return base + flying
+
+
+def check_disk(config: Config, exposure: Exposure) -> None:
+    """The outputs must fit on the disk, beside an older version that they replace.
+
+    Raises
+    ------
+    InputError
+    """
+    n, r = exposure.side, exposure.n_resultants
+    active = (n - 2 * BORDER) ** 2
+    # Bytes per pixel: data, data_withsky, dq, dq2 4 each; err, var_poisson, chisq, dumo 2 each;
+    # mask 1; endslice 1. The border is kept with all resultants.
+    needed = active * (4 * 4 + 4 * 2 + 1 + config.SLICEOUT) + r * n * (
+        CHANNEL_WIDTH * 2 + 16 * BORDER
+    )
+    needed += active * 12 * config.FITSOUT
+    folder = real_path(config.OUT).parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{config.OUT}: too little disk space, {free / 1e6:.0f} MB free of the "
+            f"{needed / 1e6:.0f} MB needed"
+        )

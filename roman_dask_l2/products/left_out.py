@@ -1,0 +1,63 @@
+"""What statistics and fits of an exposure had to leave out, and what to tell of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..core.cells import CELLS
+
+
+def sky_order(order: int | None, measured: Mapping[str, Any]) -> int:
+    """Order of the sky model that was subtracted, -1 if none was."""
+    found = measured.get("sky", {}).get("coefs", ())
+    return -1 if order is None or len(found) == 0 else order
+
+
+def counts(measured: Mapping[str, Any]) -> dict[str, int]:
+    """How much was left out.
+
+    Parameters
+    ----------
+    measured : mapping
+        Step name -> what its reduction has found.
+
+    Returns
+    -------
+    dict of str to int
+        ``sky_pixels`` (not finite or DO_NOT_USE) and ``sky_cells`` of the sky fit; ``refpix``,
+        values of reference pixels and reference output that are not known. What the recipe does not
+        have is missing.
+    """
+    sky, refpix = measured.get("sky", {}), measured.get("refpix", {})
+    found = {
+        "sky_pixels": sky.get("pixels"),
+        "sky_cells": sky.get("cells"),
+        "refpix": refpix.get("left_out"),
+    }
+    return {name: int(n) for name, n in found.items() if n is not None}
+
+
+def warnings(order: int | None, measured: Mapping[str, Any]) -> list[str]:
+    """What an exposure's user must know, one sentence each.
+
+    Parameters
+    ----------
+    order : int or None
+        Of the sky model that was asked for.
+    measured : mapping
+        Step name -> what its reduction has found.
+    """
+    n, found = counts(measured), []
+    if order is not None and sky_order(order, measured) < 0:
+        found.append(
+            f"SKYORDER {order}: no sky is subtracted, {CELLS**2 - n.get('sky_cells', 0)} of "
+            f"{CELLS**2} cells have usable pixels, too few for this order"
+        )
+    elif n.get("sky_cells"):
+        found.append(f"sky: {n['sky_cells']} of {CELLS**2} cells have no usable pixels")
+    if n.get("refpix"):
+        found.append(f"refpix: {n['refpix']} values that are not known are left out")
+    if measured.get("refpix", {}).get("no_weight"):
+        found.append("refpix: rows are not corrected, CALDIR.read gives no finite noise amplitudes")
+    return found

@@ -1,0 +1,422 @@
+"""One exposure from its configuration to its L2 file.
+
+`l1_to_l2` builds the lazy arrays; `calibrate` computes and writes them. What comes before, opening
+and checking, is in `roman_dask_l2.products.job`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask
+import numpy as np
+from dask.delayed import delayed
+
+from ..config.model import Config
+from ..core.detector import BORDER, Grid, Window, parse_tile
+from ..core.exposure import Exposure, index_dtype
+from ..core.float16 import to_float16
+from ..core.median import median
+from ..core.step import VARIABLES as step_variables
+from ..engine import graph, plan, tasks
+from ..engine.progress import Progress, Stage
+from ..engine.schedulers import in_flight, running
+from ..errors import InputError
+from ..io.atomic import replacing
+from ..io.blocks import Block
+from ..io.fits import FitsCopy, fits_name
+from ..io.l2 import IMAGE_ARRAYS, VARIABLES, L2File, naming
+from ..io.references import Inputs
+from ..steps.common import all_finite
+from ..system.foreign import load_all
+from ..system.processes import cpu_count
+from .job import Job, outputs, prepare
+from .left_out import counts, sky_order, warnings
+from .memory import tile_and_threads
+from .metadata import l2_model
+from .precompile import precompiling
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `calibrate` has written.
+
+    Attributes
+    ----------
+    out : Path
+        The L2 file.
+    fits : Path or None
+        Its FITS copy.
+    medsky : float
+        Mode of the background, DN/s.
+    masked : float
+        Fraction of pixels in the combined mask.
+    seconds : dict
+        Wall time by stage, s.
+    steps : dict
+        Processor time by step, summed over threads, s.
+    """
+
+    out: Path
+    fits: Path | None
+    medsky: float
+    masked: float
+    seconds: dict[str, float] = field(default_factory=dict)
+    steps: dict[str, float] = field(default_factory=dict)
+
+
+def _l2_names(job: Job) -> dict[str, str]:
+    """Further arrays of the L2 file that the recipe asks for, and the type they are stored with."""
+    kinds = {name: step_variables[name].dtype for name in job.recipe.outputs}
+    return {name: "float16" if kind == "float32" else kind for name, kind in kinds.items()}
+
+
+def _lazy(job: Job, tile: Any, per_step: bool) -> dict[str, da.Array]:
+    """The results as the L2 file names them, cut to the active pixels."""
+    grid = Grid(job.exposure.side, parse_tile(tile, job.exposure.side))
+    kind = index_dtype(job.exposure.n_resultants)
+    wanted = IMAGE_ARRAYS | {"mask": "bool", "endslice": kind} | _l2_names(job)
+    made = {w for b in job.steps for w in b.step.writes}
+    names = {VARIABLES.get(name, name) for name in wanted} & made
+    lazy = graph.build(job.steps, job.inputs, grid, sorted(names), per_step)
+    inside = slice(BORDER, job.exposure.side - BORDER)
+    arrays = {}
+    for name, dtype in wanted.items():
+        full = lazy.arrays.get(VARIABLES.get(name, name))
+        if full is not None:
+            active = full[inside, inside]
+            arrays[name] = (
+                active.map_blocks(to_float16, dtype="float16")
+                if dtype == "float16"
+                else active.astype(dtype)  # the same array, if it is of this type
+            )
+    return arrays
+
+
+def l1_to_l2(
+    config: Config | Mapping[str, Any] | str | Path,
+    *,
+    tile: str | int | tuple[int, int] | None = None,
+    per_step: bool = False,
+) -> dict[str, da.Array]:
+    """The calibrated exposure as lazy Dask arrays; nothing is computed, no pixel is read.
+
+    Parameters
+    ----------
+    config : mapping, str or Path
+        The configuration, or its YAML file.
+    tile : int, str or tuple of int, optional
+        Size of the chunks: ``256``, ``"128x4096"`` or ``(rows, columns)``.
+    per_step : bool
+        One Dask layer for each step, instead of one task for each tile. The same numbers.
+
+    Returns
+    -------
+    dict of str to dask.array.Array
+        ``data``, ``data_withsky`` (DN/s), ``dq``, ``err``, ``var_poisson``, ``chisq``, ``dumo``,
+        ``mask`` and ``endslice`` on the active pixels.
+
+    Raises
+    ------
+    InputError
+        If the configuration or a file cannot be used.
+
+    Examples
+    --------
+    >>> arrays = l1_to_l2("config.yaml")  # doctest: +SKIP
+    >>> arrays["data"][2000:2100, 2000:2100].compute()  # doctest: +SKIP
+    """
+    return _lazy(prepare(config), tile, per_step)
+
+
+def calibrate(
+    config: Config | Mapping[str, Any] | str | Path,
+    *,
+    scheduler: str = "local",
+    threads: int | None = None,
+    tile: str | int | tuple[int, int] | None = None,
+    memory: str | float | None = None,
+    per_step: bool = False,
+    show_progress: bool = False,
+) -> Result:
+    """Calibrate one exposure and write its L2 file (and FITS copy with FITSOUT).
+
+    Parameters
+    ----------
+    config : mapping, str or Path
+        The configuration, or its YAML file.
+    scheduler : str
+        ``local`` (threads) or ``synchronous``.
+    threads : int, optional
+        Worker threads; default: the processors of this process.
+    memory : str or float, optional
+        Resident memory to stay under, such as ``1GB``: chooses tiles and threads.
+    tile, per_step
+        As for `l1_to_l2`.
+    show_progress : bool
+        A progress bar on a terminal, a line now and then elsewhere.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    InputError
+        If the configuration or a file cannot be used. Nothing is written then.
+    """
+    with Progress(show_progress) as clock:
+        clock.begin("open")
+        job = prepare(config)
+        config = job.config
+        tile, threads = tile_and_threads(job, scheduler, threads, tile, memory)
+        for note in job.notes:
+            log.warning("%s", note)
+        clock.stage("open")
+        with replacing(*outputs(config)) as parts:
+            file = l2_file(job, parts[0])
+            copy = FitsCopy.create(parts[1], file.blocks["data"].window) if config.FITSOUT else None
+            # A given limit of memory is for one process; with one processor nothing is gained.
+            ahead = scheduler == "local" and memory is None and cpu_count() > 1
+            with (
+                precompiling(job) if ahead else nullcontext(),
+                ThreadPoolExecutor(1) as pool,
+            ):
+                load_all(name for bound in job.steps for name in bound.step.imports)
+                with running(scheduler, threads) as client:
+                    # What asdf brings along takes its time to be imported: meanwhile, tiles.
+                    model = pool.submit(l2_model, job)
+                    found = _compute(job, file, copy, tile, per_step, clock, client)
+                segments: list[graph.Spent] = found["seconds"]
+                clock.stage("tiles", segments[0].finished)
+                clock.stage("sky", segments[-1].finished)
+                clock.stage("copy")
+                clock.begin("write")
+                steps = _steps(segments)
+                timings = {"stages": dict(clock.seconds), "steps": steps, "tile": list(tile)}
+                with naming(config.IN):
+                    file.finish(model.result(), _processinfo(job, found) | {"timings": timings})
+        clock.stage("write")
+    for line in warnings(getattr(job.params("sky"), "order", None), found["measured"]):
+        log.warning("%s", line)
+    log.info("wrote %s (%.2f%% of the pixels masked)", config.OUT, 100 * found["masked"])
+    return Result(
+        config.OUT,
+        fits_name(config.OUT) if config.FITSOUT else None,
+        _medsky(found["measured"]),
+        found["masked"],
+        clock.seconds,
+        steps,
+    )
+
+
+def _steps(segments: Sequence[graph.Spent]) -> dict[str, float]:
+    """Processor time by step; what the segments share is added up."""
+    total: dict[str, float] = {}
+    for segment in segments:
+        for name, seconds in segment.steps.items():
+            total[name] = total.get(name, 0.0) + seconds
+    for name, seconds in total.items():
+        log.debug("  %-16s %7.2f s of processor time", name, seconds)
+    return total
+
+
+def l2_file(job: Job, path: Path) -> L2File:
+    """The L2 file of an exposure, made and not filled."""
+    made = {w for b in job.steps for w in b.step.writes}
+    exposure = job.exposure
+    leaves_out = getattr(job.params("ramp_fit"), "exclude", False)
+    return L2File(
+        path,
+        exposure.side,
+        exposure.n_resultants,
+        made,
+        _l2_names(job),
+        job.config.SLICEOUT,
+        exposure.start if leaves_out else None,
+    )
+
+
+def _compute(
+    job: Job,
+    file: L2File,
+    copy: FitsCopy | None,
+    tile: tuple[int, int],
+    per_step: bool,
+    clock: Progress,
+    client: Any,
+) -> dict[str, Any]:
+    """Run the graph: every tile goes into its place in the files as it is finished."""
+    tasks, stages = calibration_graph(job, file, copy, tile, per_step)
+    with clock.counting(stages, client):
+        (found,) = dask.compute(tasks)
+    found["masked"] = sum(found["masked"]) / np.prod(file.blocks["mask"].shape)
+    return found
+
+
+def calibration_graph(
+    job: Job, file: L2File, copy: FitsCopy | None, tile: tuple[int, int], per_step: bool = False
+) -> tuple[dict[str, Any], list[Stage]]:
+    """All tasks of a calibration, and which of them belong to which stage. Reads no pixels.
+
+    Parameters
+    ----------
+    job : Job
+    file : L2File
+        Made, not filled.
+    copy : FitsCopy or None
+    tile : tuple of int
+        Rows and columns.
+    per_step : bool
+
+    Returns
+    -------
+    tasks : dict
+        Dask collections.
+    stages : list of Stage
+        ``tiles``, ``sky`` and ``copy``.
+    """
+    grid = Grid(job.exposure.side, tile)
+    # The mission's L2 files carry the reference pixels as they were read, uncorrected.
+    first = next(b.name for b in job.steps if "ramp" in b.step.writes)
+    taps = [plan.Tap(first, "ramp", file.border())]
+    if file.excluded is not None:
+        taps.append(plan.Tap("ramp_fit", "groupdq", file.excluded))
+    lazy = graph.build(
+        job.steps,
+        job.inputs,
+        grid,
+        (),
+        per_step,
+        sinks=file.sinks(),
+        taps=taps,
+        in_flight=in_flight(),
+    )
+    blocks = file.blocks
+    found: dict[str, Any] = {
+        "seconds": lazy.seconds,
+        "measured": lazy.measured,
+        "amp33": delayed(_put_whole)(job.inputs.sources["l1.amp33"], blocks["amp33"]),
+        "medgain": delayed(_median_gain)(job.inputs),
+    }
+    windows = [(grid.window(*place), blocks, copy) for place in np.ndindex(*grid.shape)]
+    copying: dict[str, int] = {}
+    found["masked"] = tasks.fan("copy", _copy, windows, lazy.seconds, copying)
+    later = {task: n for segment in lazy.work[1:] for task, n in segment.items()}
+    stages = [
+        Stage("tiles", lazy.work[0], "tiles"),
+        Stage("sky", later, "tasks"),
+        Stage("copy", lazy.aside | copying, "tasks"),
+    ]
+    return found, [stage for stage in stages if stage.tasks]
+
+
+def _put_whole(source: Any, block: Block) -> None:
+    block.put(source.read(), block.window)
+
+
+def _copy(window: Window, blocks: Mapping[str, Block], copy: FitsCopy | None, ready: Any) -> int:
+    """Count the masked pixels of a tile; with FITSOUT, copy it."""
+    mask = blocks["mask"].read(window)
+    if copy is not None:
+        copy.put(blocks["data"].read(window), blocks["dq"].read(window), mask, window)
+    return int(mask.sum())
+
+
+def _median_gain(inputs: Inputs) -> tuple[float, int]:
+    """Median of the gain file, e/DN, and how many values are not finite."""
+    source = inputs.sources["gain.data"]
+    gain = source.read()
+    size = gain.size
+    if not all_finite(gain):
+        gain = gain[np.isfinite(gain)]
+    if gain.size == 0:
+        raise InputError(f"CALDIR.gain: {source.array.path}: no finite gain in roman.data")
+    middle = median(gain) if gain.dtype == np.float32 else float(np.median(gain))
+    return middle, size - gain.size
+
+
+def _medsky(measured: Mapping[str, Any]) -> float:
+    return float(measured.get("medsky", {}).get("medsky", math.nan))
+
+
+def _processinfo(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What was done to make the file, beside the mission's own metadata."""
+    from .provenance import provenance
+
+    exposure, config = job.exposure, job.config
+    fit, sky = job.params("ramp_fit"), job.params("sky")
+    order = getattr(sky, "order", None)
+    measured = found["measured"]
+    weights = _weights(exposure, fit)
+    return {
+        "medsky": _medsky(measured),
+        "medgain": found["medgain"][0],
+        "skyorder": sky_order(order, measured),
+        "skycoefs": measured.get("sky", {}).get("coefs", np.zeros(0)),
+        "left_out": counts(measured) | {"medgain": found["medgain"][1]},
+        "ramp_opt_pars": _pick(fit, slope="slope", gain="gain", sigma_read="sigma_read"),
+        "weights": weights,
+        "meta": {
+            "frame_time": exposure.frame_time,
+            "read_pattern": [list(reads) for reads in exposure.read_pattern],
+            "ngrp": exposure.n_resultants,
+            "tbar": exposure.tbar.astype(np.float32),
+            "tau": exposure.tau.astype(np.float32),
+            "N": _counts(exposure.n_reads),
+            "K": weights,
+            "nborder": BORDER,
+            "jump_detect_pars": _pick(
+                fit,
+                SthreshA="threshold_a",
+                SthreshB="threshold_b",
+                IthreshA="rate_a",
+                IthreshB="rate_b",
+            ),
+        },
+        "config": config.raw,
+        "exclude_first": exposure.exclude_first,
+        "log": _story(job, measured),
+        "provenance": provenance(job),
+    }
+
+
+def _counts(values: np.ndarray) -> np.ndarray:
+    """Whole numbers as int16, or int32 where they need it."""
+    return values.astype(np.int16 if values.max() <= np.iinfo(np.int16).max else np.int32)
+
+
+def _pick(params: Any, **names: str) -> dict[str, float]:
+    return {} if params is None else {key: getattr(params, name) for key, name in names.items()}
+
+
+def _weights(exposure: Exposure, fit: Any) -> np.ndarray:
+    """Weights K of the full ramp, 1/s; empty if the recipe has another ramp fit."""
+    from ..steps.ramp_fit import RampFitParams, fits
+
+    if not isinstance(fit, RampFitParams):
+        return np.zeros(0, np.float32)
+    return fits(exposure, fit)[-1].k
+
+
+def _story(job: Job, measured: Mapping[str, Any]) -> str:
+    """One line per step, for people who look into the file."""
+    lines = [f"recipe {job.recipe.name}"]
+    skipped = [b.name for b in job.recipe.steps if b not in job.steps]
+    for bound in job.steps:
+        options = ", ".join(f"{k}={v}" for k, v in bound.params.model_dump().items())
+        lines.append(f"{bound.name}: {options}" if options else bound.name)
+    lines += [f"{name}: not applied" for name in skipped]
+    return "\n".join(lines) + "\n"

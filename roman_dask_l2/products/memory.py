@@ -1,0 +1,231 @@
+"""Memory that a run will take, as plain arithmetic from the declarations of its steps.
+
+Resident memory is what the interpreter and its libraries take, what is kept unpacked of compressed
+inputs, and one tile with all that a step holds of it for every thread (or a whole image, where a
+task looks at one). Nothing grows with the number of tiles: finished ones are in the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..config.model import Config
+from ..config.noise_labels import Layer, parse_all
+from ..core.cells import CELLS
+from ..core.detector import CHANNEL_WIDTH, Grid, parse_tile
+from ..core.step import VARIABLES, BoundStep
+from ..engine import plan
+from ..errors import InputError
+from ..io.arrays import PIECE_BYTES, PixelArea, Placed, ReadTime, pieces_kept
+from ..io.references import Inputs
+from ..io.spill import STRIP
+from ..system.processes import cpu_count
+from .job import Job, prepare
+from .provenance import Product
+
+log = logging.getLogger(__name__)
+
+BASE = 250e6
+"""Resident bytes of Python with all libraries and compiled kernels, measured."""
+SCRATCH = 24
+"""Bytes per pixel of a tile for what kernels work on in rows and blocks, and is being read."""
+SPARE = 1.12
+"""Memory that the allocator holds for each byte in use, measured."""
+NOISE_STRIP = 6
+"""Bytes per pixel of a strip of the task that makes one resultant with noise,"""
+NOISE_CHANNEL = 40
+"""and of a channel: the draws, and the transform of the 1/f noise."""
+NOISE_FINISH = 12
+"""Bytes per pixel of a row of sky cells of the task that adds a layer up."""
+ROWS = (256, 128, 64, 32)
+"""Heights of full-width tiles that are tried, the fastest first."""
+
+
+def _reference(inputs: Inputs, name: str) -> float:
+    """Bytes per pixel of a tile of a reference array."""
+    source = inputs.sources.get(name)
+    if isinstance(source, Placed):
+        lead = source.array.shape[:-2]
+        if source.planes is not None:
+            lead = (source.planes, *lead[1:])
+        kind = np.dtype(source.dtype or source.array.dtype).itemsize
+        return math.prod(lead) * kind if len(source.array.shape) > 1 else 0.0
+    return 8.0 if isinstance(source, PixelArea | ReadTime) else 0.0
+
+
+def _variable(name: str, n_resultants: int) -> float:
+    variable = VARIABLES[name]
+    planes = n_resultants if variable.dims == "ryx" else 1
+    return planes * np.dtype(variable.dtype).itemsize
+
+
+def pixel_bytes(steps: Sequence[BoundStep], inputs: Inputs, entering: Sequence[str] = ()) -> float:
+    """Most bytes per pixel that are alive while `steps` run on a tile, as `graph.run_steps` does.
+
+    All variables that were made are kept until the end; a reference that a later step wants too is
+    kept until then; a step holds what it reads and what it writes.
+    """
+    r = inputs.exposure.n_resultants
+    have = {name: _variable(name, r) for name in entering}
+    wanted = [n for b in steps for n in b.step.references_for(b.params).values()]
+    shared: dict[str, float] = {}
+    peak = sum(have.values())
+    for b in steps:
+        loaded = dict(shared)
+        for name in b.step.references_for(b.params).values():
+            wanted.remove(name)
+            loaded[name] = _reference(inputs, name)
+        shared = {name: size for name, size in loaded.items() if name in wanted}
+        made = {name: _variable(name, r) for name in b.step.writes}
+        alive = sum(have.values()) + sum(loaded.values()) + sum(made.values())
+        peak = max(peak, alive)
+        have |= made
+    return peak + SCRATCH
+
+
+def parse_memory(memory: str | float) -> float:
+    """Bytes of an amount such as ``1GB``.
+
+    Raises
+    ------
+    InputError
+    """
+    from dask.utils import parse_bytes
+
+    try:
+        if any(c.isdigit() for c in str(memory)):  # Dask takes "MB" for one
+            return float(parse_bytes(memory))
+    except (ValueError, TypeError, AttributeError):
+        pass
+    raise InputError(f"--memory {memory}: expected an amount such as 1GB")
+
+
+def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Layer] = ()) -> float:
+    """Resident bytes that calibrating an exposure, or making noise layers of it, takes at most.
+
+    Parameters
+    ----------
+    job : Job
+    tile : tuple of int
+        Rows and columns.
+    threads : int
+    layers : sequence of Layer
+        The noise layers; none for the calibration.
+
+    Returns
+    -------
+    float
+    """
+    side, inputs = job.exposure.side, job.inputs
+    busy = min(threads, math.prod(Grid(side, tile).shape))  # with a tile
+    sinks = {w for b in job.steps for w in b.step.writes if VARIABLES[w].dims == "yx"}
+    largest = 0.0
+    for segment in plan.make_segments(job.steps, sinks):
+        rows, columns = (min(n + 2 * segment.halo, side) for n in tile)
+        each = pixel_bytes(segment.steps, inputs, segment.enter)
+        largest = max(largest, rows * columns * each)
+    # One task looks at a whole image: the gain for its median, rate and mask for the background.
+    whole = side**2 * max(_reference(inputs, "gain.data"), 4.0 + 1.0 + 8.0 / 16)
+    work = (busy - 1) * largest + max(largest, whole)
+    if layers:
+        plane = (NOISE_STRIP * min(STRIP, side) + NOISE_CHANNEL * CHANNEL_WIDTH) * side
+        reads = any(layer.read for layer in layers)
+        work = threads * max(largest, plane * reads, NOISE_FINISH * side**2 / CELLS)
+    return BASE + SPARE * (work + _unpacked(inputs.sources))
+
+
+def _unpacked(sources: Mapping[str, Any]) -> float:
+    """Bytes that are kept of inputs that are compressed."""
+    total = 0.0
+    for source in sources.values():
+        if isinstance(source, Placed) and source.array.offset is None:
+            array = source.array
+            if array.packed is not None and not array.packed.compression:
+                continue  # with strides: read where it lies
+            size = math.prod(array.shape) * np.dtype(array.dtype).itemsize
+            kept = pieces_kept(array.shape) * PIECE_BYTES if array.in_pieces else size
+            total += min(size, kept)
+    return total
+
+
+def choose(
+    job: Job,
+    limit: float,
+    threads: int,
+    tile: tuple[int, int] | None = None,
+    layers: Sequence[Layer] = (),
+) -> tuple[tuple[int, int], int]:
+    """Tile and threads that stay under a limit, as fast as that allows.
+
+    Parameters
+    ----------
+    job : Job
+    limit : float
+        Resident bytes.
+    threads : int
+        At most so many.
+    tile : tuple of int, optional
+        Take this tile.
+    layers : sequence of Layer
+        Noise layers to make; none for the calibration.
+
+    Raises
+    ------
+    InputError
+        With numbers, if not even one thread with the smallest tile stays under it.
+    """
+    side = job.exposure.side
+    tiles = [tile] if tile is not None else [(min(rows, side), side) for rows in ROWS]
+    for count in range(threads, 0, -1):
+        for candidate in tiles:
+            if project(job, candidate, count, layers) <= limit:
+                return candidate, count
+    least = min(project(job, candidate, 1, layers) for candidate in tiles)
+    number = Grid(side, tiles[-1])
+    raise InputError(
+        f"--memory: {limit / 1e6:.0f} MB is too little, {job.config.IN.name} with "
+        f"{job.exposure.n_resultants} resultants takes {least / 1e6:.0f} MB with one thread and "
+        f"tiles of {number.tile[0]} x {number.tile[1]} pixels, {BASE / 1e6:.0f} MB of it before "
+        "the first pixel"
+    )
+
+
+def layers_of(config: Config, product: Product) -> list[Layer]:
+    """The layers of a product."""
+    if product == "l2" or config.NOISE is None:
+        return []
+    return [layer for layer, _ in parse_all(config.NOISE.LAYER)]
+
+
+def projected(config: Config, product: Product, tile: str | None, threads: int | None) -> float:
+    """Bytes that making a product takes at most."""
+    job = prepare(config)
+    size = parse_tile(tile, job.exposure.side)
+    return project(job, size, threads or cpu_count(), layers_of(config, product))
+
+
+def tile_and_threads(
+    job: Job,
+    scheduler: Any,
+    threads: int | None,
+    tile: str | int | tuple[int, int] | None,
+    memory: str | float | None,
+    layers: Sequence[Layer] = (),
+) -> tuple[tuple[int, int], int | None]:
+    """Size of the tiles, and threads to work with; those that stay under `memory`, if it is given
+    and the work is done in this process."""
+    side = job.exposure.side
+    chosen = None if tile is None else parse_tile(tile, side)
+    if memory is None or scheduler not in ("local", "synchronous"):
+        return chosen or parse_tile(None, side), threads
+
+    most = 1 if scheduler == "synchronous" else threads or cpu_count()
+    limit = parse_memory(memory)
+    size, count = choose(job, limit, most, chosen, layers)
+    log.info("--memory %s: tiles of %d x %d pixels, %d threads", memory, *size, count)
+    return size, count

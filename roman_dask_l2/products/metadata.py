@@ -1,0 +1,73 @@
+"""What the L2 file says of the exposure: the L1 file's metadata, where they still hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.detector import BORDER
+from ..core.photometry import photometry
+from ..io.footprint import middle, sky_region
+from ..io.l2 import check_model, image_model
+from ..system.foreign import alone
+from .job import Job
+
+REF_FILES = {
+    "dark": "dark",
+    "gain": "gain",
+    "linearitylegendre": "linearity",
+    "read": "readnoise",
+    "saturation": "saturation",
+    "flat": "flat",
+    "mask": "mask",
+    "dark_decay": "darkdecaysignal",
+}
+"""Key of CALDIR -> key of ``meta.ref_file``, which knows no others."""
+
+
+def l2_model(job: Job) -> Any:
+    """The L2 file's ``ImageModel``, without its arrays.
+
+    Raises
+    ------
+    InputError
+        If the L1 file's metadata cannot be used.
+    """
+    with alone():
+        return _l2_model(job)
+
+
+def _l2_model(job: Job) -> Any:
+    side = job.exposure.side - 2 * BORDER
+    complete = {b.step.cal_step for b in job.steps if b.step.cal_step} | {"assign_wcs"}
+    model = image_model(
+        job.config.IN,
+        job.config.OUT.name,
+        job.wcs.gwcs(side),
+        photometry(job.exposure.optical_element),
+        complete,
+    )
+    wcsinfo = model.meta.get("wcsinfo")
+    if wcsinfo is not None:
+        wcsinfo["s_region"] = sky_region(job.wcs, side)
+        own = job.config.FITSWCS is None and job.config.GWCS is None
+        if not own and str(wcsinfo.get("aperture_name")).endswith("_FULL"):
+            wcsinfo["ra_ref"], wcsinfo["dec_ref"] = middle(job.wcs, side)
+    names = model.meta.get("ref_file")
+    if names is not None:
+        used = {name for b in job.steps for name in b.step.references_for(b.params).values()}
+        keys = {name.partition(".")[0] for name in used if job.inputs.available(name)}
+        references = job.config.references()
+        own_names = {REF_FILES[k]: references[k].name for k in keys & REF_FILES.keys()}
+        for key in [key for key in names if key != "crds"]:
+            names[key] = own_names.get(key, "N/A")
+    return model
+
+
+def check_metadata(job: Job) -> None:
+    """The L1 file's metadata must make a valid L2 file.
+
+    Raises
+    ------
+    InputError
+    """
+    check_model(job.config.IN, l2_model(job))

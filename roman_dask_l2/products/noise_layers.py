@@ -1,0 +1,252 @@
+"""From a NOISE block to its layers: one Dask graph, intermediates in the TEMP store.
+
+For each layer with R: every resultant's noisy plane is written to a cube in the store; the recipe
+runs on the cube exactly as it does on an exposure; the L2 image of the noise-free ramp is taken
+off. P and O are drawn on the L2 image in fixed detector blocks. When a layer's parts are there,
+one task adds them up, takes its statistics, and writes the layer into its place in the output.
+A layer starts when the one before the last is finished, so that memory and disk do not grow with
+their number.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import dask
+
+from ..config.model import Config
+from ..config.noise_labels import Layer, warn_about
+from ..core.detector import BORDER, Grid, Window
+from ..engine.progress import Progress
+from ..engine.schedulers import running
+from ..errors import InputError
+from ..io.atomic import replacing
+from ..io.blocks import Block
+from ..io.fits import create_fits
+from ..io.inplace import InPlaceFile
+from ..io.layout import Layout, read_layout
+from ..io.spill import NotWritten, TempStore, temp_store
+from .job import Job, check_noise, prepare, temp_needed
+from .layer_plan import LayerPlan
+from .layer_sum import note_name
+from .memory import tile_and_threads
+from .provenance import provenance
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NoiseResult:
+    """What `generate_noise` has written.
+
+    Attributes
+    ----------
+    out : Path
+    fits : Path or None
+    layers : list of dict
+        Label, median, sigma (DN/s), clipped fraction, pixels without a draw or a finite number,
+        and whether a polynomial was not found, of each layer.
+    seconds : float
+    """
+
+    out: Path
+    fits: Path | None
+    layers: list[dict[str, Any]]
+    seconds: float
+
+
+def generate_noise(
+    config: Config | Mapping[str, Any] | str | Path,
+    *,
+    scheduler: str = "local",
+    threads: int | None = None,
+    tile: str | int | tuple[int, int] | None = None,
+    memory: str | float | None = None,
+    per_step: bool = False,
+    keep_temp: bool = False,
+    show_progress: bool = False,
+) -> NoiseResult:
+    """Make the noise layers of a configuration's NOISE block.
+
+    The exposure must have been calibrated (with SLICEOUT) from the same inputs before.
+
+    Parameters
+    ----------
+    config : mapping, str or Path
+        The configuration, or its YAML file.
+    scheduler, threads, tile, memory, per_step, show_progress
+        As for `roman_dask_l2.calibrate`. The layers do not depend on them.
+    keep_temp : bool
+        Keep the TEMP store.
+
+    Returns
+    -------
+    NoiseResult
+
+    Raises
+    ------
+    InputError
+        If the configuration, a label or a file cannot be used, or OUT was made from other inputs.
+        Nothing is written then.
+    """
+    began = time.perf_counter()
+    job = prepare(config, noise=True)
+    layers, finals = check_noise(job.config)
+    warn_about(layer for layer, _ in layers)
+    noise = job.config.NOISE
+    assert noise is not None
+    l2 = open_l2(job, layers)
+    size, threads = tile_and_threads(
+        job, scheduler, threads, tile, memory, [layer for layer, _ in layers]
+    )
+    grid = Grid(job.exposure.side, size)
+    needed = temp_needed(job.exposure, layers)
+    with (
+        replacing(*finals) as parts,
+        temp_store(noise.TEMP, needed, keep_temp) as store,
+        running(scheduler, threads) as client,
+        Progress(show_progress) as shown,
+    ):
+        file, planes = _outputs(job, parts, len(layers))
+        new_plan = partial(LayerPlan, job, l2, grid, store, per_step, planes)
+        statistics = _make(layers, store, new_plan, partial(shown.counting, client=client))
+        for line in statistics:
+            _log_layer(line)
+        file.finish(
+            {
+                "config": job.config.raw,
+                "noise": file.node("noise"),
+                "statistics": statistics,
+                "seconds": time.perf_counter() - began,
+                "provenance": provenance(job, "noise"),
+            }
+        )
+    seconds = time.perf_counter() - began
+    log.info("wrote %s, %d layers in %.1f s", noise.OUT, len(layers), seconds)
+    return NoiseResult(noise.OUT, finals[1] if finals[1:] else None, statistics, seconds)
+
+
+def open_l2(job: Job, layers: Sequence[tuple[Layer, int]]) -> Layout:
+    """The calibrated exposure, if it is there and was made from the same inputs.
+
+    Raises
+    ------
+    InputError
+        Naming what is missing or differs.
+    """
+    layout = read_layout(job.config.OUT)
+    made_by = layout.value("processinfo", "provenance", default={})
+    now = provenance(job)
+    for key, file in now["files"].items():
+        then = made_by.get("files", {}).get(key, {})
+        if then.get("content") != file["content"]:
+            raise InputError(
+                f"OUT: {job.config.OUT}: was not made from this {key} ({file['path']}); "
+                "calibrate the exposure again"
+            )
+    if made_by.get("recipe", {}).get("steps") != now["recipe"]["steps"]:
+        raise InputError(
+            f"OUT: {job.config.OUT}: was made with other steps or options; "
+            "calibrate the exposure again"
+        )
+    light = any(layer.poisson or layer.pearson for layer, _ in layers)
+    if light and layout.array("processinfo", "endslice") is None:
+        raise InputError(
+            f"OUT: {job.config.OUT}: has no endslice, which P and O need; calibrate with SLICEOUT"
+        )
+    return layout
+
+
+def _make(
+    layers: Sequence[tuple[Layer, int]],
+    store: TempStore,
+    new_plan: Callable[[], LayerPlan],
+    counting: Callable[..., AbstractContextManager[None]],
+) -> list[dict[str, Any]]:
+    """Make all layers; their statistics.
+
+    A layer that is finished is noted in the store, and what it was made from is dropped. If its
+    worker dies then, Dask wants to make it again and cannot. So the layers without a note are made
+    by a new graph, as long as each attempt finishes one at least.
+    """
+    todo = [*range(len(layers))]
+    while todo:
+        plan = new_plan()
+        try:
+            tasks = [plan.layer(i, *layers[i]) for i in todo]
+            with counting(plan.stages, in_turn=False):
+                dask.compute(tasks)
+        except NotWritten as error:
+            left = [i for i in todo if store.note(note_name(i)) is None]
+            if len(left) == len(todo):
+                raise
+            log.warning("%s; %d layers are made again", error, len(left))
+            todo = left
+        else:
+            break
+    notes = [store.note(note_name(i)) for i in range(len(layers))]
+    missing = [layers[i][0].label for i, note in enumerate(notes) if note is None]
+    if missing:
+        raise RuntimeError(f"{store.path}: layers {', '.join(missing)} are not noted as finished")
+    return [note for note in notes if note is not None]
+
+
+# -- the output ----------------------------------------------------------------------------------
+
+
+def _log_layer(line: Mapping[str, Any]) -> None:
+    log.info(
+        "layer %-12s median %+.3e, sigma %.3e DN/s, %.4f%% clipped",
+        line["label"],
+        line["median"],
+        line["sigma"],
+        100 * line["clipped"],
+    )
+    if line["inadmissible"]:
+        log.warning("%s", no_draw(line))
+    for warning in unusable(line):
+        log.warning("%s", warning)
+
+
+def unusable(line: Mapping[str, Any]) -> list[str]:
+    """What to tell of a layer's pixels that have no number, and of a sky that was not found."""
+    found = []
+    if line.get("not_finite"):
+        found.append(
+            f"layer {line['label']}: {line['not_finite']} pixels have no finite noise, they are 0"
+        )
+    if line.get("without_sky"):
+        found.append(
+            f"layer {line['label']}: too few cells with usable pixels for its polynomial, "
+            "it is left out"
+        )
+    return found
+
+
+def no_draw(line: Mapping[str, Any]) -> str:
+    """What to tell of the pixels of a layer that have no Pearson draw."""
+    return (
+        f"layer {line['label']}: {line['inadmissible']} pixels have moments that no Pearson "
+        "distribution has, they are 0"
+    )
+
+
+def _outputs(
+    job: Job, parts: Sequence[Path], n_layers: int
+) -> tuple[InPlaceFile, list[list[Block]]]:
+    """The noise file in the making, and for each layer its places there and in the FITS copy."""
+    side = job.exposure.side
+    active = Window(BORDER, side - BORDER, BORDER, side - BORDER)
+    file = InPlaceFile(parts[0])
+    cubes = [file.add("noise", f"float{job.config.NOISE_PRECISION}", active, n_layers)]
+    file.create()
+    if parts[1:]:
+        cubes += create_fits(parts[1], [active], [n_layers], [-32], [[("BUNIT", "DN/s", "")]])
+    return file, [[cube.plane(j) for cube in cubes] for j in range(n_layers)]

@@ -1,0 +1,1 @@
+"""Honest input with known truth: a simulated exposure and all its reference files."""

@@ -1,0 +1,1 @@
+"""This machine: processes, memory, versions of packages and source, logs, text tables."""

@@ -1,0 +1,73 @@
+"""Which processes of this machine live: what others have left behind may be removed. And what this
+one need not keep."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import psutil
+
+
+@lru_cache(maxsize=1)
+def space() -> str:
+    """Boot and process namespace: only in the same one does a process number mean the same. Empty
+    where that cannot be told."""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return ""
+
+
+def born(pid: int) -> float | None:
+    """When a process of this machine started, s since 1970; None if there is none, 0 if that cannot
+    be told."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return process.create_time()
+    except psutil.NoSuchProcess:
+        return None
+    except psutil.Error:
+        return 0.0
+
+
+def process_lives(pid: int, since: float) -> bool:
+    """Whether this machine has such a process, and had it at the time `since` (s since 1970)."""
+    began = born(pid)
+    return began is not None and began <= since + 1
+
+
+OWNER = "owner"
+"""File in a directory that belongs to a process."""
+
+
+def own(folder: Path) -> None:
+    """Say that a directory is of no use without this process."""
+    (folder / OWNER).write_text(f"{space()}\n{os.getpid()}\n{born(os.getpid())}\n")
+
+
+def is_orphan(folder: Path) -> bool:
+    """Whether the process that owns a directory ran here, and is gone."""
+    try:
+        place, pid, began = (folder / OWNER).read_text().splitlines()
+        alive = born(int(pid))
+        gone = alive is None or (alive > 0 and abs(alive - float(began)) > 1)
+    except (OSError, ValueError):
+        return False
+    return place == space() != "" and gone
+
+
+def give_back() -> None:
+    """Return freed memory to the system, which glibc keeps; nothing where it is another library."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def cpu_count() -> int:
+    """Processors that this process may use (a SLURM job's share, not the node's)."""
+    return len(os.sched_getaffinity(0))
