@@ -186,7 +186,7 @@ def _campaign_file(raw: dict[Any, Any], file: Path) -> CampaignFile:
     try:
         model = CampaignFile.model_validate(given, context={"base": file.parent})
     except ValidationError as error:
-        problems += sentences(error)
+        problems += sentences(error, {"": CampaignFile})
     else:
         noise = model.template.get("NOISE")
         if isinstance(noise, dict) and "SEED" in noise:

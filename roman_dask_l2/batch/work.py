@@ -21,8 +21,10 @@ from typing import Any
 import psutil
 
 from ..config.model import Config
+from ..engine.options import RunOptions
 from ..errors import InputError
 from ..io.arrays import keep_open
+from ..products.job import Job
 from ..products.memory import projected
 from ..products.provenance import Product
 from ..products.quality import measure
@@ -235,33 +237,29 @@ class _Attempt:
 
         keep_open({str(path) for path in (config.IN, *config.references().values())})
         _forget_schemas()
-        how: dict[str, Any] = {
-            "scheduler": self._work.scheduler,
-            "threads": self._work.threads,
-            "tile": self._work.tile,
-        }
-        if "noise" in reasons:
-            assert config.NOISE is not None
-            prepare(config, noise=True)  # what is wrong with the noise is told before all the work
+        work = self._work
+        options = RunOptions(scheduler=work.scheduler, threads=work.threads, tile=work.tile)
+        # What is wrong with the noise is reported before all the work.
+        job = prepare(config, noise="noise" in reasons)
         if "l2" in reasons:
             began = time.monotonic()
-            calibrate(config, **how, memory=self._memory(config, "l2"))
+            calibrate(job, options, memory=self._memory(job, "l2"))
             self._seconds["l2"] = round(time.monotonic() - began, 3)
         if "noise" in reasons:
             from ..products.noise_layers import generate_noise
 
             began = time.monotonic()
             noise = {**config.raw["NOISE"], "TEMP": str(own_temp(config))}
-            memory = self._memory(config, "noise")
-            generate_noise(config.replace(NOISE=noise), **how, memory=memory)
+            with_own_temp = dataclasses.replace(job, config=config.replace(NOISE=noise))
+            generate_noise(with_own_temp, options, memory=self._memory(job, "noise"))
             self._seconds["noise"] = round(time.monotonic() - began, 3)
 
-    def _memory(self, config: Config, product: Product) -> str | float | None:
+    def _memory(self, job: Job, product: Product) -> str | float | None:
         """What the work on a product has to stay under, if tiles and threads depend on it."""
         work = self._work
         if work.limit is None:
             return work.memory
-        usual = projected(config, product, work.tile, work.threads)
+        usual = projected(job, product, work.tile, work.threads)
         return work.limit if usual > work.limit else None
 
     def _line(self, status: str) -> Record:

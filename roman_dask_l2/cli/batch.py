@@ -9,17 +9,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .look import _report
-from .run import _check_scheduler, _running, _wants_cluster
+from ..system.logs import PACKAGE_LOG
+from .options import Shared, check_scheduler, scheduler_of, wants_cluster
 
 log = logging.getLogger(__name__)
 
+COMMANDS = ("batch", "status")
 
-def _add_batch(commands: Any, common: Any, running: list[Any]) -> None:
-    """The sub-commands for campaigns of many exposures."""
+
+def add(commands: Any, shared: Shared) -> None:
+    """Add the commands of this file to the command line."""
     batch = commands.add_parser(
         "batch",
-        parents=[common, *running],
+        parents=[shared.common, shared.running, shared.cluster],
         help="calibrate all exposures of a campaign, but for those that are finished",
     )
     batch.add_argument("campaign", type=Path, help="YAML campaign file")
@@ -50,35 +52,20 @@ def _add_batch(commands: Any, common: Any, running: list[Any]) -> None:
         help="exposures at a time on a Dask cluster (default: one for each worker, as memory "
         "allows)",
     )
-    batch.set_defaults(action=_batch)
-    status = commands.add_parser("status", parents=[common], help="how far a campaign is")
+    batch.set_defaults(action=act)
+    status = commands.add_parser("status", parents=[shared.common], help="how far a campaign is")
     status.add_argument("campaign", type=Path, help="YAML campaign file")
-    status.set_defaults(action=_status)
-    report = commands.add_parser(
-        "report", parents=[common], help="write a report of an exposure or a campaign (HTML)"
-    )
-    report.add_argument(
-        "file", type=Path, help="Level-2 file, its configuration, or a campaign file"
-    )
-    report.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="default: beside it, NAME_report.html"
-    )
-    report.add_argument(
-        "--png", type=Path, metavar="DIR", help="also write each plot as a PNG into this folder"
-    )
-    report.add_argument(
-        "--noise", type=Path, metavar="FILE", help="noise file (default: as the Level-2 file says)"
-    )
-    report.set_defaults(action=_report)
+    status.set_defaults(action=show_status)
 
 
-def _batch(args: argparse.Namespace) -> int:
+def act(args: argparse.Namespace) -> int:
+    """``batch``: run what is not finished of a campaign."""
     from ..batch.outcome import Outcome
     from ..batch.plan import Options, make_plan
     from ..batch.run import after_interruption, execute
 
     if not args.debug:
-        log.handlers[0].addFilter(_of_the_batch)
+        PACKAGE_LOG.handlers[0].addFilter(_of_the_batch)
     options = Options(
         only=tuple(args.only),
         share=args.share,
@@ -86,18 +73,18 @@ def _batch(args: argparse.Namespace) -> int:
         redo=args.redo,
         limit=args.limit,
         in_flight=args.in_flight,
-        scheduler="local" if _wants_cluster(args) else args.scheduler,
+        scheduler="local" if wants_cluster(args) else args.scheduler,
         threads=args.threads,
         tile=args.tile,
-        memory=None if _wants_cluster(args) else args.memory,  # there it is that of a worker
+        memory=None if wants_cluster(args) else args.memory,  # there it is that of a worker
     )
-    _check_scheduler(args)
+    check_scheduler(args)
     plan = make_plan(args.campaign, options)
     if args.dry_run:
         sys.stdout.write("\n".join(plan.lines()) + "\n")
         return 0
     outcome = Outcome(plan)
-    cluster = _running(args) if plan.todo else contextlib.nullcontext("local")
+    cluster = scheduler_of(args) if plan.todo else contextlib.nullcontext("local")
     try:
         with cluster as scheduler:
             client = None if isinstance(scheduler, str) else scheduler
@@ -116,11 +103,13 @@ def _batch(args: argparse.Namespace) -> int:
 
 def _of_the_batch(record: logging.LogRecord) -> bool:
     """Of the work on single exposures a batch shows only what is wrong."""
-    part = record.name.removeprefix("roman_dask_l2.").partition(".")[0]
-    return record.levelno >= logging.WARNING or part in ("batch", "schedulers", "slurm")
+    told = ("batch", "engine.schedulers", "engine.clusters", "engine.watch", "engine.slurm")
+    names = tuple(f"{PACKAGE_LOG.name}.{part}" for part in told)
+    return record.levelno >= logging.WARNING or record.name.startswith(names)
 
 
-def _status(args: argparse.Namespace) -> int:
+def show_status(args: argparse.Namespace) -> int:
+    """``status``: how far a campaign is."""
     from ..batch.status import status_lines
 
     sys.stdout.write("\n".join(status_lines(args.campaign)) + "\n")

@@ -8,12 +8,14 @@ import logging
 import time
 from pathlib import Path
 
+from .. import simulation
+from ..engine.options import RunOptions
 from ..errors import InputError
 from ..products.level2 import calibrate
 from ..report.exposure import exposure_report
 from ..report.look import quicklook
 from ..report.truth import DemoReport, compare
-from ..simulation import simulate
+from ..simulation.simulate import simulate
 from ..system.processes import cpu_count
 from ..system.versions import __version__
 
@@ -25,10 +27,7 @@ def run_demo(
     *,
     side: int = 1024,
     seed: int = 1,
-    scheduler: str = "local",
-    threads: int | None = None,
-    tile: str | int | tuple[int, int] | None = None,
-    show_progress: bool = False,
+    options: RunOptions | None = None,
 ) -> DemoReport:
     """Simulate an exposure, calibrate it and compare the result with the truth.
 
@@ -41,7 +40,7 @@ def run_demo(
         Detector side; 4096 in flight.
     seed : int
         Of the simulation.
-    scheduler, threads, tile, show_progress
+    options : RunOptions, optional
         As for `calibrate`.
 
     Returns
@@ -53,7 +52,7 @@ def run_demo(
     InputError
         For a side that cannot be, or a directory that cannot be written.
     """
-    directory = Path(directory)
+    directory, options = Path(directory), options or RunOptions()
     report = DemoReport(f"Demonstration: {side} x {side} pixels, seed {seed}")
     began = time.perf_counter()
 
@@ -64,14 +63,12 @@ def run_demo(
         began = now
 
     try:
-        repeated = _simulated(directory, side, seed, threads or cpu_count())
+        repeated = _simulated(directory, side, seed, options.threads or cpu_count())
     except OSError as error:
         raise InputError(f"{directory}: cannot write there: {error.strerror or error}") from None
     stage("reading the simulation" if repeated else "simulation")
     config = directory / "config.yaml"
-    result = calibrate(
-        config, scheduler=scheduler, threads=threads, tile=tile, show_progress=show_progress
-    )
+    result = calibrate(config, options)
     stage("calibration")
     report.files = {
         "exposure": directory / "l1.asdf",
@@ -100,7 +97,9 @@ def run_demo(
 
 def _simulated(directory: Path, side: int, seed: int, threads: int) -> bool:
     """Simulate, unless the same simulation is there, which a small file beside it tells."""
-    code = hashlib.sha256(Path(simulate.__file__).read_bytes()).hexdigest()
+    folder = Path(simulation.__file__).parent
+    texts = [path.read_bytes() for path in sorted(folder.glob("*.py"))]
+    code = hashlib.sha256(b"".join(texts)).hexdigest()
     wanted = {"side": side, "seed": seed, "version": __version__, "simulator": code}
     note = directory / "simulation.json"
     try:
@@ -112,7 +111,7 @@ def _simulated(directory: Path, side: int, seed: int, threads: int) -> bool:
     except (OSError, ValueError, LookupError, AttributeError):
         pass
     note.unlink(missing_ok=True)
-    made = simulate.simulate(directory, side=side, seed=seed, threads=threads)
+    made = simulate(directory, side=side, seed=seed, threads=threads)
     paths = [made.l1, made.truth, made.fitswcs, made.config, *made.caldir.values()]
     files = [str(path.relative_to(directory)) for path in paths]
     note.write_text(json.dumps(wanted | {"files": files}, indent=1) + "\n")

@@ -8,13 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .tools import SHELLS, _completion, _schema
+from .options import Shared
+
+COMMANDS = ("report", "graph")
 
 
-def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
-    """Add them to the sub-commands of the command line."""
+def add(commands: Any, shared: Shared) -> None:
+    """Add the commands of this file to the command line."""
+    report = commands.add_parser(
+        "report", parents=[shared.common], help="write a report of an exposure or a campaign (HTML)"
+    )
+    report.add_argument(
+        "file", type=Path, help="Level-2 file, its configuration, or a campaign file"
+    )
+    report.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="default: beside it, NAME_report.html"
+    )
+    report.add_argument(
+        "--png", type=Path, metavar="DIR", help="also write each plot as a PNG into this folder"
+    )
+    report.add_argument(
+        "--noise", type=Path, metavar="FILE", help="noise file (default: as the Level-2 file says)"
+    )
+    report.set_defaults(action=act)
+
     graph = commands.add_parser(
-        "graph", parents=[common], help="draw a recipe, or the Dask graph that is made of it"
+        "graph", parents=[shared.common], help="draw a recipe, or the Dask graph that is made of it"
     )
     graph.add_argument(
         "config", type=Path, nargs="?", help="YAML configuration file: shows which steps apply"
@@ -33,27 +52,11 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=".svg, .html or .png (default: RECIPE.svg)",
     )
-    graph.set_defaults(action=_graph)
-
-    schema = commands.add_parser(
-        "schema", parents=[common], help="JSON Schema of configurations, for editors"
-    )
-    schema.add_argument("--campaign", action="store_true", help="of campaign files")
-    schema.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="default: standard output"
-    )
-    schema.set_defaults(action=_schema)
-
-    completion = commands.add_parser(
-        "completion", parents=[common], help="print what makes a shell complete this command"
-    )
-    completion.add_argument(
-        "shell", choices=SHELLS, metavar="|".join(SHELLS), help="whose completion to write"
-    )
-    completion.set_defaults(action=_completion)
+    graph.set_defaults(action=draw_graph)
 
 
-def _graph(args: argparse.Namespace) -> int:
+def draw_graph(args: argparse.Namespace) -> int:
+    """``graph``: draw a recipe or its tasks."""
     from ..config.recipe import load_recipe
     from ..drawing.recipe import draw_recipe
 
@@ -88,7 +91,8 @@ def _named(graph: str) -> str:
     return str(Path(graph).absolute()) if Path(graph).is_file() else graph
 
 
-def _report(args: argparse.Namespace) -> int:
+def act(args: argparse.Namespace) -> int:
+    """``report``: a page about an exposure or a campaign."""
     from ..report import write_report
 
     written = write_report(args.file, args.output, png=args.png, noise=args.noise)

@@ -3,19 +3,63 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import dataclasses
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..system.logs import PACKAGE_LOG
+from .options import Shared, run_options, scheduler_of
 
-log = logging.getLogger(__name__)
+COMMANDS = ("run", "validate")
 
 
-def _run(args: argparse.Namespace) -> int:
+def add(commands: Any, shared: Shared) -> None:
+    """Add the commands of this file to the command line."""
+    run = commands.add_parser(
+        "run",
+        parents=[shared.common, shared.running, shared.cluster],
+        help="calibrate the exposure of a configuration",
+    )
+    run.add_argument("config", type=Path, help="YAML configuration file")
+    run.add_argument(
+        "--graph", metavar="NAME|FILE", help="recipe, instead of the configuration's GRAPH"
+    )
+    run.add_argument(
+        "--per-step",
+        action="store_true",
+        help="one Dask layer for each step instead of one task for each tile; the same numbers",
+    )
+    run.add_argument("--timings", action="store_true", help="print where the time went")
+    run.add_argument(
+        "--report", action="store_true", help="write a report beside OUT, NAME_report.html"
+    )
+    stage = run.add_mutually_exclusive_group()
+    stage.add_argument("--no-noise", action="store_true", help="make no noise layers")
+    stage.add_argument(
+        "--noise-only",
+        action="store_true",
+        help="only the noise layers, of an exposure that is done",
+    )
+    run.add_argument(
+        "--keep-temp", action="store_true", help="keep the TEMP store of the noise layers"
+    )
+    run.set_defaults(action=act)
+
+    checking = commands.add_parser(
+        "validate", parents=[shared.common], help="say all that is wrong with a configuration"
+    )
+    checking.add_argument("config", type=Path, help="YAML configuration file")
+    checking.set_defaults(action=validate)
+
+
+def act(args: argparse.Namespace) -> int:
+    """``run``: calibrate, then make the noise layers."""
+    from ..batch.leftovers import remove_orphans
     from ..config.model import load_config
     from ..products.job import prepare
     from ..products.level2 import calibrate
@@ -25,42 +69,37 @@ def _run(args: argparse.Namespace) -> int:
         named = Path(args.graph)
         graph = str(named.absolute()) if named.is_file() else args.graph
         config = config.replace(GRAPH=graph)
-    how = {
-        "threads": args.threads,
-        "tile": args.tile,
-        "memory": args.memory,
-        "per_step": args.per_step,
-        "show_progress": not args.quiet,
-    }
     with_noise = config.NOISE is not None and not args.no_noise
     if args.noise_only and not with_noise:
         raise InputError(f"{args.config}: --noise-only, but there is no NOISE block")
-    if with_noise or _wants_cluster(args):
-        # A wrong NOISE block is told before the calibration, all that is wrong before jobs wait.
-        prepare(config, noise=with_noise)
-    from ..batch.leftovers import remove_orphans
-
     remove_orphans(config)
-    timings: dict[str, float] = {"start": _since_start()}
+    timings = {"start": _since_start()}
+    began = time.perf_counter()
+    # A wrong NOISE block is reported before the calibration, everything before jobs wait.
+    job = prepare(config, noise=with_noise)
+    timings["open"] = time.perf_counter() - began
     steps: dict[str, float] = {}
     if args.report:
         from ..io.atomic import check_target
         from ..report.exposure import report_path
         from ..report.panels import figure_class
 
-        # Told before the work if it cannot be drawn or written.
+        # Reported before the work if it cannot be drawn or written.
         figure_class()
         check_target(report_path(config.OUT))
     warned = _keep_warnings() if args.report else []
-    with _running(args) as how["scheduler"]:
+    with scheduler_of(args) as scheduler:
+        options = run_options(args, scheduler=scheduler)
         if not args.noise_only:
-            made = calibrate(config.replace(SLICEOUT=True) if with_noise else config, **how)
-            timings |= made.seconds
+            if with_noise:  # P and O layers need it
+                sliced = dataclasses.replace(job, config=config.replace(SLICEOUT=True))
+            made = calibrate(sliced if with_noise else job, options)
+            timings |= made.seconds | {"open": timings["open"] + made.seconds["open"]}
             steps = made.steps
         if with_noise:
             from ..products.noise_layers import generate_noise
 
-            timings["noise"] = generate_noise(config, keep_temp=args.keep_temp, **how).seconds
+            timings["noise"] = generate_noise(job, options, keep_temp=args.keep_temp).seconds
     if args.report:
         from ..report.exposure import exposure_report
 
@@ -76,14 +115,12 @@ def _keep_warnings() -> list[str]:
     kept: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: kept.append(record.getMessage())  # type: ignore[method-assign]
-    log.addHandler(handler)
+    PACKAGE_LOG.addHandler(handler)
     return kept
 
 
 def _since_start() -> float:
     """Seconds since this process was started: what it took to import what is needed."""
-    import time
-
     import psutil
 
     return time.time() - psutil.Process().create_time()
@@ -100,36 +137,8 @@ def _table(stages: Mapping[str, float], steps: Mapping[str, float]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _wants_cluster(args: argparse.Namespace) -> bool:
-    return args.scheduler not in ("local", "synchronous") or args.scheduler_file is not None
-
-
-def _cluster_options(args: argparse.Namespace) -> dict[str, Any]:
-    names = (
-        "threads", "workers", "memory", "interface", "scheduler_file", "slurm_config", "wait",
-        "performance_report",
-    )  # fmt: skip
-    return {name: getattr(args, name) for name in names}
-
-
-def _check_scheduler(args: argparse.Namespace) -> None:
-    """Wrong options are told also where nothing will be run."""
-    from ..engine.schedulers import check_options, kind_of
-
-    options = _cluster_options(args)
-    check_options(args.scheduler, kind_of(args.scheduler, options), options)
-
-
-@contextlib.contextmanager
-def _running(args: argparse.Namespace) -> Iterator[Any]:
-    """The scheduler that the options ask for, for all that is computed in the block."""
-    from ..engine.schedulers import running
-
-    with running(args.scheduler, **_cluster_options(args)) as client:
-        yield args.scheduler if client is None else client
-
-
-def _validate(args: argparse.Namespace) -> int:
+def validate(args: argparse.Namespace) -> int:
+    """``validate``: everything that is wrong, at once."""
     from ..products.validation import find_problems
 
     problems = find_problems(args.config)

@@ -10,10 +10,67 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .app import PROGRAM
+from .options import PROGRAM, Shared, run_options
+
+COMMANDS = ("demo", "simulate", "schema", "completion")
+SHELLS = ("bash", "zsh", "fish")
 
 
-def _demo(args: argparse.Namespace) -> int:
+def add(commands: Any, shared: Shared) -> None:
+    """Add the commands of this file to the command line."""
+    demo = commands.add_parser(
+        "demo",
+        parents=[shared.common, shared.running],
+        help="simulate an exposure, calibrate it, check it",
+    )
+    demo.add_argument("directory", type=Path, nargs="?", default=Path("demo"), help="default: demo")
+    demo.add_argument("--side", type=int, default=1024, help="detector side (default: 1024)")
+    demo.add_argument("--seed", type=int, default=1, help="random seed (default: 1)")
+    demo.add_argument(
+        "--odd",
+        action="store_true",
+        help="calibrate odd files of many kinds instead, and show what each became",
+    )
+    demo.set_defaults(action=act_demo)
+
+    simulate = commands.add_parser(
+        "simulate",
+        parents=[shared.common],
+        help="write a simulated exposure and its reference files",
+    )
+    simulate.add_argument("directory", type=Path, help="where to write; made if need be")
+    simulate.add_argument("--side", type=int, default=1024, help="detector side (default: 1024)")
+    simulate.add_argument("--seed", type=int, default=1, help="random seed (default: 1)")
+    simulate.add_argument("--detector", default="WFI01", help="WFI01 (default) to WFI18")
+    simulate.add_argument("--filter", default="F158", help="optical element (default: F158)")
+    simulate.add_argument(
+        "--conditions",
+        default="all",
+        metavar="NAMES",
+        help="all (default), plain, or names with commas between them, those of odd files too",
+    )
+    simulate.set_defaults(action=act_simulate)
+
+    schema = commands.add_parser(
+        "schema", parents=[shared.common], help="JSON Schema of configurations, for editors"
+    )
+    schema.add_argument("--campaign", action="store_true", help="of campaign files")
+    schema.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="default: standard output"
+    )
+    schema.set_defaults(action=print_schema)
+
+    completion = commands.add_parser(
+        "completion", parents=[shared.common], help="print what makes a shell complete this command"
+    )
+    completion.add_argument(
+        "shell", choices=SHELLS, metavar="|".join(SHELLS), help="whose completion to write"
+    )
+    completion.set_defaults(action=print_completion)
+
+
+def act_demo(args: argparse.Namespace) -> int:
+    """``demo``: simulate, calibrate, compare."""
     if args.odd:
         from .demo_odd import run_odd
 
@@ -25,19 +82,14 @@ def _demo(args: argparse.Namespace) -> int:
 
     with incomplete(args.directory):
         report = run_demo(
-            args.directory,
-            side=args.side,
-            seed=args.seed,
-            scheduler=args.scheduler,
-            threads=args.threads,
-            tile=args.tile,
-            show_progress=not args.quiet,
+            args.directory, side=args.side, seed=args.seed, options=run_options(args)
         )
     sys.stdout.write("\n".join(report.lines()) + "\n")
     return 0 if report.ok else 1
 
 
-def _simulate(args: argparse.Namespace) -> int:
+def act_simulate(args: argparse.Namespace) -> int:
+    """``simulate``: write an exposure and its reference files."""
     from ..simulation.odd import simulate_odd
     from ..system.stopping import incomplete
 
@@ -58,10 +110,8 @@ def _simulate(args: argparse.Namespace) -> int:
     return 0
 
 
-SHELLS = ("bash", "zsh", "fish")
-
-
-def _schema(args: argparse.Namespace) -> int:
+def print_schema(args: argparse.Namespace) -> int:
+    """``schema``: JSON Schema of configurations and campaign files."""
     from ..batch.schema import campaign_schema
     from ..config.schema import config_schema
 
@@ -79,7 +129,8 @@ def _schema(args: argparse.Namespace) -> int:
     return 0
 
 
-def _completion(args: argparse.Namespace) -> int:
+def print_completion(args: argparse.Namespace) -> int:
+    """``completion``: what makes a shell complete the command."""
     try:
         import shtab
     except ImportError:

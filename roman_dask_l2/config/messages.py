@@ -3,44 +3,51 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
-
-from .model import blocks
 
 SIMULATION_KEYS = frozenset({"READS", "CNORM", "NO_AMP33", "EXTRACT_REF", "SEED"})
 """Top-level keys that only the simulation half of romanimpreprocess reads."""
 
 
-# Our own validators raise one of two kinds of error, which `_sentence` turns into a line:
-# "KEY is VALUE, expected ..." and "KEY: ...".
-
-
 def expected(what: str) -> PydanticCustomError:
+    """An error that reads "KEY is VALUE, expected ...", to be raised by a validator."""
     return PydanticCustomError("expected", "{what}", {"what": what})
 
 
 def problem(what: str) -> PydanticCustomError:
+    """An error that reads "KEY: ...", to be raised by a validator."""
     return PydanticCustomError("plainly", "{what}", {"what": what})
 
 
-# From pydantic's errors to sentences
+def sentences(error: ValidationError, models: Mapping[str, type[BaseModel]]) -> list[str]:
+    """What is wrong, one line for each key.
 
+    Parameters
+    ----------
+    error : ValidationError
+        From the validation of one of the `models`.
+    models : mapping of str to model
+        The model of each block of keys by its dotted name; the top level is ``""``. Suggestions
+        for unknown keys come from them.
 
-def sentences(error: ValidationError) -> list[str]:
+    Returns
+    -------
+    list of str
+    """
     errors = error.errors(include_url=False)
     near: dict[str, str] = {}
     for item in errors:
         if item["type"] == "extra_forbidden":
-            near[_dotted(item["loc"])] = _suggestion(item["loc"])
+            near[_dotted(item["loc"])] = _suggestion(item["loc"], models)
     lines = []
     for item in errors:
         key = _dotted(item["loc"])
         if key in near:
-            lines.append(_unknown(key, near[key], item["loc"]))
+            lines.append(_unknown(key, near[key], item["loc"], models))
         elif item["type"] == "conflicts":
             lines += item["ctx"]["problems"]
         elif item["type"] != "missing" or key not in near.values():
@@ -102,10 +109,13 @@ def _shown(value: Any) -> str:
 
 
 def describe_value(value: Any) -> str:
+    """A value as messages show it."""
     return "a list" if isinstance(value, list) else _shown(value)
 
 
-def _unknown(key: str, near: str, loc: tuple[int | str, ...]) -> str:
+def _unknown(
+    key: str, near: str, loc: tuple[int | str, ...], models: Mapping[str, type[BaseModel]]
+) -> str:
     if key in SIMULATION_KEYS:
         hint = "; the seed of the noise is NOISE.SEED" if key == "SEED" else ""
         return (
@@ -115,20 +125,20 @@ def _unknown(key: str, near: str, loc: tuple[int | str, ...]) -> str:
     if near:
         return f"unknown key {key}, did you mean {near!r}?"
     block = ".".join(str(part) for part in loc[:-1])
-    known = ", ".join(blocks()[block].model_fields)
+    known = ", ".join(models[block].model_fields)
     return f"unknown key {key}; known{f' in {block}' if block else ''} are {known}"
 
 
-def _suggestion(loc: tuple[int | str, ...]) -> str:
+def _suggestion(loc: tuple[int | str, ...], models: Mapping[str, type[BaseModel]]) -> str:
     """The known key that was probably meant, dotted; empty if none is near."""
     *outer, key = (str(part) for part in loc)
     if not outer and key in SIMULATION_KEYS:
         return ""
     block = ".".join(outer)
     prefix = f"{block}." if block else ""
-    here = {name: f"{prefix}{name}" for name in blocks()[block].model_fields}
+    here = {name: f"{prefix}{name}" for name in models[block].model_fields}
     elsewhere: dict[str, str] = {}
-    for other, model in blocks().items():
+    for other, model in models.items():
         for name in model.model_fields if other != block else ():
             elsewhere.setdefault(name, f"{other}.{name}" if other else name)
     # The same word in another block is a likelier mistake than a similar word in this one, which

@@ -381,7 +381,7 @@ def validated(raw: dict[Any, Any], base: Path, file: Path | None) -> Config:
     try:
         config = Config.model_validate(raw, context={"base": base, "more": more})
     except ValidationError as err:
-        problems = sentences(err)
+        problems = sentences(err, blocks())
         if not any(item["type"] == "conflicts" for item in err.errors()):
             # pydantic looks for conflicts only once every single key is right.
             problems += _conflicts(readable_paths(raw, base) | more)

@@ -44,7 +44,7 @@ def shipped() -> dict[str, Path]:
     """Recipes that come with the package: name -> file."""
     for folder in (
         Path(str(importlib.resources.files("roman_dask_l2"))) / "graphs",
-        Path(__file__).parent.parent / "graphs",  # a checkout, or an editable installation
+        Path(__file__).parents[2] / "graphs",  # a checkout, or an editable installation
     ):
         if folder.is_dir():
             return {p.name.removesuffix(".yaml"): p for p in sorted(folder.glob("*.yaml"))}

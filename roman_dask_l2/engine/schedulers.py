@@ -113,8 +113,7 @@ def running(
         "wait": wait,
         "performance_report": performance_report,
     }
-    kind = kind_of(scheduler, options)
-    check_options(scheduler, kind, options)
+    kind = check_options(scheduler, options)
     if kind == "synchronous":
         with dask.config.set(scheduler=dask.local.get_sync):
             yield None
@@ -150,8 +149,19 @@ def kind_of(scheduler: str, options: Mapping[str, Any]) -> str:
     return scheduler
 
 
-def check_options(scheduler: str, kind: str, options: Mapping[str, Any]) -> None:
-    """Options must be usable, and with this scheduler."""
+def check_options(scheduler: str, options: Mapping[str, Any]) -> str:
+    """Options must be usable, and with this scheduler.
+
+    Returns
+    -------
+    str
+        The kind of the scheduler.
+
+    Raises
+    ------
+    InputError
+    """
+    kind = kind_of(scheduler, options)
     name = "a running cluster" if kind == "address" else f"--scheduler {scheduler}"
     problems = [
         f"{_option(key)} means nothing to {name}"
@@ -177,6 +187,7 @@ def check_options(scheduler: str, kind: str, options: Mapping[str, Any]) -> None
         from ..io.atomic import check_target
 
         check_target(Path(report).absolute(), f"--performance-report {report}")
+    return kind
 
 
 def _option(key: str) -> str:

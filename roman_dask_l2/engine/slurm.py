@@ -31,7 +31,7 @@ def defaults_file() -> Path:
     """The commented file of defaults, ``deploy/slurm.yaml``."""
     for folder in (
         Path(str(importlib.resources.files("roman_dask_l2"))),
-        Path(__file__).parent.parent,  # a checkout, or an editable installation
+        Path(__file__).parents[2],  # a checkout, or an editable installation
     ):
         if (file := folder / "deploy" / "slurm.yaml").is_file():
             return file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect as introspection
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +46,9 @@ class Job:
         The recipe's steps that apply to this exposure.
     inputs : Inputs
     wcs : Wcs
+    layers : list of (Layer, int)
+        Noise layers, each with the number of equal labels before it; empty unless the NOISE block
+        was checked.
     """
 
     config: Config
@@ -53,6 +56,7 @@ class Job:
     steps: list[BoundStep]
     inputs: Inputs
     wcs: Wcs
+    layers: list[tuple[Layer, int]] = field(default_factory=list)
 
     @property
     def exposure(self) -> Exposure:
@@ -128,7 +132,7 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     if writable:
         attempt(problems, check_disk, config, exposure)
     if checked and config.NOISE is not None:
-        attempt(problems, check_temp, config.NOISE.TEMP, temp_needed(exposure, checked[0]))
+        attempt(problems, check_temp, config.NOISE.TEMP, temp_needed(exposure, checked))
     if recipe is None or wcs is None or problems:
         return None
     names = {n for b in recipe.steps for n in b.step.references_for(b.params).values()}
@@ -138,7 +142,7 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
         return None
     steps = plan.applicable(recipe.steps, with_wcs)
     problems += _missing_references(steps, with_wcs)
-    return Job(config, recipe, steps, with_wcs, wcs)
+    return Job(config, recipe, steps, with_wcs, wcs, checked or [])
 
 
 def _open_wcs(config: Config) -> Wcs:
@@ -189,15 +193,20 @@ def check_writable(paths: list[Path]) -> bool:
     return True
 
 
-def check_noise(config: Config) -> tuple[list[tuple[Layer, int]], list[Path]]:
-    """What can be checked of a NOISE block before the exposure is calibrated.
+def noise_outputs(config: Config) -> list[Path]:
+    """Files that are written with the noise layers."""
+    if config.NOISE is None:
+        return []
+    return [config.NOISE.OUT, *([fits_name(config.NOISE.OUT)] if config.FITSOUT else [])]
+
+
+def check_noise(config: Config) -> list[tuple[Layer, int]]:
+    """Check what can be checked of a NOISE block before the exposure is calibrated.
 
     Returns
     -------
-    layers : list of (Layer, int)
-        With the number of equal labels before each.
-    finals : list of Path
-        Files that will be written.
+    list of (Layer, int)
+        The layers, with the number of equal labels before each.
 
     Raises
     ------
@@ -208,12 +217,11 @@ def check_noise(config: Config) -> tuple[list[tuple[Layer, int]], list[Path]]:
         raise InputError("NOISE: missing, expected LAYER, TEMP, SEED and OUT")
     problems: list[str] = []
     layers = attempt(problems, parse_all, noise.LAYER)
-    finals = [noise.OUT, *([fits_name(noise.OUT)] if config.FITSOUT else [])]
-    attempt(problems, check_writable, finals)
+    attempt(problems, check_writable, noise_outputs(config))
     attempt(problems, check_temp, noise.TEMP)
     if layers is None or problems:
         raise InputError(problems)
-    return layers, finals
+    return layers
 
 
 def temp_needed(exposure: Exposure, layers: Sequence[tuple[Layer, int]]) -> int:

@@ -26,6 +26,7 @@ from ..core.float16 import to_float16
 from ..core.median import median
 from ..core.step import VARIABLES as step_variables
 from ..engine import graph, plan, tasks
+from ..engine.options import RunOptions
 from ..engine.progress import Progress, Stage
 from ..engine.schedulers import in_flight, running
 from ..errors import InputError
@@ -142,31 +143,21 @@ def l1_to_l2(
 
 
 def calibrate(
-    config: Config | Mapping[str, Any] | str | Path,
-    *,
-    scheduler: str = "local",
-    threads: int | None = None,
-    tile: str | int | tuple[int, int] | None = None,
-    memory: str | float | None = None,
-    per_step: bool = False,
-    show_progress: bool = False,
+    config: Job | Config | Mapping[str, Any] | str | Path,
+    options: RunOptions | None = None,
+    **changes: Any,
 ) -> Result:
     """Calibrate one exposure and write its L2 file (and FITS copy with FITSOUT).
 
     Parameters
     ----------
-    config : mapping, str or Path
-        The configuration, or its YAML file.
-    scheduler : str
-        ``local`` (threads) or ``synchronous``.
-    threads : int, optional
-        Worker threads; default: the processors of this process.
-    memory : str or float, optional
-        Resident memory to stay under, such as ``1GB``: chooses tiles and threads.
-    tile, per_step
-        As for `l1_to_l2`.
-    show_progress : bool
-        A progress bar on a terminal, a line now and then elsewhere.
+    config : Job, mapping, str or Path
+        The configuration, or its YAML file; or what `prepare` has made of it.
+    options : RunOptions, optional
+        How to run; no number depends on it.
+    **changes
+        Single options, by the names that they have in `RunOptions`:
+        ``calibrate("config.yaml", threads=4)``.
 
     Returns
     -------
@@ -177,11 +168,12 @@ def calibrate(
     InputError
         If the configuration or a file cannot be used. Nothing is written then.
     """
-    with Progress(show_progress) as clock:
+    options = RunOptions.of(options, changes)
+    with Progress(options.show_progress) as clock:
         clock.begin("open")
-        job = prepare(config)
+        job = config if isinstance(config, Job) else prepare(config)
         config = job.config
-        tile, threads = tile_and_threads(job, scheduler, threads, tile, memory)
+        tile, threads = tile_and_threads(job, options)
         for note in job.notes:
             log.warning("%s", note)
         clock.stage("open")
@@ -189,16 +181,16 @@ def calibrate(
             file = l2_file(job, parts[0])
             copy = FitsCopy.create(parts[1], file.blocks["data"].window) if config.FITSOUT else None
             # A given limit of memory is for one process; with one processor nothing is gained.
-            ahead = scheduler == "local" and memory is None and cpu_count() > 1
+            ahead = options.scheduler == "local" and options.memory is None and cpu_count() > 1
             with (
                 precompiling(job) if ahead else nullcontext(),
                 ThreadPoolExecutor(1) as pool,
             ):
                 load_all(name for bound in job.steps for name in bound.step.imports)
-                with running(scheduler, threads) as client:
+                with running(options.scheduler, threads) as client:
                     # What asdf brings along takes its time to be imported: meanwhile, tiles.
                     model = pool.submit(l2_model, job)
-                    found = _compute(job, file, copy, tile, per_step, clock, client)
+                    found = _compute(job, file, copy, tile, options.per_step, clock, client)
                 segments: list[graph.Spent] = found["seconds"]
                 clock.stage("tiles", segments[0].finished)
                 clock.stage("sky", segments[-1].finished)

@@ -20,12 +20,13 @@ from ..core.cells import CELLS
 from ..core.detector import CHANNEL_WIDTH, Grid, parse_tile
 from ..core.step import VARIABLES, BoundStep
 from ..engine import plan
+from ..engine.options import RunOptions
 from ..errors import InputError
 from ..io.arrays import PIECE_BYTES, PixelArea, Placed, ReadTime, pieces_kept
 from ..io.references import Inputs
 from ..io.spill import STRIP
 from ..system.processes import cpu_count
-from .job import Job, prepare
+from .job import Job
 from .provenance import Product
 
 log = logging.getLogger(__name__)
@@ -202,30 +203,24 @@ def layers_of(config: Config, product: Product) -> list[Layer]:
     return [layer for layer, _ in parse_all(config.NOISE.LAYER)]
 
 
-def projected(config: Config, product: Product, tile: str | None, threads: int | None) -> float:
+def projected(job: Job, product: Product, tile: str | None, threads: int | None) -> float:
     """Bytes that making a product takes at most."""
-    job = prepare(config)
     size = parse_tile(tile, job.exposure.side)
-    return project(job, size, threads or cpu_count(), layers_of(config, product))
+    return project(job, size, threads or cpu_count(), layers_of(job.config, product))
 
 
 def tile_and_threads(
-    job: Job,
-    scheduler: Any,
-    threads: int | None,
-    tile: str | int | tuple[int, int] | None,
-    memory: str | float | None,
-    layers: Sequence[Layer] = (),
+    job: Job, options: RunOptions, layers: Sequence[Layer] = ()
 ) -> tuple[tuple[int, int], int | None]:
-    """Size of the tiles, and threads to work with; those that stay under `memory`, if it is given
-    and the work is done in this process."""
-    side = job.exposure.side
-    chosen = None if tile is None else parse_tile(tile, side)
-    if memory is None or scheduler not in ("local", "synchronous"):
-        return chosen or parse_tile(None, side), threads
+    """Size of the tiles, and threads to work with.
 
-    most = 1 if scheduler == "synchronous" else threads or cpu_count()
-    limit = parse_memory(memory)
-    size, count = choose(job, limit, most, chosen, layers)
-    log.info("--memory %s: tiles of %d x %d pixels, %d threads", memory, *size, count)
+    Where a limit of memory is given and the work is done in this process, those that stay under it.
+    """
+    side = job.exposure.side
+    chosen = None if options.tile is None else parse_tile(options.tile, side)
+    if options.memory is None or options.scheduler not in ("local", "synchronous"):
+        return chosen or parse_tile(None, side), options.threads
+    most = 1 if options.scheduler == "synchronous" else options.threads or cpu_count()
+    size, count = choose(job, parse_memory(options.memory), most, chosen, layers)
+    log.info("--memory %s: tiles of %d x %d pixels, %d threads", options.memory, *size, count)
     return size, count

@@ -24,6 +24,7 @@ import dask
 from ..config.model import Config
 from ..config.noise_labels import Layer, warn_about
 from ..core.detector import BORDER, Grid, Window
+from ..engine.options import RunOptions
 from ..engine.progress import Progress
 from ..engine.schedulers import running
 from ..errors import InputError
@@ -33,7 +34,7 @@ from ..io.fits import create_fits
 from ..io.inplace import InPlaceFile
 from ..io.layout import Layout, read_layout
 from ..io.spill import NotWritten, TempStore, temp_store
-from .job import Job, check_noise, prepare, temp_needed
+from .job import Job, noise_outputs, prepare, temp_needed
 from .layer_plan import LayerPlan
 from .layer_sum import note_name
 from .memory import tile_and_threads
@@ -63,15 +64,11 @@ class NoiseResult:
 
 
 def generate_noise(
-    config: Config | Mapping[str, Any] | str | Path,
+    config: Job | Config | Mapping[str, Any] | str | Path,
+    options: RunOptions | None = None,
     *,
-    scheduler: str = "local",
-    threads: int | None = None,
-    tile: str | int | tuple[int, int] | None = None,
-    memory: str | float | None = None,
-    per_step: bool = False,
     keep_temp: bool = False,
-    show_progress: bool = False,
+    **changes: Any,
 ) -> NoiseResult:
     """Make the noise layers of a configuration's NOISE block.
 
@@ -79,12 +76,14 @@ def generate_noise(
 
     Parameters
     ----------
-    config : mapping, str or Path
-        The configuration, or its YAML file.
-    scheduler, threads, tile, memory, per_step, show_progress
-        As for `roman_dask_l2.calibrate`. The layers do not depend on them.
+    config : Job, mapping, str or Path
+        The configuration, or its YAML file; or what ``prepare(config, noise=True)`` has made of it.
+    options : RunOptions, optional
+        How to run; the layers do not depend on it.
     keep_temp : bool
         Keep the TEMP store.
+    **changes
+        Single options, by the names that they have in `RunOptions`.
 
     Returns
     -------
@@ -97,25 +96,24 @@ def generate_noise(
         Nothing is written then.
     """
     began = time.perf_counter()
-    job = prepare(config, noise=True)
-    layers, finals = check_noise(job.config)
+    options = RunOptions.of(options, changes)
+    job = config if isinstance(config, Job) else prepare(config, noise=True)
+    layers, finals, noise = job.layers, noise_outputs(job.config), job.config.NOISE
+    if noise is None or not layers:
+        raise InputError("NOISE: missing, expected LAYER, TEMP, SEED and OUT")
     warn_about(layer for layer, _ in layers)
-    noise = job.config.NOISE
-    assert noise is not None
     l2 = open_l2(job, layers)
-    size, threads = tile_and_threads(
-        job, scheduler, threads, tile, memory, [layer for layer, _ in layers]
-    )
+    size, threads = tile_and_threads(job, options, [layer for layer, _ in layers])
     grid = Grid(job.exposure.side, size)
     needed = temp_needed(job.exposure, layers)
     with (
         replacing(*finals) as parts,
         temp_store(noise.TEMP, needed, keep_temp) as store,
-        running(scheduler, threads) as client,
-        Progress(show_progress) as shown,
+        running(options.scheduler, threads) as client,
+        Progress(options.show_progress) as shown,
     ):
         file, planes = _outputs(job, parts, len(layers))
-        new_plan = partial(LayerPlan, job, l2, grid, store, per_step, planes)
+        new_plan = partial(LayerPlan, job, l2, grid, store, options.per_step, planes)
         statistics = _make(layers, store, new_plan, partial(shown.counting, client=client))
         for line in statistics:
             _log_layer(line)

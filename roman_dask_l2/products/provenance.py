@@ -90,7 +90,7 @@ def _foreign_code(recipe: Recipe) -> dict[str, str]:
     for bound in recipe.steps:
         module = sys.modules[bound.step.kernel.__module__]
         file = getattr(module, "__file__", None)
-        if file and module.__name__.partition(".")[0] != __package__:
+        if file and module.__name__.partition(".")[0] != __name__.partition(".")[0]:
             found[bound.name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return found
 

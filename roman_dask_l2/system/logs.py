@@ -14,7 +14,8 @@ from typing import Any
 
 from ..errors import InputError
 
-log = logging.getLogger(__name__)
+PACKAGE_LOG = logging.getLogger(__name__.partition(".")[0])
+"""The log of the whole package, to which every module's own one passes its lines."""
 
 REPEATED = 50
 """Warnings and errors that are repeated at the end, at most."""
@@ -143,9 +144,9 @@ class Messages:
         self._lines = Lines()
         self._lines.setLevel(level)
         self._json: JsonLines | None = None
-        log.handlers[:] = [self._lines]
-        log.setLevel(level)
-        log.propagate = False
+        PACKAGE_LOG.handlers[:] = [self._lines]
+        PACKAGE_LOG.setLevel(level)
+        PACKAGE_LOG.propagate = False
 
     def also_to(self, path: Path | None) -> None:
         """Write JSON lines as well.
@@ -156,8 +157,8 @@ class Messages:
         """
         if path is not None:
             self._json = JsonLines(path)
-            log.addHandler(self._json)
-            log.setLevel(min(log.level, logging.INFO))
+            PACKAGE_LOG.addHandler(self._json)
+            PACKAGE_LOG.setLevel(min(PACKAGE_LOG.level, logging.INFO))
 
     def end(self, status: int, problems: Iterable[str] = ()) -> None:
         """The command has ended: say again what was wrong on the way, then why it ended."""
@@ -168,13 +169,20 @@ class Messages:
             self._note(logging.ERROR, line)
         self._note(logging.INFO, f"exit status {status}", status=status)
         if self._json is not None:
-            log.removeHandler(self._json)
+            PACKAGE_LOG.removeHandler(self._json)
             self._json.close()
 
     def _note(self, level: int, message: str, **fields: Any) -> None:
         """A line for the JSON file alone."""
         if self._json is not None:
-            record = log.makeRecord(
-                log.name, level, "", 0, message, (), None, extra={"stage": "end", "fields": fields}
+            record = PACKAGE_LOG.makeRecord(
+                PACKAGE_LOG.name,
+                level,
+                "",
+                0,
+                message,
+                (),
+                None,
+                extra={"stage": "end", "fields": fields},
             )
             self._json.emit(record)

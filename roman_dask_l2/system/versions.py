@@ -23,10 +23,22 @@ PACKAGES = (
 SOURCE = "roman-dask-l2 source"
 """Stands among the versions: between two releases only the source tells programs apart."""
 HARMLESS = {
-    "report", "drawing", "batch", "cli", "commands", "logs", "progress", "schema", "dataset",
-    "demo", "simulate", "slurm", "schedulers", "compat", "ahead", "quality",
+    "batch", "cli", "compat.py", "config/messages.py", "config/schema.py", "config/yaml_file.py",
+    "drawing", "engine/clusters.py", "engine/progress.py", "engine/schedulers.py",
+    "engine/slurm.py", "engine/watch.py", "errors.py", "io/dataset.py", "products/precompile.py",
+    "products/quality.py", "report", "simulation", "system",
 }  # fmt: skip
-"""Modules of this package that cannot change a number of a product."""
+"""Folders and files of this package that cannot change a number of a product."""
+
+
+def _installed_version() -> str:
+    try:
+        return metadata.version("roman-dask-l2")
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return "0+unknown"
+
+
+__version__ = _installed_version()
 
 
 @lru_cache(maxsize=1)
@@ -37,7 +49,7 @@ def _versions() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "unknown"
-    found[SOURCE] = source_mark(Path(__file__).parent)
+    found[SOURCE] = source_mark(Path(__file__).parents[1])
     return found
 
 
@@ -46,7 +58,7 @@ def source_mark(package: Path) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package)
-        if name.parts[0].removesuffix(".py") not in HARMLESS:
+        if name.parts[0] not in HARMLESS and name.as_posix() not in HARMLESS:
             text = path.read_bytes()
             digest.update(f"{name.as_posix()} {len(text)}\n".encode() + text)
     return digest.hexdigest()
