@@ -107,6 +107,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action=PrintVersion, nargs=0, help="print the version and exit"
     )
+    parser.set_defaults(parser=parser)  # for the completion of all commands
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     shared = shared_options()
     for group in GROUPS:

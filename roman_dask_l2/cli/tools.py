@@ -137,9 +137,7 @@ def print_completion(args: argparse.Namespace) -> int:
         raise InputError(
             "completion needs shtab: pip install 'roman-dask-l2[completion]'"
         ) from None
-    from .app import make_parser
-
-    parser = make_parser()
+    parser = args.parser
     _complete_files(parser, shtab.FILE, shtab.DIRECTORY)
     script = shtab.complete(parser, args.shell)
     if args.shell == "bash":  # a configuration may stand where a sub-command does

@@ -40,7 +40,8 @@ def read_yaml(file: Path) -> dict[Any, Any]:
         )
     if not isinstance(data, dict):
         raise InputError(
-            f"{display_name(file)}: expected a mapping of keys to values, found {describe_value(data)}"
+            f"{display_name(file)}: expected a mapping of keys to values, "
+            f"found {describe_value(data)}"
         )
     return data
 

@@ -70,7 +70,8 @@ def check_side(side: int, what: str) -> None:
     """Raise `InputError` unless `side` is that of a detector we can handle."""
     if side < MIN_SIDE or side % CHANNEL_WIDTH:
         raise InputError(
-            f"{what}: detector side {side}, expected a multiple of {CHANNEL_WIDTH} from {MIN_SIDE} up"
+            f"{what}: detector side {side}, "
+            f"expected a multiple of {CHANNEL_WIDTH} from {MIN_SIDE} up"
         )
 
 
