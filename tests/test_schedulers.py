@@ -31,7 +31,6 @@ from roman_dask_l2.errors import ClusterError, InputError, NoWorkers, WorkersDie
 from roman_dask_l2.io.layout import read_layout
 from roman_dask_l2.products.level2 import calibrate
 from roman_dask_l2.products.noise_layers import generate_noise
-from roman_dask_l2.system import processes
 
 ROOT = Path(__file__).parents[1]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
@@ -218,7 +217,7 @@ def test_a_local_cluster_tells_its_dashboard_before_it_has_workers(caplog):
 )
 def test_processes_and_threads(monkeypatch, workers, threads, made):
     """On six processors, where only one of the numbers is given."""
-    monkeypatch.setattr(processes, "cpu_count", lambda: 6)
+    monkeypatch.setattr(clusters, "cpu_count", lambda: 6)
     assert clusters._processes(workers, threads) == made
 
 

@@ -17,15 +17,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from dask.delayed import Delayed, delayed
+from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
+from dask.task_spec import List, Task, TaskRef
 
 from ..core.detector import Grid, Window
 from ..core.step import VARIABLES, BoundStep, Tile
 from ..io.references import Inputs
 from .kernels import combine_partials, partial_of, reduce_strip, run_steps
 from .plan import Segment, Sink, Tap, feeding, make_segments
-from .tasks import Fixed, fan, last_task, unique
+from .tasks import constant, last_task, named, references_to, unique
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -39,68 +40,75 @@ STORING = "store"
 # -- tasks: what runs on a worker ----------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _TilePlan:
+    """What the tiles of a segment share.
+
+    Attributes
+    ----------
+    segment : Segment
+    entering : list of str
+        Variables that come through Dask.
+    stored : dict of str to Sink
+        Variables that were stored by earlier segments.
+    sinks : dict of str to Sink
+        Where variables are put; they are not among the finished arrays.
+    taps : list of Tap
+    """
+
+    segment: Segment
+    entering: list[str]
+    stored: dict[str, Sink]
+    sinks: dict[str, Sink]
+    taps: list[Tap]
+
+
 def _run_tile(
-    window: np.ndarray,
+    window: Window | np.ndarray,
     *arrays: np.ndarray,
-    plan: Fixed,
+    plan: _TilePlan,
     inputs: Inputs,
     measured: Mapping[str, Any],
     ready: Any,
 ) -> np.ndarray:
     """One tile of a segment: a 1 x 1 object array that holds a dict of finished arrays.
 
-    `arrays` are the variables `entering` through Dask, others were `stored` (and `ready` says that
-    they all are). Variables of `sinks` are put there, and are not among the finished arrays.
+    `arrays` are the variables that enter through Dask, with a window in a 1 x 1 array; `ready` says
+    that all others are stored.
     """
-    if window.size == 0:  # Dask asks for the type
-        return np.empty((0, 0), object)
-    segment, entering, stored, sinks, taps = plan.values
-    core: Window = window[0, 0]
+    if isinstance(window, np.ndarray):
+        if window.size == 0:  # Dask asks for the type
+            return np.empty((0, 0), object)
+        core: Window = window[0, 0]
+    else:
+        core = window
+    segment = plan.segment
     side = inputs.exposure.side
     outer = core.grown(segment.halo, side)
     seconds: dict[str, float] = {}
-    variables = dict(zip(entering, arrays, strict=True))
-    variables |= {name: sink.read(outer) for name, sink in stored.items()}
+    variables = dict(zip(plan.entering, arrays, strict=True))
+    variables |= {name: sink.read(outer) for name, sink in plan.stored.items()}
     cut = core.within(outer)
 
     def tapped(step: str, variables: Mapping[str, np.ndarray]) -> None:
-        for tap in taps:
+        for tap in plan.taps:
             if tap.step == step:
                 tap.sink.put(variables[tap.variable][(..., *cut)], core)
 
     tile = Tile(outer, side)
     have = run_steps(segment.steps, variables, tile, inputs, measured, seconds, tapped)
     began = time.thread_time()
-    for name, sink in sinks.items():
+    for name, sink in plan.sinks.items():
         sink.put(np.asarray(have[name][(..., *cut)], VARIABLES[name].dtype), core)
     seconds[STORING] = time.thread_time() - began
     # Copies, so that a small trimmed result does not keep the whole tile with its halo alive.
     done: dict[str, Any] = {
         name: np.array(have[name][(..., *cut)], dtype=VARIABLES[name].dtype)
         for name in segment.leave
-        if name not in sinks
+        if name not in plan.sinks
     }
     done[SECONDS] = seconds
     return _boxed(done)
-
-
-def _run_stored(
-    fixed: Fixed, plan: Fixed, inputs: Inputs, measured: Sequence[Any], ready: Any
-) -> np.ndarray:
-    """`_run_tile` where nothing enters through Dask."""
-    window, names = fixed.values
-    found = dict(zip(names, measured, strict=True))
-    return _run_tile(_boxed(window), plan=plan, inputs=inputs, measured=found, ready=ready)
-
-
-def _after(value: Any, done: Any) -> Any:
-    """`value`, once `done` is there."""
-    return value
-
-
-def _unpacked(fixed: Fixed, done: Any) -> Any:
-    """The one value, once `done` is there."""
-    return fixed.values[0]
 
 
 def _boxed(value: Any) -> np.ndarray:
@@ -124,21 +132,6 @@ def _total_seconds(tiles: Sequence[Mapping[str, float]]) -> Spent:
     """Runs when the last tile of a segment is finished."""
     steps = {name: sum(seconds[name] for seconds in tiles) for name in tiles[0]}
     return Spent(steps, time.time())
-
-
-def _strip(
-    window: Window,
-    bound: BoundStep,
-    before: Sequence[BoundStep],
-    names: Sequence[str],
-    values: Sequence[Any],
-) -> Any:
-    """`_reduce_strip`; `values` are the inputs, and what the steps called `names` measured."""
-    inputs, *found = values
-    return reduce_strip(window, bound, before, inputs, dict(zip(names, found, strict=True)))
-
-
-# -- lazy arrays ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -220,8 +213,7 @@ def build(
     sinks = dict(sinks or {})
     results = [name for name in results if name not in sinks]
     segments = make_segments(steps, [*results, *sinks], per_step)
-    key = unique("inputs")
-    shared = last_task(key, {key: (_unpacked, Fixed(inputs), [d.key for d in after])}, after)
+    shared = constant("inputs", inputs, after)
     # Where several segments write a variable, only its last version goes to the sink.
     last = {name: i for i, s in enumerate(segments) for b in s.steps for name in b.step.writes}
     flow = _Flow(inputs, shared, {}, {}, {}, [])
@@ -303,30 +295,34 @@ def _tiles(
     entering = [name for name in segment.enter if name not in stored]
     names = {b.name for b in segment.steps}
     measured = {k: v for k, v in flow.measured.items() if k in names}
-    fixed = Fixed(segment, entering, stored, dict(putting), [t for t in taps if t.step in names])
-    plan = delayed(_after)(fixed, None, dask_key_name=unique("plan"))
+    tapped = [tap for tap in taps if tap.step in names]
+    plan = constant("plan", _TilePlan(segment, entering, stored, dict(putting), tapped))
     ready = list(flow.seconds) if stored else []
     name = unique(segment.label)
     spent, end = unique(f"{segment.label}-seconds"), unique(f"{segment.label}-finished")
     places = list(np.ndindex(*grid.shape))
-    seconds: dict[Any, Any] = {(spent, *place): (_pick_seconds, (name, *place)) for place in places}
-    seconds[end] = (_total_seconds, list(seconds))
+    seconds: dict[Any, Task] = {
+        (spent, *place): Task((spent, *place), _pick_seconds, TaskRef((name, *place)))
+        for place in places
+    }
+    seconds[end] = Task(end, _total_seconds, List(*map(TaskRef, seconds)))
     if entering:
         tiles = _overlapped(name, entering, segment.halo, grid, flow, plan, measured, ready)
         whole = HighLevelGraph.from_collections(end, seconds, list[Any]([tiles]))
         return _Tiles(name, tiles.dask, grid), Delayed(end, whole, layer=end)
-    tasks: dict[Any, Any] = {}
+    tasks: dict[Any, Task] = {}
     for i, place in enumerate(places):
         before = [] if in_flight is None or i < in_flight else [(spent, *places[i - in_flight])]
-        tasks[(name, *place)] = (
-            _run_stored,
-            Fixed(grid.window(*place), list(measured)),
-            plan.key,
-            flow.shared.key,
-            [value.key for value in measured.values()],
-            [value.key for value in ready] + before,
+        tasks[(name, *place)] = Task(
+            (name, *place),
+            _run_tile,
+            grid.window(*place),
+            plan=TaskRef(plan.key),
+            inputs=TaskRef(flow.shared.key),
+            measured=named(measured),
+            ready=List(*references_to(ready), *map(TaskRef, before)),
         )
-    needed = [plan, flow.shared, *measured.values(), *ready]
+    needed: list[Any] = [plan, flow.shared, *measured.values(), *ready]
     whole = HighLevelGraph.from_collections(name, tasks | seconds, dependencies=needed)
     return _Tiles(name, whole, grid), Delayed(end, whole, layer=name)
 
@@ -419,26 +415,35 @@ def _reduction(
         thin = feeding(before, reduction.reads)
         known = {b.name: flow.measured[b.name] for b in thin if b.name in flow.measured}
         needed = [shared, *known.values()]
-        strips = [(window, bound, thin, list(known)) for window in windows]
-        partials = fan(f"{bound.name}-measure", _strip, strips, needed)
-        end = unique(f"{bound.name}-combine")
-        task = (_combine_fixed, Fixed(bound), shared.key, partials.key)
-        return last_task(end, {end: task}, [shared, partials])
+        given = TaskRef(shared.key), named(known)
+        label, end = unique(f"{bound.name}-measure"), unique(f"{bound.name}-combine")
+        tasks: dict[Any, Task] = {
+            (label, i): Task((label, i), reduce_strip, window, bound, thin, *given)
+            for i, window in enumerate(windows)
+        }
+        partials = List(*map(TaskRef, tasks))
+        tasks[end] = Task(end, combine_partials, partials, bound, TaskRef(shared.key))
+        return last_task(end, tasks, needed)
     stored = {name: flow.stored[name] for name in reduction.reads if name in flow.stored}
     names = [name for name in reduction.reads if name not in stored]
     sources = [flow.arrays[name] for name in names]
     ready = flow.seconds if stored else []
     label, end = unique(f"{bound.name}-measure"), unique(f"{bound.name}-combine")
-    tasks: dict[Any, Any] = {}
+    tasks = {}
     for i, window in enumerate(windows):
         pieces = [_overlapping(array, window) for array in sources]
         places = {name: [p for _, p in found] for name, found in zip(names, pieces, strict=True)}
-        keys = [key for found in pieces for key, _ in found]
-        fixed = Fixed(window, bound, places, stored)
-        waits = [d.key for d in ready]
-        tasks[(label, i)] = (_reduce_finished, fixed, shared.key, keys, waits)
+        tasks[(label, i)] = Task(
+            (label, i),
+            _reduce_finished,
+            (window, bound, places, stored),
+            TaskRef(shared.key),
+            List(*(TaskRef(key) for found in pieces for key, _ in found)),
+            references_to(ready),
+        )
     work[label] = len(windows)
-    tasks[end] = (_combine_fixed, Fixed(bound), shared.key, list(tasks))
+    partials = List(*map(TaskRef, tasks))
+    tasks[end] = Task(end, combine_partials, partials, bound, TaskRef(shared.key))
     return last_task(end, tasks, [shared, *sources, *ready])
 
 
@@ -454,9 +459,17 @@ def _overlapping(array: da.Array, window: Window) -> list[tuple[Any, Window]]:
     return found
 
 
-def _reduce_finished(fixed: Fixed, inputs: Inputs, blocks: list[np.ndarray], ready: Any) -> Any:
-    """A reduction's partial on a window of finished tiles."""
-    window, bound, places, stored = fixed.values
+def _reduce_finished(
+    what: tuple[Window, BoundStep, Mapping[str, list[Window]], Mapping[str, Sink]],
+    inputs: Inputs,
+    blocks: list[np.ndarray],
+    ready: Any,
+) -> Any:
+    """A reduction's partial on a window of finished tiles.
+
+    `what` is the window, the step, the places of the `blocks` by variable, and what is stored.
+    """
+    window, bound, places, stored = what
     reads = {name: sink.read(window) for name, sink in stored.items()}
     rest = iter(blocks)
     for name, found in places.items():
@@ -465,10 +478,7 @@ def _reduce_finished(fixed: Fixed, inputs: Inputs, blocks: list[np.ndarray], rea
         whole = np.empty((*first.shape[:-2], *window.shape), first.dtype)
         for place, block in pieces:
             both = place.meet(window)
+            assert both is not None
             whole[(..., *both.within(window))] = block[(..., *both.within(place))]
         reads[name] = whole
     return partial_of(window, bound, inputs, **reads)
-
-
-def _combine_fixed(fixed: Fixed, inputs: Inputs, partials: Sequence[Any]) -> Any:
-    return combine_partials(partials, fixed.values[0], inputs)

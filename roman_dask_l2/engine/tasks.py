@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
-
-
-class Fixed:
-    """Arguments of a task that Dask shall not look into (it takes tuples for keys or tasks)."""
-
-    def __init__(self, *values: Any) -> None:
-        self.values = values
+from dask.task_spec import List, Task, TaskRef
 
 
 def unique(label: str) -> str:
@@ -36,33 +30,52 @@ def fan(
     label : str
         What the dashboard and the progress bar call them.
     function : callable
-        ``function(*call, values)``, `values` being those of `after`. It is not looked into.
+        ``function(*call, values)``, `values` being those of `after`.
     calls : iterable of sequence
     after : sequence of Delayed
     work : dict, optional
         The tasks' name, and how many there are, are added to it.
     """
     name, end = unique(label), unique(f"{label}-all")
-    waits = [value.key for value in after]
-    tasks: dict[Any, Any] = {
-        (name, i): (_call, Fixed(function, *call), waits) for i, call in enumerate(calls)
+    values = references_to(after)
+    tasks: dict[Any, Task] = {
+        (name, i): Task((name, i), function, *call, values) for i, call in enumerate(calls)
     }
     if work is not None:
         work[name] = len(tasks)
-    tasks[end] = (list, list(tasks))
+    tasks[end] = Task(end, list, List(*map(TaskRef, tasks)))
     return last_task(end, tasks, after)
 
 
-def _call(fixed: Fixed, values: list[Any]) -> Any:
-    function, *arguments = fixed.values
-    return function(*arguments, values)
+def references_to(values: Iterable[Delayed]) -> List:
+    """The values as one argument of a task, which so waits for them."""
+    return List(*(TaskRef(value.key) for value in values))
 
 
-def last_task(key: str, tasks: dict[Any, Any], dependencies: Sequence[Any]) -> Delayed:
+def named(values: Mapping[str, Delayed]) -> Task:
+    """A mapping of names to values as one argument of a task."""
+    return Task(None, _mapping, list(values), references_to(values.values()))
+
+
+def _mapping(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    return dict(zip(names, values, strict=True))
+
+
+def constant(label: str, value: Any, after: Sequence[Delayed] = ()) -> Delayed:
+    """A value that tasks share, there once those of `after` are."""
+    key = unique(label)
+    return last_task(key, {key: Task(key, _first, value, references_to(after))}, after)
+
+
+def _first(value: Any, done: Any) -> Any:
+    return value
+
+
+def last_task(key: str, tasks: dict[Any, Task], dependencies: Sequence[Any]) -> Delayed:
     """Many tasks as one layer, which costs far less than a ``delayed`` call for each."""
-    layer = unique("layer")
-    whole = HighLevelGraph.from_collections(layer, tasks, dependencies=list(dependencies))
-    return Delayed(key, whole, layer=layer)
+    # The layer has the key's name: Dask's blockwise takes the one for the other.
+    whole = HighLevelGraph.from_collections(key, tasks, dependencies=list(dependencies))
+    return Delayed(key, whole, layer=key)
 
 
 def task_graph(collections: Any) -> dict[Any, set[Any]]:

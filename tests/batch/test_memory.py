@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from roman_dask_l2.batch.plan import Options, make_plan
+from roman_dask_l2.products import level2, noise_layers
 from roman_dask_l2.system import memory
 
 MB = 1 << 20
@@ -144,7 +145,7 @@ def done_with(monkeypatch, campaign, **changes):
         seen.append(how["memory"])
         return made(*args, **how)
 
-    for module, name in ((pipeline, "calibrate"), (layers, "generate_noise")):
+    for module, name in ((level2, "calibrate"), (noise_layers, "generate_noise")):
         monkeypatch.setattr(module, name, partial(noted, getattr(module, name)))
     options = {k: v for k, v in changes.items() if k == "memory"}
     work = make_plan(campaign.file, Options(**options)).todo[0].work

@@ -17,7 +17,7 @@ from roman_dask_l2.cli.app import main
 from roman_dask_l2.config.model import load_config
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.io.spill import NotWritten, TempStore
-from roman_dask_l2.products import layer_sum, layer_tasks
+from roman_dask_l2.products import layer_tasks, noise_layers
 from roman_dask_l2.products.level2 import calibrate
 from roman_dask_l2.products.noise_layers import generate_noise
 from roman_dask_l2.simulation.simulate import simulate
@@ -342,7 +342,7 @@ def test_compat(case, monkeypatch):
 def lose_results(monkeypatch, indices):
     """Layers whose statistics get lost once, with what they were made from dropped: what is left
     of a layer when the worker dies that has finished it."""
-    finish, lost = layer_sum.finish_layer, set()
+    finish, lost = noise_layers.finish_layer, set()
 
     def losing(layer, images, place, *rest):
         finish(layer, images, place, *rest)
@@ -350,7 +350,7 @@ def lose_results(monkeypatch, indices):
             lost.add(place[0])
             raise NotWritten(f"chunk of layer {place[0]}")
 
-    monkeypatch.setattr(layer_sum, "finish_layer", losing)
+    monkeypatch.setattr(noise_layers, "finish_layer", losing)
 
 
 def test_lost_results_do_not_cost_the_layers(case, reference, monkeypatch, caplog):
@@ -365,7 +365,7 @@ def test_no_endless_attempts(case, monkeypatch):
     def fails(*_):
         raise NotWritten("chunk")
 
-    monkeypatch.setattr(layer_sum, "finish_layer", fails)
+    monkeypatch.setattr(noise_layers, "finish_layer", fails)
     with pytest.raises(NotWritten):
         made(case)
     assert not (case / "noise.asdf").exists()
