@@ -1,4 +1,4 @@
-"""Imports only go down, files make no circles, and no private name crosses a file (docs/design.md)."""
+"""Imports only go down, files make no circles, no private name crosses a file (docs/design.md)."""
 
 from __future__ import annotations
 

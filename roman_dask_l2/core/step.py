@@ -1,8 +1,8 @@
 """What a calibration step is, and what flows between steps.
 
 A step is data: a pure kernel and the declaration of what it reads and writes. Nothing here, and
-nothing in `roman_dask_l2.steps`, knows of Dask, files or configuration; `roman_dask_l2.engine` alone turns
-declarations into work.
+nothing in `roman_dask_l2.steps`, knows of Dask, files or configuration; `roman_dask_l2.engine`
+alone turns declarations into work.
 """
 
 from __future__ import annotations

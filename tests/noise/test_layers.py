@@ -17,7 +17,7 @@ from roman_dask_l2.cli.app import main
 from roman_dask_l2.config.model import load_config
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.io.spill import NotWritten, TempStore
-from roman_dask_l2.products import layer_tasks, noise_layers
+from roman_dask_l2.products import layer_sum, layer_tasks, noise_layers
 from roman_dask_l2.products.level2 import calibrate
 from roman_dask_l2.products.noise_layers import generate_noise
 from roman_dask_l2.simulation.simulate import simulate
