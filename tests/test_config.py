@@ -17,8 +17,10 @@ from pydantic import ValidationError
 
 from roman_dask_l2.config.messages import SIMULATION_KEYS
 from roman_dask_l2.config.model import Caldir, Config, blocks, load_config
+from roman_dask_l2.config.schema import config_schema
 from roman_dask_l2.core import dq
 from roman_dask_l2.errors import InputError
+from roman_dask_l2.steps.registry import STEPS, find_step
 
 REQUIRED = ("dark", "gain", "linearitylegendre", "read", "saturation", "flat")
 CALDIR = {key: f"/cal/{key}.asdf" for key in (*REQUIRED, "ipc4d", "mask")}
@@ -138,6 +140,39 @@ def test_defaults():
     assert config.NOISE is None
     assert config.GRAPH == "l1_to_l2"
     assert config.MASK == dq.MASK_GROWTH
+
+
+@pytest.mark.parametrize(
+    ("step", "parameter", "key", "value"),
+    [
+        ("ramp_fit", "threshold_a", "JUMP_DETECT_PARS.SthreshA", 7.25),
+        ("ramp_fit", "slope", "RAMP_OPT_PARS.slope", 0.125),
+        ("saturation", "backup", "SATURATION_BACKUP", 3),
+    ],
+)
+def test_defaults_are_those_of_the_steps(step, parameter, key, value, monkeypatch):
+    """One place: who changes a step's default sees configuration and schema follow."""
+    field = find_step(step, "").params.model_fields[parameter]
+    monkeypatch.setattr(field, "default", value)
+    found, schema = load_config(BASIC), config_schema()
+    block = schema
+    *outer, last = key.split(".")
+    for name in outer:
+        found = getattr(found, name)
+        block = schema["$defs"][type(found).__name__]
+    assert getattr(found, last) == value
+    assert block["properties"][last]["default"] == value
+
+
+def test_every_key_that_sets_a_parameter_has_its_default():
+    config = load_config(BASIC)
+    for name in STEPS:
+        bound = find_step(name, "")
+        for parameter, key in bound.settings.items():
+            found = config
+            for part in key.split("."):
+                found = getattr(found, part)
+            assert bound.params(**{parameter: found}) == bound.params(), key
 
 
 def test_partial_blocks_keep_the_other_defaults():

@@ -30,6 +30,7 @@ from pydantic_core import PydanticCustomError
 from ..core import dq
 from ..core.cells import CELLS, MAX_ORDER
 from ..errors import InputError
+from ..steps.registry import find_step
 from .messages import expected, nearest, problem, sentences
 from .yaml_file import display_name, read_yaml
 
@@ -127,11 +128,31 @@ Growth = Annotated[
 ]
 
 
-def _tidy(schema: dict[str, Any]) -> None:
-    """In the JSON Schema: descriptions on one line, no titles (pydantic's would be "Ipc4D")."""
-    for key in schema["properties"].values():
+def _step_default(step: str, parameter: str) -> Any:
+    """A key whose default is that of a step's parameter: it stands in one place.
+
+    The step is imported when a configuration is made, not before.
+    """
+
+    def default() -> Any:
+        return find_step(step, "").params.model_fields[parameter].default
+
+    return Field(default_factory=default)
+
+
+def _tidy(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """In the JSON Schema: descriptions on one line, no titles (pydantic's would be "Ipc4D"), and
+    defaults that come from elsewhere."""
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    for name, key in schema["properties"].items():
         key["description"] = " ".join(key["description"].split())
         key.pop("title", None)
+        field = fields[name]
+        if field.default_factory is not None:
+            value = field.get_default(call_default_factory=True)
+            key["default"] = (
+                value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+            )
 
 
 class Block(BaseModel):
@@ -185,11 +206,11 @@ class Caldir(Block):
 class RampOptPars(Block):
     """The pixel for which the weights of the ramp fit are optimal; keys left out keep defaults."""
 
-    slope: Positive = 0.4
+    slope: Positive = _step_default("ramp_fit", "slope")
     """Signal rate (DN/s)."""
-    gain: Positive = 1.8
+    gain: Positive = _step_default("ramp_fit", "gain")
     """Gain (e/DN)."""
-    sigma_read: Positive = 6.5
+    sigma_read: Positive = _step_default("ramp_fit", "sigma_read")
     """Read noise of one read (DN)."""
 
 
@@ -197,13 +218,13 @@ class JumpDetectPars(Block):
     """Threshold of the jump detection: linear in the logarithm of the rate from (IthreshA,
     SthreshA) to (IthreshB, SthreshB), constant outside; keys left out keep defaults."""
 
-    SthreshA: Positive = 5.5
+    SthreshA: Positive = _step_default("ramp_fit", "threshold_a")
     """Threshold at and below the rate IthreshA (standard deviations)."""
-    SthreshB: Positive = 4.5
+    SthreshB: Positive = _step_default("ramp_fit", "threshold_b")
     """Threshold at and above the rate IthreshB (standard deviations)."""
-    IthreshA: Positive = 1.0
+    IthreshA: Positive = _step_default("ramp_fit", "rate_a")
     """Rate up to which SthreshA holds (DN/s)."""
-    IthreshB: Positive = 1000.0
+    IthreshB: Positive = _step_default("ramp_fit", "rate_b")
     """Rate from which SthreshB holds (DN/s), larger than IthreshA."""
 
     @model_validator(mode="after")
@@ -249,25 +270,25 @@ class Config(Block):
     """ASDF file with a gwcs object under ``wcs`` or ``roman.meta.wcs``, instead of FITSWCS."""
     CALDIR: Caldir
     """Calibration reference files."""
-    RAMP_OPT_PARS: RampOptPars = RampOptPars()
+    RAMP_OPT_PARS: RampOptPars = Field(default_factory=RampOptPars)
     """The pixel for which the weights of the ramp fit are optimal."""
-    JUMP_DETECT_PARS: JumpDetectPars = JumpDetectPars()
+    JUMP_DETECT_PARS: JumpDetectPars = Field(default_factory=JumpDetectPars)
     """Thresholds of the jump detection."""
     FITSOUT: bool = False
     """Also write the image as FITS, under OUT with ``.asdf`` replaced by ``_asdf_to.fits``."""
-    SKYORDER: SkyOrder | None = None
+    SKYORDER: SkyOrder | None = _step_default("sky", "order")
     """Order of the polynomial sky model to subtract, 0 to 7; without it the sky stays in the
     image."""
     SLICEOUT: bool = False
     """Also store the last resultant of each saturating pixel's fit (``endslice``)."""
-    SATURATION_BACKUP: Count = 1
+    SATURATION_BACKUP: Count = _step_default("saturation", "backup")
     """Resultants before the first saturated one that are flagged too, where they average more than
     one read."""
     EXCLUDE_FIRST: bool = True
     """Leave the first resultant out of the ramp fit."""
-    correct_wfi18_transient: bool = False
+    correct_wfi18_transient: bool = _step_default("wfi18_transient", "correct")
     """Correct the transient in the first resultant of detector WFI18."""
-    wfi18_mask_rows: bool = False
+    wfi18_mask_rows: bool = _step_default("wfi18_transient", "mask_rows")
     """Flag rows 0 to 999 of the first resultant of WFI18 instead of fitting its transient."""
     NOISE: Noise | None = None
     """Noise realisations to make."""
