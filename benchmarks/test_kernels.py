@@ -30,16 +30,6 @@ from roman_dask_l2.noise.streams import DrawKind, Streams
 from roman_dask_l2.steps.ramp_fit import fits
 from roman_dask_l2.steps.sky import sky_model
 
-
-
-
-
-
-
-
-
-
-
 pytestmark = pytest.mark.kernels
 
 SMALL, SIDE, ROWS = 1024, 4096, 64
@@ -255,4 +245,6 @@ def test_poisson(per_pixel, draw, chains, light):
 
 
 def test_pearson(per_pixel, draw, chains):
-    per_pixel(ROWS * SIDE, draw, pearson_noise, DrawKind.PEARSON, blocks(chains(DEFAULT).have["rate"]))
+    per_pixel(
+        ROWS * SIDE, draw, pearson_noise, DrawKind.PEARSON, blocks(chains(DEFAULT).have["rate"])
+    )

@@ -126,9 +126,9 @@ def measured(config: Path, tile: Any = None) -> dict[str, dict[str, int]]:
     tile : optional
         As for `roman_dask_l2.calibrate`.
     """
+    from roman_dask_l2.engine.schedulers import running
     from roman_dask_l2.products.level2 import calibrate
     from roman_dask_l2.products.noise_layers import generate_noise
-    from roman_dask_l2.engine.schedulers import running
 
     if __name__ != "__main__":  # the other processes cannot import this file
         cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -22,25 +22,26 @@ ROOT = Path(__file__).parents[1]
 # A C function that never returns and that no signal interrupts; PyDLL keeps the interpreter's lock.
 STUCK = """
 import ctypes, os, sys
-from roman_dask_l2 import cli, pipeline
+from roman_dask_l2.cli import app
+from roman_dask_l2.products import job, level2
 from roman_dask_l2.io.arrays import FileArray
 
 def stuck(*_):
     library = ctypes.{library}(None)
     mutex = ctypes.create_string_buffer(64)
     library.pthread_mutex_lock(mutex)
-    os.write(1, b"stuck\n")
+    os.write(1, b"stuck\\n")
     library.pthread_mutex_lock(mutex)
 
 {where} = stuck
 sys.argv[1:] = {arguments}
-sys.exit(cli.main())
+sys.exit(app.main())
 """
 PLACES = {
     "a tile": ("CDLL", "FileArray.read", 1),
-    "the model": ("CDLL", "pipeline.l2_model", 1),
-    "the main thread": ("CDLL", "pipeline.prepare", 1),
-    "the main thread with a part file": ("CDLL", "pipeline._compute", 1),
+    "the model": ("CDLL", "level2.l2_model", 1),
+    "the main thread": ("CDLL", "job.prepare", 1),
+    "the main thread with a part file": ("CDLL", "level2._compute", 1),
     "a tile with the interpreter's lock": ("PyDLL", "FileArray.read", -signal.SIGKILL),
 }
 
@@ -83,8 +84,8 @@ def test_runs_that_are_stuck(number, simulated, tmp_path):
 
 
 def test_a_second_signal_ends_it_at_once(simulated, tmp_path):
-    program = STUCK.format(library="CDLL", where="pipeline.l2_model", arguments=[]).replace(
-        "sys.exit(cli.main())",
+    program = STUCK.format(library="CDLL", where="level2.l2_model", arguments=[]).replace(
+        "sys.exit(app.main())",
         "stopping = __import__('roman_dask_l2.system.stopping').stopping\n"
         "stopping.GRACE, stopping._SHELL, stopping._APART = 1000, 'head -c 1 && cat', 0\n"
         "import threading\n"

@@ -81,9 +81,7 @@ def act_demo(args: argparse.Namespace) -> int:
     from .demo import run_demo
 
     with incomplete(args.directory):
-        report = run_demo(
-            args.directory, side=args.side, seed=args.seed, options=run_options(args)
-        )
+        report = run_demo(args.directory, side=args.side, seed=args.seed, options=run_options(args))
     sys.stdout.write("\n".join(report.lines()) + "\n")
     return 0 if report.ok else 1
 

@@ -414,7 +414,7 @@ def test_nothing_is_left_open_or_mapped_of_the_exposure_before(campaign, capsys)
     from roman_dask_l2.io import opened
 
     assert batch(campaign, capsys, "--tile", "64")[0] == 0
-    caches = [value for value in vars(arrays).values() if isinstance(value, opened.Cache)]
+    caches = [value for value in vars(io_arrays).values() if isinstance(value, opened.Cache)]
     paths = {key[0] for cache in caches for key in cache._entries}
     assert str(campaign.l1(2, 2)) in paths
     assert str(campaign.l1(1, 2)) not in paths

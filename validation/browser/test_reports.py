@@ -19,8 +19,6 @@ from roman_dask_l2.products.noise_layers import generate_noise
 from roman_dask_l2.report import write_report
 from roman_dask_l2.simulation.simulate import simulate
 
-
-
 pytestmark = pytest.mark.browser
 
 WIDTHS = {"desktop": 1280, "phone": 390}

@@ -30,7 +30,6 @@ from package import LAYERS, PACKAGE, ROOT, environment, say, simulated, table
 from roman_dask_l2.io.references import Inputs
 from roman_dask_l2.products import layer_plan, noise_layers
 
-
 IMAGES = ("data", "data_withsky", "dq", "err", "var_poisson")
 
 # From the bit-compatible recipe to the default one: what is changed, and what it means.
