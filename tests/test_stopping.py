@@ -86,7 +86,7 @@ def test_runs_that_are_stuck(number, simulated, tmp_path):
 def test_a_second_signal_ends_it_at_once(simulated, tmp_path):
     program = STUCK.format(library="CDLL", where="level2.l2_model", arguments=[]).replace(
         "sys.exit(app.main())",
-        "stopping = __import__('roman_dask_l2.system.stopping').stopping\n"
+        "stopping = __import__('roman_dask_l2.system.stopping').system.stopping\n"
         "stopping.GRACE, stopping._SHELL, stopping._APART = 1000, 'head -c 1 && cat', 0\n"
         "import threading\n"
         "stopper = stopping.Stopper()\n"

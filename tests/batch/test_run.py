@@ -411,6 +411,7 @@ def test_wrong_noise_is_told_before_the_calibration(campaign, capsys):
 
 def test_nothing_is_left_open_or_mapped_of_the_exposure_before(campaign, capsys):
     """Reference files of the detector stay open, the exposures do not pile up."""
+    from roman_dask_l2.io import arrays as io_arrays
     from roman_dask_l2.io import opened
 
     assert batch(campaign, capsys, "--tile", "64")[0] == 0
