@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.util
 import json
 import logging
@@ -24,8 +26,9 @@ from dask_jobqueue.slurm import SLURMJob
 
 from roman_dask_l2.cli import app
 from roman_dask_l2.engine import clusters, slurm
+from roman_dask_l2.engine.backends import BACKENDS, Backend, SchedulerOptions
 from roman_dask_l2.engine.clusters import ENVIRONMENT
-from roman_dask_l2.engine.schedulers import running
+from roman_dask_l2.engine.schedulers import names, running
 from roman_dask_l2.engine.slurm import load_settings, parse_walltime
 from roman_dask_l2.errors import ClusterError, InputError, NoWorkers, WorkersDied
 from roman_dask_l2.io.layout import read_layout
@@ -494,4 +497,38 @@ def test_walltime(text, seconds):
 def test_without_slurm(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="no sbatch on this machine"), running("slurm"):
+        pass
+
+
+# -- the registry --------------------------------------------------------------------------------
+
+
+def test_backends_accept_what_there_is():
+    known = {field.name for field in dataclasses.fields(SchedulerOptions)} - {"scheduler"}
+    assert {*names(), "address"} == set(BACKENDS)
+    assert all(backend.accepts <= known for backend in BACKENDS.values())
+    assert set().union(*(backend.accepts for backend in BACKENDS.values())) == known
+
+
+def test_a_backend_of_ones_own(made, reference, monkeypatch, tmp_path):
+    """One entry in the table: it is known by name, gets its options, and computes the same."""
+    asked = []
+
+    @contextlib.contextmanager
+    def start(options):
+        asked.append(options)
+        with dask.config.set(scheduler="synchronous"):
+            yield
+
+    mine = Backend("--scheduler mine", frozenset({"threads"}), start)
+    monkeypatch.setitem(BACKENDS, "mine", mine)
+    make_both(configuration(made, tmp_path), "mine", threads=3)
+    assert (asked[0].scheduler, asked[0].threads) == ("mine", 3)
+    check_same(tmp_path, reference)
+    with (
+        pytest.raises(InputError, match="--workers means nothing to --scheduler mine"),
+        running("mine", workers=2),
+    ):
+        pass
+    with pytest.raises(InputError, match="expected one of .*, mine or an address"), running("mime"):
         pass

@@ -65,12 +65,12 @@ class _Watch(threading.Thread):
         wanted: int,
         limit: float,
         describe: Callable[[], str],
-        care: Callable[[], None],
+        maintain: Callable[[], None],
     ) -> None:
         super().__init__(name="watch", daemon=True)
         self.problem: ClusterError | None = None
         self._client, self._wanted, self._limit = client, wanted, limit
-        self._describe, self._care = describe, care
+        self._describe, self._maintain = describe, maintain
         self._known: set[str] = set()
         self._over = threading.Event()
 
@@ -101,7 +101,7 @@ class _Watch(threading.Thread):
                 message = f"all workers are gone, none came back within {span} (--wait)"
                 self._give_up(NoWorkers(message, self._describe()))
             try:
-                self._care()
+                self._maintain()
             except Exception:
                 log.exception("lost workers cannot be replaced")
 
