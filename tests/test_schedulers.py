@@ -208,7 +208,7 @@ def test_a_local_cluster_tells_its_dashboard_before_it_has_workers(caplog):
         running("local-cluster", workers=2, threads=1, wait=0.02),
     ):
         pass
-    ours = [record for record in caplog.records if record.name == "roman_dask_l2.engine.schedulers"]
+    ours = [record for record in caplog.records if record.name == "roman_dask_l2.engine.clusters"]
     said = [record.getMessage() for record in ours]
     assert said[0].startswith("dashboard: http://127.0.0.1:")
     assert said[1] == "0 of 2 workers ready, waiting (limit 0.02 s)"
