@@ -182,7 +182,7 @@ def _sink_bytes(names: Iterable[str], sinks: Mapping[str, Any], window: Window) 
     total = 0
     for name in names:
         for block in getattr(sinks[name], "blocks", (sinks[name],)):
-            both = block.window.meet(window)
+            both = block.window.intersection(window)
             if both is not None:
                 planes = block.planes or 1
                 total += planes * math.prod(both.shape) * np.dtype(block.dtype).itemsize

@@ -52,8 +52,8 @@ class Window(NamedTuple):
             slice(self.x0 - outer.x0, self.x1 - outer.x0),
         )
 
-    def meet(self, other: Window) -> Window | None:
-        """The part that both windows cover, None if there is none."""
+    def intersection(self, other: Window) -> Window | None:
+        """The part that both windows cover, None if they do not overlap."""
         y0, x0 = max(self.y0, other.y0), max(self.x0, other.x0)
         y1, x1 = min(self.y1, other.y1), min(self.x1, other.x1)
         return Window(y0, y1, x0, x1) if y0 < y1 and x0 < x1 else None

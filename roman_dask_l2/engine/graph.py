@@ -448,12 +448,12 @@ def _reduction(
 
 
 def _overlapping(array: da.Array, window: Window) -> list[tuple[Any, Window]]:
-    """Keys of the blocks that meet a window, with the place of each on the frame."""
+    """Keys of the blocks that overlap a window, with the place of each on the frame."""
     edges = [np.cumsum([0, *sizes]) for sizes in array.chunks[-2:]]
     found = []
     for iy, ix in np.ndindex(*array.numblocks[-2:]):
         place = Window(*(int(v) for v in (*edges[0][iy : iy + 2], *edges[1][ix : ix + 2])))
-        if place.meet(window) is not None:
+        if place.intersection(window) is not None:
             lead = (0,) * (array.ndim - 2)
             found.append(((array.name, *lead, iy, ix), place))
     return found
@@ -477,7 +477,7 @@ def _reduce_finished(
         first = pieces[0][1]
         whole = np.empty((*first.shape[:-2], *window.shape), first.dtype)
         for place, block in pieces:
-            both = place.meet(window)
+            both = place.intersection(window)
             assert both is not None
             whole[(..., *both.within(window))] = block[(..., *both.within(place))]
         reads[name] = whole

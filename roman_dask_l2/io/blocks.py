@@ -59,7 +59,7 @@ class Block:
             self._write(fd, values, window)
 
     def _write(self, fd: int, values: np.ndarray, window: Window) -> None:
-        both = self.window.meet(window)
+        both = self.window.intersection(window)
         if both is None:
             return
         part = values[(..., *both.within(window))]
@@ -76,7 +76,7 @@ class Block:
         window = self.window if window is None else window
         native = np.dtype(self.dtype).newbyteorder("=")
         lead = () if self.planes is None else (self.planes,)
-        both = self.window.meet(window)
+        both = self.window.intersection(window)
         if both is None:
             return np.zeros((*lead, *window.shape), native)
         part = np.empty((*lead, *both.shape), self.dtype)
@@ -128,7 +128,7 @@ class Together:
     def put(self, values: np.ndarray, window: Window) -> None:
         """Write to each block what it has of `window`."""
         for block in self.blocks:
-            if block.window.meet(window) is not None:
+            if block.window.intersection(window) is not None:
                 block.put(values, window)
 
     def read(self, window: Window | None = None) -> np.ndarray:
@@ -136,7 +136,7 @@ class Together:
         window = self.blocks[0].window if window is None else window
         out = self.blocks[0].read(window)
         for block in self.blocks[1:]:
-            both = block.window.meet(window)
+            both = block.window.intersection(window)
             if both is not None:
                 out[(..., *both.within(window))] = block.read(both)
         return out

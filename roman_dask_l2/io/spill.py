@@ -87,7 +87,7 @@ class Spilled:
             for iy in range(window.y0 // ny, -(-window.y1 // ny)):
                 for ix in range(window.x0 // nx, -(-window.x1 // nx)):
                     chunk = Window(iy * ny, iy * ny + ny, ix * nx, ix * nx + nx)
-                    both = chunk.meet(window)
+                    both = chunk.intersection(window)
                     assert both is not None
                     part = image[both.within(window)]
                     self._read_rows((*lead, iy, ix), both.y0 - chunk.y0, both.x0 - chunk.x0, part)
