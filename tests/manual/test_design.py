@@ -14,7 +14,7 @@ import roman_dask_l2
 from roman_dask_l2.core.step import VARIABLES
 from roman_dask_l2.steps.registry import STEPS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(roman_dask_l2.__file__).resolve().parents[1]
 DOCS, PACKAGE = ROOT / "docs", ROOT / "roman_dask_l2"
 PAGE = (DOCS / "design.md").read_text()
 OTHER = {
