@@ -83,6 +83,12 @@ def prepare(config: Config | Mapping[str, Any] | str | Path, *, noise: bool = Fa
         Check the NOISE block as well. A calibration alone does not need its directories: they may
         exist only where the layers are made.
 
+    Returns
+    -------
+    Job
+        Takes the place of the configuration in `calibrate` and `generate_noise`, so that one run
+        opens every file once. It reads headers only, no pixels.
+
     Raises
     ------
     InputError

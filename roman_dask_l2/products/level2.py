@@ -126,13 +126,20 @@ def l1_to_l2(
     Returns
     -------
     dict of str to dask.array.Array
-        ``data``, ``data_withsky`` (DN/s), ``dq``, ``err``, ``var_poisson``, ``chisq``, ``dumo``,
-        ``mask`` and ``endslice`` on the active pixels.
+        Arrays (N-8, N-8) on the active pixels of a detector of side N: ``data``, ``data_withsky``
+        (DN/s), ``err``, ``dumo`` (DN/s), ``var_poisson`` ((DN/s)^2) and ``chisq`` with the types
+        that they have in the L2 file, ``dq`` (uint32), ``mask`` (bool, True: not to be used) and
+        ``endslice`` (last resultant before saturation, -1 if none); further ones that the recipe
+        asks for.
 
     Raises
     ------
     InputError
         If the configuration or a file cannot be used.
+
+    Notes
+    -----
+    The formula of each step and its source are in the manual under "Algorithms".
 
     Examples
     --------
@@ -167,6 +174,18 @@ def calibrate(
     ------
     InputError
         If the configuration or a file cannot be used. Nothing is written then.
+    TypeError
+        If there is no such option.
+
+    Notes
+    -----
+    The file's images are (N-8, N-8), rates and errors in DN/s; the manual lists all arrays under
+    "Files". The formula of each step and its source are there under "Algorithms".
+
+    Examples
+    --------
+    >>> made = calibrate("config.yaml", threads=4)  # doctest: +SKIP
+    >>> made.out, made.medsky  # doctest: +SKIP
     """
     options = RunOptions.of(options, changes)
     with Progress(options.show_progress) as clock:

@@ -50,11 +50,14 @@ class NoiseResult:
     Attributes
     ----------
     out : Path
+        The noise file.
     fits : Path or None
+        Its FITS copy.
     layers : list of dict
         Label, median, sigma (DN/s), clipped fraction, pixels without a draw or a finite number,
         and whether a polynomial was not found, of each layer.
     seconds : float
+        Wall time, s.
     """
 
     out: Path
@@ -88,12 +91,20 @@ def generate_noise(
     Returns
     -------
     NoiseResult
+        Its file holds the layers as one cube (L, N-8, N-8), DN/s, in the order of ``NOISE.LAYER``.
 
     Raises
     ------
     InputError
         If the configuration, a label or a file cannot be used, or OUT was made from other inputs.
         Nothing is written then.
+    TypeError
+        If there is no such option.
+
+    Notes
+    -----
+    What each letter of a label draws, and the source of its formula, is in the manual under "Noise
+    layers".
     """
     began = time.perf_counter()
     options = RunOptions.of(options, changes)
