@@ -11,7 +11,7 @@ import pytest
 
 from roman_dask_l2.config.model import blocks
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
