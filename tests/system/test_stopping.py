@@ -17,7 +17,7 @@ from roman_dask_l2.io.layout import read_layout
 from roman_dask_l2.system import stopping
 from roman_dask_l2.system.processes import born
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # A C function that never returns and that no signal interrupts; PyDLL keeps the interpreter's lock.
 STUCK = """

@@ -24,7 +24,7 @@ from roman_dask_l2.products.noise_layers import generate_noise
 
 pytestmark = pytest.mark.faults
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
 
 spec = importlib.util.spec_from_file_location("compare", ROOT / "validation/slurm/compare.py")

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 BESIDE = ("report.md", "others.md", "drawings.md")
 """Pages whose reader works in the folder of the exposure."""
@@ -137,9 +137,9 @@ def _clone(folder):
     """A clone in which `make` has installed everything: the programs are those of this test."""
     for part in ("Makefile", "pyproject.toml", "setup.py"):
         shutil.copy(ROOT / part, folder)
-    (folder / "tests").mkdir()
-    for part in ("conftest.py", "test_linalg.py"):  # a part of the tests stands for all
-        shutil.copy(ROOT / "tests" / part, folder / "tests")
+    (folder / "tests" / "core").mkdir(parents=True)
+    for part in ("conftest.py", "core/test_linalg.py"):  # a part of the tests, for all of them
+        shutil.copy(ROOT / "tests" / part, folder / "tests" / part)
     programs = folder / ".venv" / "bin"
     programs.mkdir(parents=True)
     for program in ("python", "python3"):

@@ -17,7 +17,7 @@ import numpy as np
 from roman_dask_l2.core import jit
 from roman_dask_l2.simulation.simulate import simulate
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 MODULE = """
 from roman_dask_l2.core.jit import kernel

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[1] / "docs" / "offline.py"
+PROGRAM = Path(__file__).resolve().parents[2] / "docs" / "offline.py"
 
 LOADS = {
     "a.html": [

@@ -17,7 +17,7 @@ from roman_dask_l2.drawing.recipe import BOX, _summary, draw_recipe
 from roman_dask_l2.drawing.tasks import TILE, _direct, draw_tasks
 from roman_dask_l2.errors import InputError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", shipped())

@@ -22,7 +22,7 @@ from roman_dask_l2.errors import InputError
 from roman_dask_l2.steps.registry import STEPS
 from roman_dask_l2.system.versions import __version__
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 
 

@@ -15,7 +15,7 @@ import yaml
 from roman_dask_l2.cli import app
 from roman_dask_l2.simulation.simulate import simulate
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # As the documentation of romanimpreprocess gives it, but for the directory of TEMP.
 SAMPLE = """---

@@ -15,7 +15,7 @@ from roman_dask_l2.cli import app
 from roman_dask_l2.config.model import blocks
 from roman_dask_l2.config.schema import config_schema
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CALDIR = {
     k: f"{k}.asdf" for k in ("dark", "gain", "linearitylegendre", "read", "saturation", "flat")
 }

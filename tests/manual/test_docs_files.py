@@ -13,7 +13,7 @@ from astropy.io import fits
 from roman_dask_l2.products.level2 import calibrate
 from roman_dask_l2.products.noise_layers import generate_noise
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 SIDE, LABELS = 256, ["RS2", "OC1", "PbS2"]
 KINDS = {
     "number": (float, int),

@@ -27,7 +27,7 @@ from roman_dask_l2.products.level2 import calibrate
 from roman_dask_l2.products.noise_layers import generate_noise
 from roman_dask_l2.system import logs
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STAGES = ["open", "tiles", "sky", "copy", "write"]
 
 
