@@ -84,7 +84,7 @@ def file_bytes(job: Job, name: str) -> float:
     if not array.in_pieces:
         return nbytes
     layout = job.inputs.layouts[name.partition(".")[0]]
-    starts = [*sorted(block.start for block in layout.blocks), layout.mark[0]]
+    starts = [*sorted(block.start for block in layout.blocks), layout.size_and_mtime[0]]
     i = starts.index(array.packed.start)
     there = layout.array(*array.key)
     assert there is not None

@@ -134,7 +134,7 @@ def _coordinates(layout: Layout, shape: tuple[int, ...]) -> dict[str, Any]:
         for axis, (name, about) in enumerate(
             (("ra", "right ascension (ICRS)"), ("dec", "declination (ICRS)"))
         ):
-            source = _Sky(layout.path, layout.mark, whole, axis)
+            source = _Sky(layout.path, layout.size_and_mtime, whole, axis)
             attributes = {"long_name": about, "units": "deg"}
             found[name] = _variable(source, ("y", "x"), attributes)
     return found
@@ -210,7 +210,7 @@ class _Sky:
     Parameters
     ----------
     path : str
-    mark : tuple of int
+    size_and_mtime : tuple of int
         Size and time of change of the file.
     shape : tuple of int
     axis : int
@@ -219,17 +219,21 @@ class _Sky:
 
     dtype = "float64"
 
-    def __init__(self, path: str, mark: tuple[int, int], shape: tuple[int, int], axis: int) -> None:
-        self.path, self.mark, self.shape, self.axis = path, mark, shape, axis
+    def __init__(
+        self, path: str, size_and_mtime: tuple[int, int], shape: tuple[int, int], axis: int
+    ) -> None:
+        self.path, self.size_and_mtime, self.shape, self.axis = path, size_and_mtime, shape, axis
 
     def read(self, window: Window) -> np.ndarray:
         y, x = np.mgrid[window.slices]
         if not x.size:
             return np.empty(x.shape)
-        return np.asarray(_gwcs(self.path, self.mark)(x, y, with_bounding_box=False)[self.axis])
+        return np.asarray(
+            _gwcs(self.path, self.size_and_mtime)(x, y, with_bounding_box=False)[self.axis]
+        )
 
 
 @lru_cache(8)
-def _gwcs(path: str, mark: tuple[int, int]) -> Any:
+def _gwcs(path: str, size_and_mtime: tuple[int, int]) -> Any:
     with open_asdf(path) as file:
         return file["roman"]["meta"]["wcs"]

@@ -25,7 +25,7 @@ from ..io.kinds import wrong_tag
 from ..io.l1 import open_l1
 from ..io.layout import Layout, read_layout
 from ..io.references import Inputs, add_wcs, open_inputs
-from ..io.spill import IN_FLIGHT, check_temp
+from ..io.spill import LAYERS_IN_FLIGHT, check_temp
 from ..io.wcs import Wcs, load_wcs
 
 LONGEST = 120
@@ -243,8 +243,8 @@ def temp_needed(exposure: Exposure, layers: Sequence[tuple[Layer, int]]) -> int:
     base = 9 * frame if False in kinds else 0
     if kinds:
         base += (4 + 2 * r * len(kinds)) * frame  # what noisy planes are made from
-    flying = min(reads, IN_FLIGHT) * cube + min(lights, IN_FLIGHT) * 4 * frame
-    return base + flying
+    in_flight = min(reads, LAYERS_IN_FLIGHT) * cube + min(lights, LAYERS_IN_FLIGHT) * 4 * frame
+    return base + in_flight
 
 
 def check_disk(config: Config, exposure: Exposure) -> None:

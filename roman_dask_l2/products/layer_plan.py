@@ -21,7 +21,7 @@ from ..io.arrays import FileArray, Placed
 from ..io.blocks import Block
 from ..io.layout import Layout
 from ..io.references import Inputs
-from ..io.spill import IN_FLIGHT, STRIP, STRIP_ROWS, Spilled, TempStore
+from ..io.spill import LAYERS_IN_FLIGHT, STRIP, STRIP_ROWS, Spilled, TempStore
 from ..noise.streams import Streams
 from ..steps.ramp_fit import RampFitParams, fits
 from .job import Job
@@ -87,7 +87,7 @@ class LayerPlan:
     def layer(self, index: int, layer: Layer, occurrence: int) -> Delayed:
         """All tasks of one layer, which is the output's plane `index`."""
         before = len(self._finished)
-        waits = self._finished[max(before - IN_FLIGHT, 0) : before - IN_FLIGHT + 1]
+        waits = self._finished[max(before - LAYERS_IN_FLIGHT, 0) : before - LAYERS_IN_FLIGHT + 1]
         streams = Streams(self._seed, layer.label, occurrence)
         work: dict[str, int] = {}
         read = light = None

@@ -200,9 +200,9 @@ def calibrate(
             file = l2_file(job, parts[0])
             copy = FitsCopy.create(parts[1], file.blocks["data"].window) if config.FITSOUT else None
             # A given limit of memory is for one process; with one processor nothing is gained.
-            ahead = options.scheduler == "local" and options.memory is None and cpu_count() > 1
+            second = options.scheduler == "local" and options.memory is None and cpu_count() > 1
             with (
-                precompiling(job) if ahead else nullcontext(),
+                precompiling(job) if second else nullcontext(),
                 ThreadPoolExecutor(1) as pool,
             ):
                 load_all(name for bound in job.steps for name in bound.step.imports)

@@ -1,4 +1,4 @@
-"""Kernels compiled ahead, in a second process, while the first one works on the first tiles.
+"""Kernels precompiled in a second process while the first one works on the first tiles.
 
 numba compiles one function at a time in a process, so the first run on a machine would leave all
 processors but one idle for as long as it compiles. Where nothing is compiled yet, a helper runs the
@@ -51,7 +51,7 @@ def precompiling(job: Job) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 helper.stdin.close()
             helper.wait()
-            log.debug("the process that compiled ahead ended with status %d", helper.returncode)
+            log.debug("the process that precompiles ended with status %d", helper.returncode)
 
 
 def _start(job: Job) -> subprocess.Popen[bytes] | None:
@@ -67,7 +67,7 @@ def _start(job: Job) -> subprocess.Popen[bytes] | None:
             start_new_session=True,
         )
     except OSError as error:
-        log.debug("no process to compile ahead: %s", error)
+        log.debug("no process to precompile: %s", error)
         return None
     assert helper.stdin is not None
     with contextlib.suppress(OSError):
@@ -89,7 +89,7 @@ def main() -> None:
     folder = cold_cache()
     if folder is None:
         return
-    with open(folder / "ahead.lock", "ab") as lock:
+    with open(folder / "precompile.lock", "ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

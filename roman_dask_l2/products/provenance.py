@@ -35,7 +35,7 @@ def provenance(job: Job, product: Product = "l2") -> dict[str, Any]:
         ("IN" if key == "l1" else key): {
             "name": Path(layout.path).name,
             "path": layout.path,
-            "size": layout.mark[0],
+            "size": layout.size_and_mtime[0],
             "content": layout.content,
         }
         for key, layout in job.inputs.layouts.items()

@@ -439,9 +439,9 @@ def test_reference_files_are_opened_once(campaign, capsys, monkeypatch):
 
     seen, original = [], opened.OpenFile.__init__
 
-    def noted(self, path, mark):
+    def noted(self, path, size_and_mtime):
         seen.append(path)
-        original(self, path, mark)
+        original(self, path, size_and_mtime)
 
     monkeypatch.setattr(opened.OpenFile, "__init__", noted)
     assert batch(campaign, capsys)[0] == 0

@@ -195,7 +195,7 @@ def test_a_batch_tells_how_far_it_is(lines):
     plan = SimpleNamespace(todo=["a", "b", "c"], beyond=[], finished=[])
     outcome = Outcome(plan)
     assert outcome.rows()[0].text == "0 done, 0 failed, 3 left, 0 at work"
-    outcome.flying = {"a": None, "b": None}
+    outcome.in_flight = {"a": None, "b": None}
     outcome.add({"identity": "a", "status": "done", "seconds": 2.0})
     (row,) = outcome.rows()
     assert (row.done, row.total) == (1, 3)

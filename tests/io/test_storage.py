@@ -71,7 +71,7 @@ def test_damaged_compressed_data(way, made, tmp_path):
         bad[start + position : start + position + size] = filling * min(size, used - position)
         Path(array.path).write_bytes(bad)
         status = os.stat(array.path)
-        odd = replace(array, mark=(status.st_size, status.st_mtime_ns))
+        odd = replace(array, size_and_mtime=(status.st_size, status.st_mtime_ns))
         with pytest.raises(InputError, match="damaged") as caught:
             odd.read()
         assert str(caught.value).startswith(array.path)

@@ -32,7 +32,7 @@ for kernel in _kernels:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ahead")
+    folder = tmp_path_factory.mktemp("precompile")
     return simulate(folder, side=256, seed=3, config={"SKYORDER": 2}).config
 
 
