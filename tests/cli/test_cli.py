@@ -74,8 +74,8 @@ def test_run_is_the_default_command(sample):
 def test_help_and_version_are_quick():
     """Nothing heavy is imported for them."""
     program = (
-        "import sys; from roman_dask_l2 import cli\n"
-        "try: cli.main(['--version'])\n"
+        "import sys; from roman_dask_l2.cli import app\n"
+        "try: app.main(['--version'])\n"
         "except SystemExit: pass\n"
         "heavy = {'numpy', 'dask', 'asdf', 'numba', 'astropy', 'pydantic'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"

@@ -9,12 +9,12 @@ import asdf
 import numpy as np
 import pytest
 
+from roman_dask_l2.cli import demo as demo_module
 from roman_dask_l2.cli.demo import run_demo
 from roman_dask_l2.core.dq import PIXEL
 from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.report.truth import compare, jump_significance
-from roman_dask_l2.simulation import simulate
 from roman_dask_l2.steps.ramp_fit import RampFitParams, fits
 
 
@@ -49,7 +49,7 @@ def test_same_simulation_is_used_again(report, directory, monkeypatch):
         raise AssertionError("simulated again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(simulate, "simulate", refuse)
+        patch.setattr(demo_module, "simulate", refuse)
         patch.setitem(sys.modules, "matplotlib.figure", None)  # no picture, and no failure
         again = run_demo(directory, side=256, scheduler="synchronous")
         assert again.ok

@@ -1,4 +1,4 @@
-"""The page on reliability: each fault that it lists is tested, and the test does that very thing."""
+"""The page on reliability: each fault that it lists is tested, by a test that does just that."""
 
 from __future__ import annotations
 
