@@ -230,8 +230,8 @@ def test_log_file_for_programs(file, tmp_path):
     """Without a terminal: plain lines, rich is not imported; JSON beside them."""
     out = tmp_path / "log.jsonl"
     program = (
-        "import sys; from roman_dask_l2 import cli\n"
-        "status = cli.main(sys.argv[1:])\n"
+        "import sys; from roman_dask_l2.cli import app\n"
+        "status = app.main(sys.argv[1:])\n"
         "sys.exit(status or ('rich' in sys.modules and 9))"
     )
     done = subprocess.run(
