@@ -345,14 +345,14 @@ def test_long_messages_are_cut(tmp_path):
 
 def test_warnings_are_repeated_only_where_they_are_buried(capsys):
     messages = logs.Messages("roman-dask-l2", logging.INFO)
-    logs.log.warning("one")
+    logs.PACKAGE_LOG.warning("one")
     messages.end(0)
     assert len(capsys.readouterr().err.splitlines()) == 1
     messages = logs.Messages("roman-dask-l2", logging.INFO)
-    logs.log.warning("one")
-    logs.log.error("two")
-    logs.log.warning("one")
-    logs.log.info("more")
+    logs.PACKAGE_LOG.warning("one")
+    logs.PACKAGE_LOG.error("two")
+    logs.PACKAGE_LOG.warning("one")
+    logs.PACKAGE_LOG.info("more")
     messages.end(2, ["three"])
     assert capsys.readouterr().err.splitlines()[4:] == [
         "1 error and 1 warning on the way:", "  one", "  two", "roman-dask-l2: error: three",
