@@ -27,7 +27,7 @@ from roman_dask_l2.noise.pearson import pearson_noise
 from roman_dask_l2.noise.poisson import poisson_noise
 from roman_dask_l2.noise.read_noise import PlaneNoise, border_of, common_series, noisy_amp33
 from roman_dask_l2.noise.streams import DrawKind, Streams
-from roman_dask_l2.steps.ramp_fit import fits
+from roman_dask_l2.steps.ramp_weights import fits
 from roman_dask_l2.steps.sky import sky_model
 
 pytestmark = pytest.mark.kernels

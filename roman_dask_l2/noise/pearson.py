@@ -91,7 +91,7 @@ def pearson_noise(
     ends : ndarray (y, x) of int
         The ramp ends before this resultant, R for a full ramp; more: a further row of `weights`.
     weights : ndarray (R + 1 or more, R) of float
-        K for every value of `ends`, 1/s: ``Fit.k`` of `roman_dask_l2.steps.ramp_fit.fits`, and
+        K for every value of `ends`, 1/s: ``Fit.k`` of `roman_dask_l2.steps.ramp_weights.fits`, and
         further rows of `own_weights`.
     exposure : Exposure
 

@@ -17,7 +17,8 @@ from scipy import stats
 from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.noise.pearson import moments, pearson_draw, pearson_noise
 from roman_dask_l2.noise.poisson import frame_weights
-from roman_dask_l2.steps.ramp_fit import RampFitParams, fits
+from roman_dask_l2.steps.ramp_params import RampFitParams
+from roman_dask_l2.steps.ramp_weights import fits
 
 EIGHT = tuple(tuple(range(a, b)) for a, b in pairwise((0, 1, 2, 4, 10, 26, 32, 34, 35)))
 EXPOSURE = Exposure(256, EIGHT, 3.04)

@@ -19,7 +19,8 @@ from scipy import stats
 from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.noise import poisson
 from roman_dask_l2.noise.poisson import frame_weights, poisson_noise, reference_poisson_noise
-from roman_dask_l2.steps.ramp_fit import RampFitParams, fits
+from roman_dask_l2.steps.ramp_params import RampFitParams
+from roman_dask_l2.steps.ramp_weights import fits
 
 FRAME_TIME = 3.04
 GAIN = 1.8
