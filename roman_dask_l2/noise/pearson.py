@@ -111,36 +111,6 @@ def pearson_noise(
     return noise, inadmissible
 
 
-def pearson_draw(
-    rng: np.random.Generator, mu2: float, beta1: float, beta2: float, sign: float, n: int
-) -> np.ndarray:
-    """Draws of zero mean and given moments.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    mu2, beta1, beta2 : float
-        Variance, squared skewness, kurtosis (3 for a normal).
-    sign : float
-        The skewness has this sign.
-    n : int
-
-    Returns
-    -------
-    ndarray (n,) of float64
-        NaN, which `pearson_noise` counts and replaces by 0, if no distribution has these moments.
-    """
-    out = np.empty(n)
-    _draws(rng, float(mu2), float(beta1), float(beta2) - 3, float(sign), out)
-    return out
-
-
-@kernel
-def _draws(rng, mu2, beta1, excess, sign, out):
-    for i in range(len(out)):
-        out[i] = _draw(rng, mu2, beta1, excess, sign)
-
-
 @kernel
 def _noise(rng, level, gain, ends, full, moments, noise):
     """Noise of a block into `noise`; returns the number of inadmissible pixels. Row `full` of
@@ -178,7 +148,7 @@ def _noise(rng, level, gain, ends, full, moments, noise):
             out[x] = 0
             if np.isfinite(charge[x]):
                 i = charge[x]
-                draw = _draw(rng, mu2[e] * i, beta1[e] / i, excess[e] / i, moments[e, 1])
+                draw = pearson_variate(rng, mu2[e] * i, beta1[e] / i, excess[e] / i, moments[e, 1])
                 if np.isfinite(draw):
                     out[x] = draw / g[x]
                 else:
@@ -213,7 +183,7 @@ def _try_symmetric(charge, mu2, beta1, excess, z, u, m, n, t, tried, kept, out):
 
 
 @kernel
-def _draw(rng, mu2, beta1, excess, sign):
+def pearson_variate(rng, mu2, beta1, excess, sign):
     """A draw with kurtosis 3 + `excess`; NaN if there is no such distribution.
 
     The excess, not the kurtosis, because bright pixels have one of 1e-6 and less.
