@@ -19,22 +19,21 @@ import numpy as np
 import pytest
 
 from roman_dask_l2.config.recipe import load_recipe
-from roman_dask_l2.core.detector import CHANNEL_WIDTH, Grid, Window
+from roman_dask_l2.core.detector import BORDER, CHANNEL_WIDTH, Grid, Window
 from roman_dask_l2.core.step import Tile, accepted
 from roman_dask_l2.engine import graph
 from roman_dask_l2.io.references import ARRAYS
 from roman_dask_l2.noise.pearson import pearson_noise
 from roman_dask_l2.noise.poisson import poisson_noise
-from roman_dask_l2.noise.read_noise import PlaneNoise, border_of, common_series, noisy_amp33
+from roman_dask_l2.noise.read_noise import Border, PlaneNoise, common_series, noisy_amp33
 from roman_dask_l2.noise.streams import DrawKind, Streams
-from roman_dask_l2.steps.ramp_fit import fits
+from roman_dask_l2.steps.ramp_weights import fits
 from roman_dask_l2.steps.sky import sky_model
 
 pytestmark = pytest.mark.kernels
 
 SMALL, SIDE, ROWS = 1024, 4096, 64
 WINDOW = Window(SIDE // 2, SIDE // 2 + ROWS, 0, SIDE)
-BORDER = 4
 ABSENT = ("wfi18_transient",)
 """Steps of the recipes that do not apply to the exposure: only detector WFI18 has the transient."""
 
@@ -182,6 +181,13 @@ PLANE = 5
 def test_common_series(per_pixel, streams):
     """Of one resultant, in pixels of the frame (the series has an 32nd of them)."""
     per_pixel(SIDE**2, common_series, streams, PLANE, SIDE)
+
+
+def border_of(plane):
+    """The reference pixels of a plane (N, N)."""
+    rows = np.concatenate([plane[:BORDER], plane[-BORDER:]])
+    columns = np.concatenate([plane[:, :BORDER], plane[:, -BORDER:]], axis=1)
+    return Border(rows.astype(np.float32), columns.astype(np.float32))
 
 
 def test_plane_noise(per_pixel, noise, streams, chains):

@@ -29,7 +29,7 @@ from roman_dask_l2.products.job import prepare
 from roman_dask_l2.report.truth import SIGNIFICANT, jump_significance
 from roman_dask_l2.simulation.files import rewrite_array
 from roman_dask_l2.simulation.simulate import simulate
-from roman_dask_l2.steps.ramp_fit import fits
+from roman_dask_l2.steps.ramp_weights import fits
 
 SIDE = 512
 DARK, BRIGHT = 0.4, 20.0  # sky, DN/s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..core.exposure import Exposure
-from ..steps.ramp_fit import RampFitParams
+from ..steps.ramp_params import RampFitParams
 from ..steps.ramp_subsets import subset_weights, unpack
 
 
@@ -57,7 +57,7 @@ def own_weights(
         used,
         last,
         weights[r],
-        u=params.slope / (params.gain * params.sigma_read**2),
+        u=params.noise_ratio,
         truncated_min=params.truncated_min,
         exposure=exposure,
     )

@@ -91,7 +91,7 @@ def pearson_noise(
     ends : ndarray (y, x) of int
         The ramp ends before this resultant, R for a full ramp; more: a further row of `weights`.
     weights : ndarray (R + 1 or more, R) of float
-        K for every value of `ends`, 1/s: ``Fit.k`` of `roman_dask_l2.steps.ramp_fit.fits`, and
+        K for every value of `ends`, 1/s: ``Fit.k`` of `roman_dask_l2.steps.ramp_weights.fits`, and
         further rows of `own_weights`.
     exposure : Exposure
 
@@ -109,36 +109,6 @@ def pearson_noise(
     full = exposure.n_resultants
     inadmissible = _noise(rng, level, gain, ends, full, moments(exposure, weights), noise)
     return noise, inadmissible
-
-
-def pearson_draw(
-    rng: np.random.Generator, mu2: float, beta1: float, beta2: float, sign: float, n: int
-) -> np.ndarray:
-    """Draws of zero mean and given moments.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    mu2, beta1, beta2 : float
-        Variance, squared skewness, kurtosis (3 for a normal).
-    sign : float
-        The skewness has this sign.
-    n : int
-
-    Returns
-    -------
-    ndarray (n,) of float64
-        NaN, which `pearson_noise` counts and replaces by 0, if no distribution has these moments.
-    """
-    out = np.empty(n)
-    _draws(rng, float(mu2), float(beta1), float(beta2) - 3, float(sign), out)
-    return out
-
-
-@kernel
-def _draws(rng, mu2, beta1, excess, sign, out):
-    for i in range(len(out)):
-        out[i] = _draw(rng, mu2, beta1, excess, sign)
 
 
 @kernel
@@ -178,7 +148,7 @@ def _noise(rng, level, gain, ends, full, moments, noise):
             out[x] = 0
             if np.isfinite(charge[x]):
                 i = charge[x]
-                draw = _draw(rng, mu2[e] * i, beta1[e] / i, excess[e] / i, moments[e, 1])
+                draw = pearson_variate(rng, mu2[e] * i, beta1[e] / i, excess[e] / i, moments[e, 1])
                 if np.isfinite(draw):
                     out[x] = draw / g[x]
                 else:
@@ -213,7 +183,7 @@ def _try_symmetric(charge, mu2, beta1, excess, z, u, m, n, t, tried, kept, out):
 
 
 @kernel
-def _draw(rng, mu2, beta1, excess, sign):
+def pearson_variate(rng, mu2, beta1, excess, sign):
     """A draw with kurtosis 3 + `excess`; NaN if there is no such distribution.
 
     The excess, not the kurtosis, because bright pixels have one of 1e-6 and less.

@@ -3,8 +3,8 @@
 Charge that arrives in frame s is seen by every later read, so it enters the slope with a weight
 ``T_s = sum_j K_j * (fraction of resultant j's reads at or after s)`` and the noise of a pixel is
 ``sum_s T_s (n_s - lambda) / g`` with independent counts n_s ~ Poisson(lambda).
-`reference_poisson_noise` draws every n_s. `poisson_noise` draws from the same distribution, without
-approximation, more than ten times faster, because:
+`poisson_noise` draws from this distribution, without approximation, but more than ten times faster
+than by drawing every n_s (which the tests do, to compare), because:
 
 * Counts add up: Poisson(a) + Poisson(b) = Poisson(a + b). So lambda can be cut into a rate that
   stands on a grid, whose counts come from precomputed tables, and a small rest.
@@ -80,32 +80,6 @@ def _seen(pattern: tuple[tuple[int, ...], ...]) -> np.ndarray:
     return np.array([(np.array(reads)[:, None] >= frames).mean(axis=0) for reads in pattern])
 
 
-def reference_poisson_noise(
-    rng: np.random.Generator,
-    level: np.ndarray,
-    gain: np.ndarray,
-    ends: np.ndarray,
-    weights: np.ndarray,
-    exposure: Exposure,
-) -> np.ndarray:
-    """The definition: a draw per frame, the ramp accumulated, averaged over reads and fitted.
-
-    Slow. The distribution that `poisson_noise` is tested against; arguments and result as there.
-    """
-    charge, g = _expected(level, gain, exposure.frame_time)
-    ramp = np.zeros(charge.shape)
-    resultants = np.zeros((exposure.n_resultants, *charge.shape))
-    for frame in range(exposure.read_pattern[-1][-1] + 1):
-        ramp += rng.poisson(charge) - charge
-        for j, reads in enumerate(exposure.read_pattern):
-            if frame in reads:
-                resultants[j] += ramp / len(reads)
-    resultants -= resultants[exposure.start].copy()
-    k = np.array(weights, np.float64)
-    k[:, : exposure.start] = 0
-    return (np.einsum("yxj,jyx->yx", k[ends], resultants) / g).astype(np.float32)
-
-
 def poisson_noise(
     rng: np.random.Generator,
     level: np.ndarray,
@@ -129,7 +103,7 @@ def poisson_noise(
     ends : ndarray (y, x) of int
         The ramp ends before this resultant, R for a full ramp; more: a further row of `weights`.
     weights : ndarray (R + 1 or more, R) of float
-        K for every value of `ends`, 1/s: ``Fit.k`` of `roman_dask_l2.steps.ramp_fit.fits`, and
+        K for every value of `ends`, 1/s: ``Fit.k`` of `roman_dask_l2.steps.ramp_weights.fits`, and
         further rows of `own_weights`.
     exposure : Exposure
 

@@ -134,14 +134,6 @@ class Border(NamedTuple):
     """(N, 8) float32: the first four columns, then the last four."""
 
 
-def border_of(plane: np.ndarray) -> Border:
-    """The reference pixels of a plane (N, N)."""
-    first, last = slice(BORDER), slice(-BORDER, None)
-    rows = np.concatenate([plane[first], plane[last]])
-    columns = np.concatenate([plane[:, first], plane[:, last]], axis=1)
-    return Border(rows.astype(np.float32), columns.astype(np.float32))
-
-
 @kernel
 def _cut_off(values, out):
     for i in range(out.size):

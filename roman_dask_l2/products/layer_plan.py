@@ -23,7 +23,8 @@ from ..io.layout import Layout
 from ..io.references import Inputs
 from ..io.spill import LAYERS_IN_FLIGHT, STRIP, STRIP_ROWS, Spilled, TempStore
 from ..noise.streams import Streams
-from ..steps.ramp_fit import RampFitParams, fits
+from ..steps.ramp_params import RampFitParams
+from ..steps.ramp_weights import fits
 from .job import Job
 from .layer_sum import finish_layer
 from .layer_tasks import (

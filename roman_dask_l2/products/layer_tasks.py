@@ -21,7 +21,7 @@ from ..noise.pearson import pearson_noise
 from ..noise.poisson import poisson_noise
 from ..noise.read_noise import Border, PlaneNoise, base_plane, common_series, noisy_amp33
 from ..noise.streams import DrawKind, Streams
-from ..steps.ramp_fit import RampFitParams
+from ..steps.ramp_params import RampFitParams
 from ..steps.sky import cell_edges, cell_median, fit_sky, sky_model
 from ..system.processes import give_back
 

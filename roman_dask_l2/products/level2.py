@@ -415,7 +415,8 @@ def _pick(params: Any, **names: str) -> dict[str, float]:
 
 def _weights(exposure: Exposure, fit: Any) -> np.ndarray:
     """Weights K of the full ramp, 1/s; empty if the recipe has another ramp fit."""
-    from ..steps.ramp_fit import RampFitParams, fits
+    from ..steps.ramp_params import RampFitParams
+    from ..steps.ramp_weights import fits
 
     if not isinstance(fit, RampFitParams):
         return np.zeros(0, np.float32)

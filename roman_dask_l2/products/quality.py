@@ -16,7 +16,7 @@ from ..io.arrays import FileArray
 from ..io.layout import Layout, read_layout
 
 if TYPE_CHECKING:
-    from ..steps.ramp_fit import RampFitParams
+    from ..steps.ramp_params import RampFitParams
 
 BAND = 256
 """Rows that are read at a time."""
@@ -176,7 +176,7 @@ def expected_chi_square(
     read_noise : float
         Of one read, DN.
     """
-    from ..steps.ramp_fit import quality_tables, scaled_covariance
+    from ..steps.ramp_weights import quality_tables, scaled_covariance
 
     whiten = quality_tables(exposure, params)[0][exposure.n_resultants, :, exposure.start :]
     whiten = whiten.astype(float)

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..core.dq import MASK_GROWTH
 from ..products.quality import expected_chi_square
-from ..steps.ramp_fit import RampFitParams, make_fit, two_point_weights
+from ..steps.ramp_params import RampFitParams
+from ..steps.ramp_weights import make_fit, two_point_weights
 from .image_scan import L2, RATES, Survey
 from .replay import Replay
 

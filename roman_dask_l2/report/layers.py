@@ -17,7 +17,7 @@ from ..config.noise_labels import Layer, parse_all
 from ..core.detector import BORDER, CHANNEL_WIDTH, Window
 from ..errors import InputError
 from ..io.layout import Layout, read_layout
-from ..steps.ramp_fit import make_fit
+from ..steps.ramp_weights import make_fit
 from .blocks import block_mean, percent
 from .image_scan import L2, Survey, bands
 from .replay import Replay

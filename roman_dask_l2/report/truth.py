@@ -14,7 +14,7 @@ from ..core.detector import BORDER
 from ..core.dq import MASK_GROWTH, PIXEL
 from ..core.exposure import Exposure
 from ..products.job import prepare
-from ..steps.ramp_fit import Fit, fits
+from ..steps.ramp_weights import Fit, fits
 
 CHI_SQUARE = (1.0, 1.3)
 """Expected mean square of (rate - truth) / err on faint pixels.

@@ -15,7 +15,8 @@ from roman_dask_l2.core.dq import PIXEL
 from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.report.truth import compare, jump_significance
-from roman_dask_l2.steps.ramp_fit import RampFitParams, fits
+from roman_dask_l2.steps.ramp_params import RampFitParams
+from roman_dask_l2.steps.ramp_weights import fits
 
 
 @pytest.fixture(scope="module")

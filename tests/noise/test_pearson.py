@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from roman_dask_l2.core.exposure import Exposure
-from roman_dask_l2.noise.pearson import moments, pearson_draw, pearson_noise
+from roman_dask_l2.core.jit import kernel
+from roman_dask_l2.noise.pearson import moments, pearson_noise, pearson_variate
 from roman_dask_l2.noise.poisson import frame_weights
-from roman_dask_l2.steps.ramp_fit import RampFitParams, fits
+from roman_dask_l2.steps.ramp_params import RampFitParams
+from roman_dask_l2.steps.ramp_weights import fits
 
 EIGHT = tuple(tuple(range(a, b)) for a, b in pairwise((0, 1, 2, 4, 10, 26, 32, 34, 35)))
 EXPOSURE = Exposure(256, EIGHT, 3.04)
@@ -26,6 +28,19 @@ WEIGHTS = np.array([f.k for f in fits(EXPOSURE, RampFitParams())])
 
 def generator(seed=1):
     return np.random.Generator(np.random.Philox(seed))
+
+
+@kernel
+def _fill(rng, mu2, beta1, excess, sign, out):
+    for i in range(len(out)):
+        out[i] = pearson_variate(rng, mu2, beta1, excess, sign)
+
+
+def pearson_draw(rng, mu2, beta1, beta2, sign, n):
+    """`n` draws of zero mean with these moments; NaN if no distribution has them."""
+    out = np.empty(n)
+    _fill(rng, float(mu2), float(beta1), float(beta2) - 3, float(sign), out)
+    return out
 
 
 class TypeIV:

@@ -18,8 +18,9 @@ from scipy import stats
 
 from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.noise import poisson
-from roman_dask_l2.noise.poisson import frame_weights, poisson_noise, reference_poisson_noise
-from roman_dask_l2.steps.ramp_fit import RampFitParams, fits
+from roman_dask_l2.noise.poisson import frame_weights, poisson_noise
+from roman_dask_l2.steps.ramp_params import RampFitParams
+from roman_dask_l2.steps.ramp_weights import fits
 
 FRAME_TIME = 3.04
 GAIN = 1.8
@@ -34,6 +35,26 @@ def exposure_of(pattern, exclude_first=True):
 
 def weights_of(exposure):
     return np.array([f.k for f in fits(exposure, RampFitParams())])
+
+
+def reference_poisson_noise(rng, level, gain, ends, weights, exposure):
+    """The definition: a draw per frame, the ramp accumulated, averaged over reads and fitted.
+
+    Slow. The distribution that `poisson_noise` is tested against; arguments and result as there.
+    """
+    g = np.clip(np.where(np.isfinite(gain), gain, 1.0), 1e-4, 1e4)
+    charge = np.where(np.isfinite(level), np.maximum(level * g * exposure.frame_time, 0), 0)
+    ramp = np.zeros(charge.shape)
+    resultants = np.zeros((exposure.n_resultants, *charge.shape))
+    for frame in range(exposure.read_pattern[-1][-1] + 1):
+        ramp += rng.poisson(charge) - charge
+        for j, reads in enumerate(exposure.read_pattern):
+            if frame in reads:
+                resultants[j] += ramp / len(reads)
+    resultants -= resultants[exposure.start].copy()
+    k = np.array(weights, np.float64)
+    k[:, : exposure.start] = 0
+    return (np.einsum("yxj,jyx->yx", k[ends], resultants) / g).astype(np.float32)
 
 
 def draw(function, seed, exposure, rate, end, shape=(512, 512)):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from roman_dask_l2.core.detector import BORDER
 from roman_dask_l2.noise.read_noise import (
+    Border,
     PlaneNoise,
     base_plane,
-    border_of,
     common_series,
     noisy_amp33,
     pink_series,
@@ -21,6 +22,13 @@ from roman_dask_l2.steps.refpix import row_weight
 
 N = 256
 STREAMS = Streams(11, "R", 0)
+
+
+def border_of(plane):
+    """The reference pixels of a plane (N, N)."""
+    rows = np.concatenate([plane[:BORDER], plane[-BORDER:]])
+    columns = np.concatenate([plane[:, :BORDER], plane[:, -BORDER:]], axis=1)
+    return Border(rows.astype(np.float32), columns.astype(np.float32))
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from roman_dask_l2.products.quality import (
     measure,
     reduced_chi_square,
 )
-from roman_dask_l2.steps.ramp_fit import RampFitParams, quality_tables
+from roman_dask_l2.steps.ramp_params import RampFitParams
+from roman_dask_l2.steps.ramp_weights import quality_tables
 
 
 def test_numbers_of_an_image(simulated, tmp_path):

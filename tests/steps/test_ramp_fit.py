@@ -13,7 +13,9 @@ from roman_dask_l2.core.detector import Window
 from roman_dask_l2.core.dq import GROUP, PIXEL
 from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.core.step import Tile
-from roman_dask_l2.steps.ramp_fit import RampFitParams, fit_ramp, optimal_weights, step
+from roman_dask_l2.steps.ramp_fit import fit_ramp, step
+from roman_dask_l2.steps.ramp_params import RampFitParams
+from roman_dask_l2.steps.ramp_weights import optimal_weights
 
 DNU, SAT, JUMP, DROPOUT = (
     GROUP[name] for name in ("DO_NOT_USE", "SATURATED", "JUMP_DET", "DROPOUT")

@@ -12,7 +12,8 @@ from roman_dask_l2.core.dq import GROUP, PIXEL
 from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.core.step import Tile
 from roman_dask_l2.steps.interpolation import interpolate_excluded
-from roman_dask_l2.steps.ramp_fit import RampFitParams, fit_ramp, step
+from roman_dask_l2.steps.ramp_fit import fit_ramp, step
+from roman_dask_l2.steps.ramp_params import RampFitParams
 from roman_dask_l2.steps.ramp_subsets import EXCLUDING, pack, subset_weights, unpack
 
 DNU, SAT, JUMP, DROPOUT = (
