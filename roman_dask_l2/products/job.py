@@ -231,14 +231,14 @@ def temp_needed(exposure: Exposure, layers: Sequence[tuple[Layer, int]]) -> int:
     cube = (
         frame * (2 * r + 9) + 2 * r * n * CHANNEL_WIDTH
     )  # its rate with and without sky, its flags
-    reads = sum(layer.read is not None for layer, _ in layers)
-    lights = sum(bool(layer.poisson or layer.pearson) for layer, _ in layers)
-    kinds = {layer.read.own_ramp for layer, _ in layers if layer.read}
-    base = 9 * frame if False in kinds else 0
+    cubes = sum(layer.ramp is not None for layer, _ in layers)
+    drawn = sum(layer.draws_blocks for layer, _ in layers)
+    kinds = {layer.ramp for layer, _ in layers if layer.ramp is not None}
+    base = 9 * frame if "dark" in kinds else 0
     if kinds:
         base += (4 + 2 * r * len(kinds)) * frame  # what noisy planes are made from
-    flying = min(reads, IN_FLIGHT) * cube + min(lights, IN_FLIGHT) * 4 * frame
-    return base + flying
+    in_flight = min(cubes, IN_FLIGHT) * cube + min(drawn, IN_FLIGHT) * 4 * frame
+    return base + in_flight
 
 
 def check_disk(config: Config, exposure: Exposure) -> None:

@@ -135,7 +135,7 @@ def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Laye
     work = (busy - 1) * largest + max(largest, whole)
     if layers:
         plane = (NOISE_STRIP * min(STRIP, side) + NOISE_CHANNEL * CHANNEL_WIDTH) * side
-        reads = any(layer.read for layer in layers)
+        reads = any(layer.ramp is not None for layer in layers)
         work = threads * max(largest, plane * reads, NOISE_FINISH * side**2 / CELLS)
     return BASE + SPARE * (work + _unpacked(inputs.sources))
 
