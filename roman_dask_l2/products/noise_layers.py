@@ -1,11 +1,11 @@
-"""From a NOISE block to its layers: one Dask graph, intermediates in the TEMP store.
+"""Noise layers of a NOISE block: one Dask graph, with intermediate arrays in the TEMP store.
 
-For each layer with R: every resultant's noisy plane is written to a cube in the store; the recipe
-runs on the cube exactly as it does on an exposure; the L2 image of the noise-free ramp is taken
-off. Other noise is drawn on the L2 image in fixed detector blocks. When a layer's parts are there,
-one task adds them up, takes its statistics, and writes the layer into its place in the output.
-A layer starts when the one before the last is finished, so that memory and disk do not grow with
-their number.
+For each layer with R: the noisy plane of each resultant is written to a cube in the store; the
+recipe runs on the cube exactly as on an exposure; the L2 image of the noise-free ramp is
+subtracted. Other noise is drawn on the L2 image in fixed detector blocks. When the parts of a layer
+are complete, one task adds them up, computes its statistics and writes it to the output. A layer
+starts when the one before the last is finished, so memory and disk space do not grow with the
+number of layers.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def generate_noise(
     Parameters
     ----------
     config : Job, mapping, str or Path
-        The configuration, or its YAML file; or what ``prepare(config, noise=True)`` has made of it.
+        The configuration, or its YAML file; or the result of ``prepare(config, noise=True)``.
     options : RunOptions, optional
         How to run; the layers do not depend on it.
     keep_temp : bool

@@ -1,4 +1,4 @@
-"""Noise layers in a report: pictures, distributions and power spectra, and what they should be."""
+"""Noise layers in a report: pictures, distributions and power spectra, measured and expected."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from .image_scan import L2, Survey, bands
 from .replay import Replay
 
 SHOWN = 6
-"""Layers that get pictures; of all, the statistics are shown."""
+"""Number of layers that get pictures; statistics are shown of all."""
 BINS = np.linspace(-6, 6, 121)
-"""Of the distribution, in standard deviations of the layer."""
+"""Edges of the bins of the distribution, in standard deviations of the layer."""
 MIXED = 40
-"""Quantiles of the variance that an expected distribution is mixed from."""
+"""Number of quantiles of the variance from which an expected distribution is made."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class NoiseFile:
 
     @property
     def seconds(self) -> float | None:
-        """What it took to make the layers; older files do not tell."""
+        """Wall time that the layers took, s; None in older files."""
         return self.layout.value("seconds")
 
 
 @dataclass
 class Seen:
-    """What was seen of one layer.
+    """Statistics of the pixels of one layer.
 
     Attributes
     ----------
@@ -63,13 +63,13 @@ class Seen:
     cells : ndarray (y, x)
         Means of k x k pixels, DN/s.
     counts : ndarray
-        Quiet pixels by bin.
+        Number of quiet pixels in each bin.
     power : ndarray (65,)
         Sum of periodograms.
     weight : int
-        Pixels that are in it.
+        Number of pixels in `power`.
     unusable : int
-        Pixels that are not finite; they are in nothing else.
+        Number of pixels that are not finite; they are left out of all else.
     """
 
     layer: Layer
@@ -91,8 +91,8 @@ FREQUENCIES = np.arange(CHANNEL_WIDTH // 2 + 1) / CHANNEL_WIDTH
 def find_noise(l2: L2) -> Path | None:
     """The noise file that the configuration of an image names; None if it names none.
 
-    The folder that relative paths of the configuration start at is not known from the image, but
-    where the image lies is, and what OUT was.
+    The folder to which paths in the configuration are relative is not stored in the image; it is
+    found from the image's own path and OUT.
     """
     config = l2.info.get("config", {})
     out = str(config.get("OUT", ""))
@@ -139,7 +139,7 @@ def open_noise(path: Path, l2: L2) -> NoiseFile:
 
 
 def look(noise: NoiseFile, l2: L2, seen: Survey) -> list[Seen]:
-    """Look at every pixel of the first layers once, with the image beside them."""
+    """Read each pixel of the first layers once, together with the image."""
     array = noise.layout.array("noise")
     assert array is not None
     n = l2.side // seen.k
@@ -173,14 +173,14 @@ def look(noise: NoiseFile, l2: L2, seen: Survey) -> list[Seen]:
 
 
 def _scale(sigma: Any) -> float:
-    """What the statistics of a layer say, if it is of use as a scale."""
+    """Standard deviation from the statistics of a layer, 1 if it cannot be used."""
     usable = isinstance(sigma, int | float) and isfinite(sigma) and sigma > 0
     return float(sigma) if usable else 1.0
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a layer should be.
+    """Expected distribution and spectrum of a layer.
 
     Attributes
     ----------
@@ -271,7 +271,7 @@ def formulas(looked: Sequence[Seen]) -> list[tuple[str, str]]:
 def _light_variance(
     l2: L2, seen: Survey, replay: Replay | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Variance that all light, and that the background, make in quiet pixels, (DN/s)^2."""
+    """Poisson variance of quiet pixels, of all light and of the background, (DN/s)^2."""
     weights, n = l2.numbers("weights"), l2.exposure.n_resultants
     gain = None if replay is None else replay.at("gain.data", seen.places)
     if gain is None:
