@@ -1,7 +1,7 @@
 """One exposure from its configuration to its L2 file.
 
-`l1_to_l2` builds the lazy arrays; `calibrate` computes and writes them. What comes before, opening
-and checking, is in `roman_dask_l2.products.job`.
+`l1_to_l2` builds the lazy arrays; `calibrate` computes and writes them. Files are opened and
+checked before that, in `roman_dask_l2.products.job`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """What `calibrate` has written.
+    """The files that `calibrate` has written, and their key numbers.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class Result:
 
 
 def _l2_names(job: Job) -> dict[str, str]:
-    """Further arrays of the L2 file that the recipe asks for, and the type they are stored with."""
+    """Additional arrays of the L2 file that the recipe requests, with the types in the file."""
     kinds = {name: step_variables[name].dtype for name in job.recipe.outputs}
     return {name: "float16" if kind == "float32" else kind for name, kind in kinds.items()}
 
@@ -159,7 +159,7 @@ def calibrate(
     Parameters
     ----------
     config : Job, mapping, str or Path
-        The configuration, or its YAML file; or what `prepare` has made of it.
+        The configuration, or its YAML file; or the result of `prepare`.
     options : RunOptions, optional
         How to run; no number depends on it.
     **changes
@@ -207,7 +207,7 @@ def calibrate(
             ):
                 load_all(name for bound in job.steps for name in bound.step.imports)
                 with running(options.scheduler, threads) as client:
-                    # What asdf brings along takes its time to be imported: meanwhile, tiles.
+                    # Imports for the metadata are slow: do them while tiles are computed.
                     model = pool.submit(l2_model, job)
                     found = _compute(job, file, copy, tile, options.per_step, clock, client)
                 segments: list[graph.Spent] = found["seconds"]
@@ -234,7 +234,7 @@ def calibrate(
 
 
 def _steps(segments: Sequence[graph.Spent]) -> dict[str, float]:
-    """Processor time by step; what the segments share is added up."""
+    """Processor time by step, added up over the segments."""
     total: dict[str, float] = {}
     for segment in segments:
         for name, seconds in segment.steps.items():
@@ -245,7 +245,7 @@ def _steps(segments: Sequence[graph.Spent]) -> dict[str, float]:
 
 
 def l2_file(job: Job, path: Path) -> L2File:
-    """The L2 file of an exposure, made and not filled."""
+    """The L2 file of an exposure, created without pixels."""
     made = {w for b in job.steps for w in b.step.writes}
     exposure = job.exposure
     leaves_out = getattr(job.params("ramp_fit"), "exclude", False)
@@ -269,7 +269,7 @@ def _compute(
     clock: Progress,
     client: Any,
 ) -> dict[str, Any]:
-    """Run the graph: every tile goes into its place in the files as it is finished."""
+    """Run the graph: each tile is written to the files as soon as it is finished."""
     tasks, stages = calibration_graph(job, file, copy, tile, per_step)
     with clock.counting(stages, client):
         (found,) = dask.compute(tasks)
@@ -280,13 +280,13 @@ def _compute(
 def calibration_graph(
     job: Job, file: L2File, copy: FitsCopy | None, tile: tuple[int, int], per_step: bool = False
 ) -> tuple[dict[str, Any], list[Stage]]:
-    """All tasks of a calibration, and which of them belong to which stage. Reads no pixels.
+    """All tasks of a calibration, and the tasks of each stage. Reads no pixels.
 
     Parameters
     ----------
     job : Job
     file : L2File
-        Made, not filled.
+        Created, without pixels.
     copy : FitsCopy or None
     tile : tuple of int
         Rows and columns.
@@ -300,7 +300,7 @@ def calibration_graph(
         ``tiles``, ``sky`` and ``copy``.
     """
     grid = Grid(job.exposure.side, tile)
-    # The mission's L2 files carry the reference pixels as they were read, uncorrected.
+    # The mission's L2 files hold the reference pixels as they were read, uncorrected.
     first = next(b.name for b in job.steps if "ramp" in b.step.writes)
     taps = [plan.Tap(first, "ramp", file.border())]
     if file.excluded is not None:
@@ -339,7 +339,7 @@ def _put_whole(source: Any, block: Block) -> None:
 
 
 def _copy(window: Window, blocks: Mapping[str, Block], copy: FitsCopy | None, ready: Any) -> int:
-    """Count the masked pixels of a tile; with FITSOUT, copy it."""
+    """Count the masked pixels of a tile, and copy the tile to the FITS file if there is one."""
     mask = blocks["mask"].read(window)
     if copy is not None:
         copy.put(blocks["data"].read(window), blocks["dq"].read(window), mask, window)
@@ -364,7 +364,7 @@ def _medsky(measured: Mapping[str, Any]) -> float:
 
 
 def _processinfo(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
-    """What was done to make the file, beside the mission's own metadata."""
+    """How the file was made: ``processinfo``, in addition to the mission's metadata."""
     from .provenance import provenance
 
     exposure, config = job.exposure, job.config
@@ -399,13 +399,13 @@ def _processinfo(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
         },
         "config": config.raw,
         "exclude_first": exposure.exclude_first,
-        "log": _story(job, measured),
+        "log": _log_text(job, measured),
         "provenance": provenance(job),
     }
 
 
 def _counts(values: np.ndarray) -> np.ndarray:
-    """Whole numbers as int16, or int32 where they need it."""
+    """Integers as int16, or int32 if one of them is too large."""
     return values.astype(np.int16 if values.max() <= np.iinfo(np.int16).max else np.int32)
 
 
@@ -423,8 +423,8 @@ def _weights(exposure: Exposure, fit: Any) -> np.ndarray:
     return fits(exposure, fit)[-1].k
 
 
-def _story(job: Job, measured: Mapping[str, Any]) -> str:
-    """One line per step, for people who look into the file."""
+def _log_text(job: Job, measured: Mapping[str, Any]) -> str:
+    """The log of the file: one line for each step and its options."""
     lines = [f"recipe {job.recipe.name}"]
     skipped = [b.name for b in job.recipe.steps if b not in job.steps]
     for bound in job.steps:

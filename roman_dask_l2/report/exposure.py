@@ -493,25 +493,16 @@ def _noise(page: Page, facts: _Facts) -> None:
         return
     page.text(
         f"{Path(facts.noise.layout.path).name}. Distribution and spectrum are those of pixels that "
-        f"are not masked and less than {QUIET:g} errors above the sky. Expected are: for "
-        "R the variance err² - var_poisson, for P and O that of the light (no dark current, which "
-        "is not in these layers), for Pb that of the background; "
+        f"are not masked and less than {QUIET:g} errors above the sky. Expected "
+        f"variances are {layers.expectations()} (no dark current, which is not in these layers); "
         + ("" if facts.replay else "the gain file is not at hand, so with the median gain; ")
         + "the spectrum is that of single rows within readout channels; for R, 1/f noise and the "
         "correction of inter-pixel capacitance are in the solid curve. The column white noise of "
         "the table has what a typical pixel should have without 1/f noise."
     )
-    if facts.looked and any(one.layer.read is not None for one in facts.looked):
-        page.formula(
-            "P(f) = s<sup>2</sup> B(f) [2 + 2q/σ<sup>2</sup> + "
-            "(U<sup>2</sup> + C<sup>2</sup>)/σ<sup>2</sup> p(f)]"
-        )
-        page.text(
-            "s² = κ² (err² - var_poisson), B the mean square gain of the correction of "
-            "inter-pixel capacitance, U and C the 1/f noise of a channel's own and common to all "
-            "(DN), σ the read noise (DN), q what rounding to integers adds (DN²), p the "
-            "periodogram of 1/f noise of unit variance per unit of ln f."
-        )
+    for formula, symbols in layers.formulas(facts.looked):
+        page.formula(formula)
+        page.text(symbols)
     expected = [layers.expect(one, facts.l2, facts.seen, facts.replay) for one in facts.looked]
     page.table(*layers.summary(facts.noise, expected))
     if len(facts.noise.layers) > len(facts.looked):

@@ -139,7 +139,11 @@ def test_worker_killed_in_a_calibration(place, calls, cluster, deadly, made, ref
 @pytest.mark.parametrize(
     ("place", "calls"),
     [
-        pytest.param("roman_dask_l2.products.noise_layers.PlaneNoise", 2, id="making a resultant"),
+        pytest.param(
+            "roman_dask_l2.products.noise_commands.read_noise.PlaneNoise",
+            2,
+            id="making a resultant",
+        ),
         pytest.param("roman_dask_l2.engine.graph._run_tile", 5, id="in a layer's tiles"),
         pytest.param("roman_dask_l2.products.layer_sum.finish_layer", 1, id="finishing a layer"),
     ],

@@ -50,12 +50,12 @@ def test_layers(facts):
         _, power = one.spectrum()
         due = layers.expect(one, facts.l2, facts.seen, facts.replay)
         ratio = power / due.spectra["expected"]
-        assert abs(ratio.mean() - 1) < (0.02 if one.layer.read else 0.012), one.layer.label
+        assert abs(ratio.mean() - 1) < (0.02 if one.layer.ramp else 0.012), one.layer.label
         assert abs(ratio[0] - 1) < 0.2, one.layer.label
         density = one.counts / one.counts.sum() / np.diff(layers.BINS * one.scale)
         middle = slice(40, 80)
         assert abs(density[middle].mean() / due.density[middle].mean() - 1) < 0.02
-        if one.layer.read is None:  # by the median gain
+        if one.layer.ramp is None:  # by the median gain
             alone = layers.expect(one, facts.l2, facts.seen, None)
             assert abs(alone.sigma / due.sigma - 1) < 0.01
     # Read noise is not white: the curve that takes it for white is far off at low frequencies.
