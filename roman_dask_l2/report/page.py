@@ -195,3 +195,8 @@ _NUMBER = re.compile(r"[▲▼< ]*[-+−]?[\d.,]+(e[-+]?\d+)?[ ]?(%|s|DN|DN/s|GB
 
 def _is_number(text: str) -> bool:
     return _NUMBER.fullmatch(text) is not None
+
+
+def capital(text: str) -> str:
+    """A text with a capital letter at its beginning."""
+    return text[:1].upper() + text[1:]

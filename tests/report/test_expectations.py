@@ -7,13 +7,13 @@ import pytest
 
 from roman_dask_l2.noise.read_noise import pink_series
 from roman_dask_l2.report import expected, layers, replay
-from roman_dask_l2.report import exposure as reports
+from roman_dask_l2.report import facts as reports
 from roman_dask_l2.report.image_scan import ERRORS, RATES, open_image, survey
 
 
 @pytest.fixture(scope="module")
 def facts(exposure_with_noise):
-    return reports._look(open_image(exposure_with_noise.l2), exposure_with_noise.noise)
+    return reports.gather(open_image(exposure_with_noise.l2), exposure_with_noise.noise)
 
 
 def test_ramps_are_those_that_were_fitted(facts):

@@ -1,0 +1,64 @@
+"""The section of an exposure's report on its noise layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import layers, plots
+from .facts import Facts
+from .image_scan import QUIET
+from .page import Page
+
+
+def noise_section(page: Page, facts: Facts) -> None:
+    page.section("noise", "Noise layers")
+    if facts.noise is None:
+        page.text(f"None. {facts.why_no_noise}")
+        return
+    page.text(
+        f"{Path(facts.noise.layout.path).name}. Distribution and spectrum are those of pixels that "
+        f"are not masked and less than {QUIET:g} errors above the sky. Expected are: for "
+        "R the variance err² - var_poisson, for P and O that of the light (no dark current, which "
+        "is not in these layers), for Pb that of the background; "
+        + ("" if facts.replay else "the gain file is not at hand, so with the median gain; ")
+        + "the spectrum is that of single rows within readout channels; for R, 1/f noise and the "
+        "correction of inter-pixel capacitance are in the solid curve. The column white noise of "
+        "the table has what a typical pixel should have without 1/f noise."
+    )
+    if facts.looked and any(one.layer.read is not None for one in facts.looked):
+        page.formula(
+            "P(f) = s<sup>2</sup> B(f) [2 + 2q/σ<sup>2</sup> + "
+            "(U<sup>2</sup> + C<sup>2</sup>)/σ<sup>2</sup> p(f)]"
+        )
+        page.text(
+            "s² = κ² (err² - var_poisson), B the mean square gain of the correction of "
+            "inter-pixel capacitance, U and C the 1/f noise of a channel's own and common to all "
+            "(DN), σ the read noise (DN), q what rounding to integers adds (DN²), p the "
+            "periodogram of 1/f noise of unit variance per unit of ln f."
+        )
+    expected = [layers.expect(one, facts.l2, facts.seen, facts.replay) for one in facts.looked]
+    page.table(*layers.summary(facts.noise, expected))
+    if len(facts.noise.layers) > len(facts.looked):
+        page.text(f"Pictures of the first {len(facts.looked)} layers.")
+    for i, (one, known) in enumerate(zip(facts.looked, expected, strict=True)):
+        label = one.layer.label
+        shown = [
+            (
+                f"layer{i}_image",
+                plots.layer_image(label, one.cells, facts.seen.k),
+                f"Noise layer {label}.",
+            ),
+            (
+                f"layer{i}_histogram",
+                plots.layer_histogram(
+                    label, one.counts, layers.BINS * one.scale, known.density if known else None
+                ),
+                f"Distribution of layer {label}, and normal noise with the expected variances.",
+            ),
+        ]
+        if one.weight:  # the smallest detectors have no channel without reference pixels
+            frequency, power = one.spectrum()
+            spectrum = plots.layer_spectrum(label, frequency, power, known.spectra if known else {})
+            caption = f"Power spectrum of layer {label} along rows."
+            shown.append((f"layer{i}_spectrum", spectrum, caption))
+        page.plots(shown)
