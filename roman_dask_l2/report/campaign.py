@@ -32,7 +32,7 @@ from .panels import figure_class
 log = logging.getLogger(__name__)
 
 MOST_ROWS = 2000
-"""Of a larger campaign the table shows only what is not done, and outliers."""
+"""Rows of the table; for a larger campaign it shows only outliers and what is not done."""
 
 
 def campaign_report(
@@ -103,10 +103,10 @@ def _focal_plane(page: Page, exposures: Sequence[Exposed]) -> None:
         page.text("No exposure is done yet.")
         return
     page.text(
-        f"Median over the exposures of each detector. Colours reach {FAR:g} robust standard "
-        "deviations to both sides of the median of the detectors, or farther. A thick frame marks "
-        "detectors with an outlier among their exposures, hatches those whose exposures have all "
-        "failed; a dotted one is not in the campaign."
+        f"Median over the exposures of each detector. The colour scale reaches {FAR:g} robust "
+        "standard deviations to either side of the median of the detectors, or farther. A thick "
+        "frame marks detectors with an outlier among their exposures, hatching those whose "
+        "exposures have all failed, a dotted frame those that are not in the campaign."
     )
     filters = filters_of(known)
     rest = [e for e in exposures if not e.quality]
@@ -133,7 +133,7 @@ def _spread(page: Page, exposures: Sequence[Exposed]) -> None:
         (
             f"exposures_{quantity.key}",
             strip(quantity, known),
-            f"{capital(quantity.label)} of every exposure; crosses are outliers.",
+            f"{capital(quantity.label)} of every exposure; crosses mark outliers.",
         )
         for quantity in QUANTITIES
     )
@@ -167,7 +167,7 @@ def _table(page: Page, exposures: Sequence[Exposed]) -> None:
     shown = list(exposures)
     if len(shown) > MOST_ROWS:
         shown = [e for e in shown if e.state != "done" or e.outliers]
-        page.text(f"Of {len(exposures)} exposures only outliers and those that are not done.")
+        page.text(f"Only outliers and what is not done, of {len(exposures)} exposures.")
     names = ["exposure", "state", "detector", "filter", *(q.label for q in QUANTITIES)]
     page.table(
         [*names, "seconds"],

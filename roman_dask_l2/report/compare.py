@@ -1,4 +1,4 @@
-"""The exposures of a campaign compared with each other: their numbers, and which are far off."""
+"""Comparing the exposures of a campaign: their numbers, and which are outliers."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FAR = 5.0
 """Robust standard deviations from the median at which an exposure is an outlier."""
 
 FEWEST = 5
-"""Exposures through one filter that a median is worth something for."""
+"""Fewest exposures through one filter whose median is meaningful."""
 
 LEAST_SPREAD = 0.01
-"""The robust standard deviation counts as at least this part of the median."""
+"""The robust standard deviation is taken to be at least this fraction of the median."""
 
 FAILED = ("failed", "interrupted")
 
@@ -155,10 +155,10 @@ def _measured(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mark_outliers(exposures: Sequence[Exposed]) -> None:
-    """Find exposures that are far from the others through the same filter.
+    """Find exposures that differ from the others through the same filter.
 
-    Far are `FAR` robust standard deviations from the median: 1.4826 times the median absolute
-    deviation, at least `LEAST_SPREAD` of the median.
+    An outlier is more than `FAR` robust standard deviations from the median: 1.4826 times the
+    median absolute deviation, at least `LEAST_SPREAD` of the median.
     """
     for name in filters_of(exposures):
         group = [e for e in exposures if filter_of(e) == name]

@@ -33,8 +33,8 @@ MANY_MASKED = 0.1
 """Fraction of masked pixels that is worth a warning."""
 
 CHI_SQUARE = (0.8, 1.4)
-"""Where the reduced chi-square is no reason for a warning, in units of what read noise and the
-light of the background make."""
+"""Range of the reduced chi-square that needs no warning, in units of the value that read noise and
+the light of the background give."""
 
 SECTIONS = (
     rate_section,
@@ -50,7 +50,7 @@ SECTIONS = (
     configuration_section,
     provenance_section,
 )
-"""In their order on the page."""
+"""The sections of the page, in this order, below the warnings."""
 
 
 def report_path(path: str | os.PathLike) -> Path:
@@ -175,7 +175,7 @@ def _warnings(facts: Facts) -> list[str]:
     if facts.strange_noise:
         found.append(f"The noise file is not shown: {facts.why_no_noise}")
     if facts.noise is not None:
-        # In the words of the log, so that a warning of the run does not stand there twice.
+        # In the words of the log, so that a warning of the run does not appear twice.
         found += [no_draw(line) for line in facts.noise.statistics if line["inadmissible"]]
         found += [text for line in facts.noise.statistics for text in unusable(line)]
     found += [

@@ -1,4 +1,4 @@
-"""All that the report of an exposure is written from: its L2 file, and the files around it."""
+"""What the report of an exposure is based on: its L2 file and the files that belong to it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from ..errors import InputError
 from ..products.quality import degrees_of_freedom, reduced_chi_square
 from . import expected, layers
-from .image_scan import L2, Survey, survey
+from .image_scan import L2, ImageScan, scan_image
 from .replay import Jumps, Ramp, Replay, find_jumps, open_replay, show_ramps
 
 
 @dataclass
 class Facts:
-    """All that a report is written from; `why_not` says why there is no replay or noise."""
+    """What a report is based on; `why_no_replay` and `why_no_noise` say why one is missing."""
 
     l2: L2
-    seen: Survey
+    seen: ImageScan
     replay: Replay | None
     ramps: list[Ramp]
     jumps: Jumps | None
@@ -43,7 +43,7 @@ class Facts:
 
 
 def gather(l2: L2, given: Path | None) -> Facts:
-    """Look at the image and the files around it."""
+    """Read the image and the files that belong to it, once."""
     noise, strange, why_no_noise = None, False, "The configuration has no NOISE block."
     path = given or layers.find_noise(l2)
     if path is not None and given is None and not os.path.exists(path):
@@ -55,7 +55,7 @@ def gather(l2: L2, given: Path | None) -> Facts:
             if given is not None:
                 raise
             why_no_noise, strange = error.problems[0], True
-    seen = survey(l2)
+    seen = scan_image(l2)
     looked = layers.look(noise, l2, seen) if noise is not None else []
     replay, ramps, jumps, why_no_replay = None, [], None, ""
     try:

@@ -24,7 +24,7 @@ DETECTOR = 4096 * 0.11 / 3600
 
 
 def focal_plane(quantity: Quantity, exposures: Sequence[Exposed], title: str) -> Any:
-    """The 18 detectors where they lie, coloured by a quantity; hatched where all has failed."""
+    """The 18 detectors where they lie, coloured by a quantity; hatched if all exposures failed."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -82,8 +82,8 @@ def idle_detectors(exposures: Sequence[Exposed]) -> dict[str, str]:
 
 
 def stretch(values: Sequence[float]) -> tuple[float, float]:
-    """Ends of a scale: all values, and `FAR` robust standard deviations about their median, so that
-    small differences do not look large; not below zero if no value is."""
+    """Limits of a colour scale: all values, and `FAR` robust standard deviations about their
+    median, so that small differences do not look large; not below zero if no value is."""
     if not values:
         return 0.0, 1.0
     middle, sigma = robust(values)

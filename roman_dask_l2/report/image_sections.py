@@ -45,7 +45,7 @@ def flags_section(page: Page, facts: Facts) -> None:
     seen, pixels = facts.seen, facts.pixels
     counts = kind_counts(seen.flags, pixels)
     page.section("flags", "Flags")
-    caption = "Where flags are; by kind, the first that fits."
+    caption = "Where the flags are, by kind; each cell shows the first kind that fits."
     rows, growth = [], expected.mask_growth(facts.l2)
     for name in PIXEL:
         n = seen.count(name)
@@ -57,8 +57,8 @@ def flags_section(page: Page, facts: Facts) -> None:
         page.plots([("flags", plots.flags(seen, counts, pixels), caption)])
         page.table(["flag", "pixels", "part", "masks"], rows)
         page.text(
-            "A pixel may have several flags. The last column says how many pixels one with this "
-            "flag masks: itself, 5 with its cardinal neighbours, 3 x 3 or 5 x 5."
+            "A pixel may have several flags. The last column says how many pixels are masked for "
+            "one that has this flag: 1 (itself), 5 (with its cardinal neighbours), 3 x 3 or 5 x 5."
         )
 
 
@@ -120,7 +120,7 @@ def sky_section(page: Page, facts: Facts) -> None:
     _, sigma = spread(seen.residual)
     page.text(
         f"A polynomial of order {order} was subtracted: {model.min():.4g} to {model.max():.4g} "
-        f"DN/s. What is left has a robust standard deviation of {sigma:.2g} DN/s from cell to cell."
+        f"DN/s. The residual has a robust standard deviation of {sigma:.2g} DN/s from cell to cell."
     )
     page.plots(
         [
@@ -133,7 +133,7 @@ def sky_section(page: Page, facts: Facts) -> None:
                 "sky_residual",
                 plots.sky_residual(seen.residual, seen.edges, "Sky residual, medians of cells", 0),
                 "Median of the unmasked pixels of each cell after the subtraction; sources are "
-                "not taken out.",
+                "not removed.",
             ),
         ]
     )

@@ -19,11 +19,11 @@ from ..errors import InputError
 from ..io.layout import Layout, read_layout
 from ..steps.ramp_fit import make_fit
 from .blocks import block_mean, percent
-from .image_scan import L2, Survey, bands
+from .image_scan import L2, ImageScan, bands
 from .replay import Replay
 
 SHOWN = 6
-"""Layers that get pictures; of all, the statistics are shown."""
+"""Number of layers that get pictures; the table has the statistics of all."""
 BINS = np.linspace(-6, 6, 121)
 """Of the distribution, in standard deviations of the layer."""
 MIXED = 40
@@ -44,13 +44,13 @@ class NoiseFile:
 
     @property
     def seconds(self) -> float | None:
-        """What it took to make the layers; older files do not tell."""
+        """Wall time for making the layers, s; older files do not have it."""
         return self.layout.value("seconds")
 
 
 @dataclass
 class Seen:
-    """What was seen of one layer.
+    """What one pass over a layer has found.
 
     Attributes
     ----------
@@ -135,8 +135,8 @@ def open_noise(path: Path, l2: L2) -> NoiseFile:
     return NoiseFile(layout, [layer for layer, _ in parse_all(labels)])
 
 
-def look(noise: NoiseFile, l2: L2, seen: Survey) -> list[Seen]:
-    """Look at every pixel of the first layers once, with the image beside them."""
+def look(noise: NoiseFile, l2: L2, seen: ImageScan) -> list[Seen]:
+    """Read every pixel of the first layers once, together with the image."""
     array = noise.layout.array("noise")
     assert array is not None
     n = l2.side // seen.k
@@ -194,7 +194,7 @@ class Expected:
     spectra: dict[str, np.ndarray]
 
 
-def expect(one: Seen, l2: L2, seen: Survey, replay: Replay | None) -> Expected | None:
+def expect(one: Seen, l2: L2, seen: ImageScan, replay: Replay | None) -> Expected | None:
     """Distribution and spectrum of a layer from the image it belongs to.
 
     Read noise has the variance err^2 - var_poisson. Poisson noise has that of the light, as
@@ -237,9 +237,9 @@ def expect(one: Seen, l2: L2, seen: Survey, replay: Replay | None) -> Expected |
 
 
 def _light_variance(
-    l2: L2, seen: Survey, replay: Replay | None
+    l2: L2, seen: ImageScan, replay: Replay | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Variance that all light, and that the background, make in quiet pixels, (DN/s)^2."""
+    """Variances from all light and from the background in quiet pixels, (DN/s)^2."""
     weights, n = l2.numbers("weights"), l2.exposure.n_resultants
     gain = None if replay is None else replay.at("gain.data", seen.places)
     if gain is None:

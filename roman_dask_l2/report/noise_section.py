@@ -17,13 +17,13 @@ def noise_section(page: Page, facts: Facts) -> None:
         return
     page.text(
         f"{Path(facts.noise.layout.path).name}. Distribution and spectrum are those of pixels that "
-        f"are not masked and less than {QUIET:g} errors above the sky. Expected are: for "
-        "R the variance err² - var_poisson, for P and O that of the light (no dark current, which "
-        "is not in these layers), for Pb that of the background; "
-        + ("" if facts.replay else "the gain file is not at hand, so with the median gain; ")
-        + "the spectrum is that of single rows within readout channels; for R, 1/f noise and the "
-        "correction of inter-pixel capacitance are in the solid curve. The column white noise of "
-        "the table has what a typical pixel should have without 1/f noise."
+        f"are not masked and less than {QUIET:g} errors above the sky. The expected variance is "
+        "err² - var_poisson for R, that of the light for P and O (without dark current, which "
+        "these layers do not contain), and that of the background for Pb"
+        + ("" if facts.replay else ", with the median gain, as the gain file is not available")
+        + ". The spectrum is that of single rows within readout channels; for R the solid curve "
+        "includes 1/f noise and the correction of inter-pixel capacitance. The column white noise "
+        "of the table is what a typical pixel should have without 1/f noise."
     )
     if facts.looked and any(one.layer.read is not None for one in facts.looked):
         page.formula(
@@ -32,7 +32,7 @@ def noise_section(page: Page, facts: Facts) -> None:
         )
         page.text(
             "s² = κ² (err² - var_poisson), B the mean square gain of the correction of "
-            "inter-pixel capacitance, U and C the 1/f noise of a channel's own and common to all "
+            "inter-pixel capacitance, U and C the 1/f noise of each channel and that common to all "
             "(DN), σ the read noise (DN), q what rounding to integers adds (DN²), p the "
             "periodogram of 1/f noise of unit variance per unit of ln f."
         )

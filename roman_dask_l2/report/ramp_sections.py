@@ -17,9 +17,9 @@ def ramps_section(page: Page, facts: Facts) -> None:
         return
     page.text(
         "Signal before the ramp fit, computed again from the Level-1 file by the same steps. The "
-        "line has the fitted slope, which the flat has not yet divided. A jump is flagged, not "
-        "taken out of the fit: the flag goes to the mask. Of a hot pixel the dark current is gone; "
-        "the upper panel shows the signal with it."
+        "line has the fitted slope, before the division by the flat. A jump is flagged, but not "
+        "removed from the fit: the flag goes to the mask. The dark current is subtracted; for a "
+        "hot pixel the upper panel shows the signal that still contains it."
     )
     missing = [kind for kind in KINDS if kind not in {ramp.kind for ramp in facts.ramps}]
     if missing:
@@ -89,11 +89,11 @@ def jumps_section(page: Page, facts: Facts) -> None:
         page.text(
             f"All ramps of {jumps.pixels} pixels, in bands of rows evenly spread over the image, "
             f"were computed again: {jumps.counts.sum()} jumps. Cosmic rays come at a constant "
-            "rate; a step of the histogram is a change in how well faint ones are seen, or "
-            "something else."
+            "rate; a step in the histogram means that faint ones are detected more or less often, "
+            "or has another cause."
         )
         page.text(
-            "Flags are those of the file in every pixel."
+            "In every pixel the flags are those of the file."
             if not jumps.differ
             else f"{jumps.differ} pixels have other flags than in the file."
         )

@@ -12,7 +12,7 @@ from .facts import Facts
 from .page import Page
 
 STAGES = ("open", "tiles", "sky", "copy")
-"""In their order; the file has them sorted by name."""
+"""The stages in the order in which they run; the file has them sorted by name."""
 
 
 def timings_section(page: Page, facts: Facts) -> None:
@@ -20,13 +20,13 @@ def timings_section(page: Page, facts: Facts) -> None:
     timings = facts.l2.info.get("timings", {})
     stages, steps = timings.get("stages", {}), timings.get("steps", {})
     if not stages:
-        page.text("The file does not tell.")
+        page.text("The file does not say.")
         return
     tile = timings.get("tile") or ["?", "?"]
     spent = None if facts.noise is None else facts.noise.seconds
     page.text(
         f"Tiles of {tile[0]} x {tile[1]} pixels. Starting the program and writing the end of the "
-        "file are not in these times"
+        "file are not included in these times"
         + (", nor are noise layers." if spent is None else f"; noise layers took {spent:.1f} s.")
     )
     stages = {name: stages[name] for name in (*STAGES, *stages) if name in stages}
@@ -43,7 +43,7 @@ def timings_section(page: Page, facts: Facts) -> None:
             (
                 "steps",
                 plots.bars("Processor time by step", ordered, "processor time (s)", "step"),
-                "Processor time, s, all threads together; store is what it took to write.",
+                "Processor time, s, all threads together; store is the time spent on writing.",
             )
         )  # fmt: skip
     page.plots(shown)

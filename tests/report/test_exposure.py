@@ -177,7 +177,7 @@ def test_without_the_exposure(tmp_path, simulated, check_page):
     page = check_page(exposure_report(l2))
     assert page.ids == SECTIONS
     assert page.text.count("l1.asdf, is not there") == 3
-    assert "read noise reference is not at hand" in page.text
+    assert "read noise reference is not available" in page.text
 
 
 def test_files_found_beside_the_image(exposure_with_noise, tmp_path, monkeypatch):
