@@ -23,7 +23,7 @@ TRACK = 31
 HEADER = 118
 """Height of the names of the tracks."""
 _LETTERS = 64
-"""Letters that have room on a line of a step."""
+"""Letters that fit on a line of a step."""
 
 
 def draw_recipe(recipe: Recipe, applied: Collection[str] | None = None) -> Canvas:
@@ -118,7 +118,7 @@ class _Sheet:
         return [b for s in self.segments for b in s.steps]
 
     def _with_left_out(self, segment: Segment, left_out: Sequence[BoundStep]) -> list[BoundStep]:
-        """The steps of a segment, and those that do not apply and stand before or between them."""
+        """The steps of a segment, and those before or between them that do not apply."""
         order = list(self.recipe.steps)
         begin = order.index(segment.steps[0])
         end = order.index(segment.steps[-1])
@@ -267,7 +267,7 @@ class _Sheet:
 
 
 def _color(name: str) -> str:
-    """By what a variable is: a ramp, flags, a rate and its errors, or how good the fit is."""
+    """Colour by kind of variable: a ramp, flags, a rate and its errors, or quality of the fit."""
     variable = VARIABLES[name]
     if variable.dims == "ryx" and variable.dtype == "float32":
         return "blue"

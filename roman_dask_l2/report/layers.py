@@ -22,11 +22,11 @@ from ..products.noise_commands.drawing import QuietPixels, SumChange
 from ..products.noise_commands.registry import DRAWINGS
 from ..steps.ramp_weights import make_fit
 from .blocks import block_mean, percent
-from .image_scan import L2, Survey, bands
+from .image_scan import L2, ImageScan, bands
 from .replay import Replay
 
 SHOWN = 6
-"""Number of layers that get pictures; statistics are shown of all."""
+"""Number of layers that get pictures; the table has the statistics of all."""
 BINS = np.linspace(-6, 6, 121)
 """Edges of the bins of the distribution, in standard deviations of the layer."""
 MIXED = 40
@@ -47,13 +47,13 @@ class NoiseFile:
 
     @property
     def seconds(self) -> float | None:
-        """Wall time that the layers took, s; None in older files."""
+        """Wall time for making the layers, s; older files do not have it."""
         return self.layout.value("seconds")
 
 
 @dataclass
 class Seen:
-    """Statistics of the pixels of one layer.
+    """What one pass over a layer has found.
 
     Attributes
     ----------
@@ -138,8 +138,8 @@ def open_noise(path: Path, l2: L2) -> NoiseFile:
     return NoiseFile(layout, [layer for layer, _ in parse_all(labels)])
 
 
-def look(noise: NoiseFile, l2: L2, seen: Survey) -> list[Seen]:
-    """Read each pixel of the first layers once, together with the image."""
+def look(noise: NoiseFile, l2: L2, seen: ImageScan) -> list[Seen]:
+    """Read every pixel of the first layers once, together with the image."""
     array = noise.layout.array("noise")
     assert array is not None
     n = l2.side // seen.k
@@ -197,7 +197,7 @@ class Expected:
     spectra: dict[str, np.ndarray]
 
 
-def expect(one: Seen, l2: L2, seen: Survey, replay: Replay | None) -> Expected | None:
+def expect(one: Seen, l2: L2, seen: ImageScan, replay: Replay | None) -> Expected | None:
     """Distribution and spectrum of a layer from the image it belongs to.
 
     Each command of the layer declares its own (`roman_dask_l2.products.noise_commands`); variances
@@ -242,7 +242,7 @@ def expect(one: Seen, l2: L2, seen: Survey, replay: Replay | None) -> Expected |
     return Expected(float(np.sqrt(np.median(total))), _mixture(mixed, one.scale), spectra)
 
 
-def _quiet_pixels(layer: Layer, l2: L2, seen: Survey, replay: Replay | None) -> QuietPixels:
+def _quiet_pixels(layer: Layer, l2: L2, seen: ImageScan, replay: Replay | None) -> QuietPixels:
     """What the image tells about its quiet pixels; of the light only if the layer needs it."""
     light = _light_variance(l2, seen, replay) if layer.needs_light else None
     all_light, background = light if light is not None else (None, None)
@@ -269,9 +269,9 @@ def formulas(looked: Sequence[Seen]) -> list[tuple[str, str]]:
 
 
 def _light_variance(
-    l2: L2, seen: Survey, replay: Replay | None
+    l2: L2, seen: ImageScan, replay: Replay | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Poisson variance of quiet pixels, of all light and of the background, (DN/s)^2."""
+    """Variances from all light and from the background in quiet pixels, (DN/s)^2."""
     weights, n = l2.numbers("weights"), l2.exposure.n_resultants
     gain = None if replay is None else replay.at("gain.data", seen.places)
     if gain is None:

@@ -1,4 +1,4 @@
-"""The page on the Python interface has what the package exports; each name says what it takes."""
+"""The page on the Python interface: all that the package exports, and what each name takes."""
 
 from __future__ import annotations
 

@@ -169,3 +169,10 @@ def importable(parts: list[str]) -> bool:
             exported = roman_dask_l2.__all__ if place == PACKAGE else []
             return part in exported or part in defined(place / "__init__.py")
     return True
+
+
+def test_the_example_step_is_as_long_as_pages_say():
+    lines = len((DOCS / "examples/negative.py").read_text().splitlines())
+    pages = (DOCS / "design.md", DOCS / "develop.md", ROOT / "CONTRIBUTING.md")
+    for page in pages:
+        assert re.findall(r"(\d+) lines", page.read_text()) == [str(lines)], page
