@@ -12,6 +12,7 @@ import dask
 
 from ..errors import InputError
 from ..system.processes import cpu_count
+from .amounts import parse_memory
 from .clusters import cluster_client
 from .watch import explained
 
@@ -174,12 +175,10 @@ def check_options(scheduler: str, options: Mapping[str, Any]) -> str:
     if options["wait"] is not None and not options["wait"] > 0:
         problems.append(f"--wait {options['wait']}: expected seconds, more than 0")
     if options["memory"] is not None:
-        from dask.utils import parse_bytes
-
         try:
-            parse_bytes(options["memory"])
-        except (ValueError, TypeError, AttributeError):
-            problems.append(f"--memory {options['memory']}: expected an amount such as 8GB")
+            parse_memory(options["memory"], "8GB")
+        except InputError as error:
+            problems.append(str(error))
     if problems:
         raise InputError(problems)
     report = options["performance_report"]
