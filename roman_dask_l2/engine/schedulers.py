@@ -14,6 +14,7 @@ import dask
 from ..errors import InputError
 from ..system.processes import cpu_count
 from . import clusters  # noqa: F401  (its backends)
+from .amounts import parse_memory
 from .backends import BACKENDS, Backend, SchedulerOptions
 from .watch import explained
 
@@ -179,12 +180,10 @@ def check_options(options: SchedulerOptions) -> Backend:
     if options.wait is not None and not options.wait > 0:
         problems.append(f"--wait {options.wait}: expected seconds, more than 0")
     if options.memory is not None:
-        from dask.utils import parse_bytes
-
         try:
-            parse_bytes(options.memory)
-        except (ValueError, TypeError, AttributeError):
-            problems.append(f"--memory {options.memory}: expected an amount such as 8GB")
+            parse_memory(options.memory, "8GB")
+        except InputError as error:
+            problems.append(str(error))
     if problems:
         raise InputError(problems)
     if options.performance_report is not None:

@@ -20,6 +20,7 @@ from ..core.cells import CELLS
 from ..core.detector import CHANNEL_WIDTH, Grid, parse_tile
 from ..core.step import VARIABLES, BoundStep
 from ..engine import plan
+from ..engine.amounts import parse_memory
 from ..engine.options import RunOptions
 from ..errors import InputError
 from ..io.arrays import PIECE_BYTES, PixelArea, Placed, ReadTime, pieces_kept
@@ -73,37 +74,16 @@ def pixel_bytes(steps: Sequence[BoundStep], inputs: Inputs, entering: Sequence[s
     """
     r = inputs.exposure.n_resultants
     have = {name: _variable(name, r) for name in entering}
-    wanted = [n for b in steps for n in b.step.references_for(b.params).values()]
     shared: dict[str, float] = {}
     peak = sum(have.values())
-    for b in steps:
-        loaded = dict(shared)
-        for name in b.step.references_for(b.params).values():
-            wanted.remove(name)
-            loaded[name] = _reference(inputs, name)
-        shared = {name: size for name, size in loaded.items() if name in wanted}
+    for b, references, kept in plan.reference_lives(steps):
+        loaded = shared | {name: _reference(inputs, name) for name in references.values()}
+        shared = {name: size for name, size in loaded.items() if name in kept}
         made = {name: _variable(name, r) for name in b.step.writes}
         alive = sum(have.values()) + sum(loaded.values()) + sum(made.values())
         peak = max(peak, alive)
         have |= made
     return peak + SCRATCH
-
-
-def parse_memory(memory: str | float) -> float:
-    """An amount such as ``1GB`` in bytes.
-
-    Raises
-    ------
-    InputError
-    """
-    from dask.utils import parse_bytes
-
-    try:
-        if any(c.isdigit() for c in str(memory)):  # Dask reads "MB" as one megabyte
-            return float(parse_bytes(memory))
-    except (ValueError, TypeError, AttributeError):
-        pass
-    raise InputError(f"--memory {memory}: expected an amount such as 1GB")
 
 
 def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Layer] = ()) -> float:

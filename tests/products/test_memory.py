@@ -7,9 +7,10 @@ import pytest
 
 from roman_dask_l2.cli.app import main
 from roman_dask_l2.config.noise_labels import parse_all
+from roman_dask_l2.engine.amounts import parse_memory
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.products.job import prepare
-from roman_dask_l2.products.memory import BASE, choose, parse_memory, pixel_bytes, project
+from roman_dask_l2.products.memory import BASE, choose, pixel_bytes, project
 from roman_dask_l2.simulation.simulate import simulate
 
 SIDE = 1024
