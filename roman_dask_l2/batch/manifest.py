@@ -16,9 +16,6 @@ from ..errors import InputError
 
 log = logging.getLogger(__name__)
 
-ENDS = ("done", "failed", "interrupted")
-"""Values of ``status`` in the line that ends an attempt; ``running`` begins it."""
-
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
     """Add a line: in one write, and with the file locked where the file system can do that.

@@ -16,8 +16,6 @@ CHANNEL_WIDTH = 128
 MIN_SIDE = 256
 OMEGA_IDEAL = 2.8440360952308436e-13
 """Solid angle (sr) of a (0.11 arcsec)^2 pixel: the area that the flat field refers to."""
-G_IDEAL = 1.458
-"""Nominal gain, e/DN."""
 
 
 class Window(NamedTuple):

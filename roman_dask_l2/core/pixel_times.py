@@ -91,19 +91,3 @@ def pixel_times(
         clocks = clocks[::-1]
     rows, columns = window.slices
     return np.asarray(second * (clocks[rows, None] + along[None, columns]))
-
-
-def row_mean_times(
-    detector_number: int, side: int, frame_time: float, y0: int = 0, y1: int | None = None
-) -> NDArray[np.float64]:
-    """Mean of `pixel_times` over all columns of each row ``y0:y1`` of the science frame.
-
-    Returns
-    -------
-    ndarray of float64, shape (y1 - y0,)
-        Seconds.
-    """
-    clocks, second = _row_clocks(side, frame_time)
-    if not _flips_columns(detector_number):
-        clocks = clocks[::-1]
-    return second * (clocks[y0:y1] + (CHANNEL_WIDTH - 1) / 2)

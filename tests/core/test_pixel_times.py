@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from roman_dask_l2.core.detector import Window
-from roman_dask_l2.core.pixel_times import CLOCK_PERIOD, pixel_times, row_mean_times
+from roman_dask_l2.core.pixel_times import CLOCK_PERIOD, pixel_times
 from roman_dask_l2.errors import InputError
 
 FRAME = 3.16247
@@ -38,9 +38,6 @@ def test_follows_the_readout(number, side, frame_time):
     times = pixel_times(number, side, frame_time, Window(0, side, 0, side))
     assert times.dtype == np.float64
     np.testing.assert_allclose(times, expected, rtol=1e-13, atol=1e-16)
-    rows = row_mean_times(number, side, frame_time)
-    np.testing.assert_allclose(rows, expected.mean(axis=1), rtol=1e-13)
-    np.testing.assert_array_equal(row_mean_times(number, side, frame_time, 7, 99), rows[7:99])
 
 
 def test_flight_values():

@@ -1,4 +1,4 @@
-"""The page on reliability: each fault that it lists is tested, and the test does that very thing."""
+"""The page on reliability: each fault that it lists has a test that does it."""
 
 from __future__ import annotations
 

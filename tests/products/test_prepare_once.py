@@ -7,7 +7,7 @@ from pathlib import Path
 
 import asdf
 import pytest
-import yaml
+from configuring import elsewhere
 
 from roman_dask_l2.cli import app
 from roman_dask_l2.io import layout, opened, scan
@@ -34,42 +34,28 @@ def looked_at(monkeypatch):
     return scans, opens
 
 
-def configure(simulation, folder, **changes):
-    """The simulated exposure's configuration, with three noise layers; its outputs elsewhere."""
-    raw = yaml.safe_load(simulation.config.read_text())
-    here = simulation.config.parent
-    raw["CALDIR"] = {key: str(here / path) for key, path in raw["CALDIR"].items()}
-    raw |= {key: str(here / raw[key]) for key in ("IN", "FITSWCS") if key in raw}
-    noise = {"LAYER": ["Rz4S2C1", "O", "Prb2"], "TEMP": str(folder), "SEED": 1}
-    raw |= {"OUT": str(folder / "l2.asdf"), "NOISE": noise | {"OUT": str(folder / "noise.asdf")}}
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump({key: v for key, v in (raw | changes).items() if v}))
-    return path, {Path(p).name for p in (raw["IN"], raw["OUT"], *raw["CALDIR"].values())}
-
-
 def test_a_run_with_noise_reads_each_header_once(simulated, tmp_path, looked_at):
     simulation = simulated(conditions=(), seed=77)
-    config, files = configure(simulation, tmp_path)
+    config = elsewhere(simulation, tmp_path, ["Rz4S2C1", "O", "Prb2"])
     assert app.main([str(config), "--quiet"]) == 0
     scans, opens = looked_at
-    assert scans == dict.fromkeys(files, 1)
+    read = [simulation.l1, tmp_path / "l2.asdf", *simulation.caldir.values()]
+    assert scans == {path.name: 1 for path in read}
     assert opens == {simulation.l1.name: 1}  # its metadata, as roman_datamodels has them
 
 
 def test_the_wcs_of_the_exposure_itself(simulated, tmp_path, looked_at):
     """Only asdf can build a gwcs: it opens the file once for that, once for the metadata."""
     simulation = simulated(conditions=(), seed=77, wcs="l1")
-    config, files = configure(simulation, tmp_path, NOISE=None)
-    assert app.main([str(config), "--quiet"]) == 0
+    assert app.main([str(elsewhere(simulation, tmp_path)), "--quiet"]) == 0
     scans, opens = looked_at
-    assert scans == dict.fromkeys(files - {"l2.asdf"}, 1)
+    assert scans == {path.name: 1 for path in (simulation.l1, *simulation.caldir.values())}
     assert opens == {simulation.l1.name: 2}
 
 
 def test_a_missing_file_is_reported_once(simulated, tmp_path, looked_at, capsys):
-    config, _ = configure(
-        simulated(conditions=(), seed=77, wcs="l1"), tmp_path, IN=str(tmp_path / "none.asdf")
-    )
+    simulation = simulated(conditions=(), seed=77, wcs="l1")
+    config = elsewhere(simulation, tmp_path, IN=str(tmp_path / "none.asdf"))
     assert app.main([str(config), "--quiet"]) == 2
     assert capsys.readouterr().err.count("none.asdf: no such file") == 1
     scans, _ = looked_at
