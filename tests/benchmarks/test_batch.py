@@ -59,6 +59,8 @@ def batch_result():
             began += spent + 0.5
         return {
             "wall": 30,
+            "others": 0.0,
+            "stolen": 0.0,
             "cpu": 30,
             "anonymous": 1e9,
             "resident": 1.2e9,

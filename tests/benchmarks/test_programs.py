@@ -89,9 +89,10 @@ def test_read_patterns(resultants):
 def test_exposures_are_kept_until_the_simulator_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(exposures, "CACHE", tmp_path)
     monkeypatch.setattr(exposures, "ROOT", tmp_path / "source")
-    simulator = tmp_path / "source" / "roman_dask_l2" / "simulate.py"
+    simulator = tmp_path / "source" / "roman_dask_l2" / "simulation" / "simulate.py"
     simulator.parent.mkdir(parents=True)
-    (simulator.parent / "__init__.py").touch()
+    for folder in simulator.parents[:2]:
+        (folder / "__init__.py").touch()
     body = (
         "import pathlib\ndef simulate(folder, **options):\n    pathlib.Path(folder, {!r}).touch()"
     )
