@@ -437,15 +437,15 @@ def test_reference_files_are_opened_once(campaign, capsys, monkeypatch):
     """Two exposures of each detector: each reference file is opened and decoded for the first."""
     from roman_dask_l2.io import opened
 
-    opened, original = [], opened.OpenFile.__init__
+    seen, original = [], opened.OpenFile.__init__
 
     def noted(self, path, mark):
-        opened.append(path)
+        seen.append(path)
         original(self, path, mark)
 
     monkeypatch.setattr(opened.OpenFile, "__init__", noted)
     assert batch(campaign, capsys)[0] == 0
-    references = [path for path in opened if "/cal" in path]
+    references = [path for path in seen if "/cal" in path]
     assert len(references) == len(set(references)) > 10
 
 
