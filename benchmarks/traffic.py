@@ -31,12 +31,6 @@ from roman_dask_l2.io.references import Inputs  # noqa: E402
 from roman_dask_l2.products.job import Job, prepare  # noqa: E402
 from roman_dask_l2.products.level2 import l2_file  # noqa: E402
 
-# noqa: E402
-# noqa: E402
-# noqa: E402
-# noqa: E402
-# noqa: E402
-
 PAGE = ROOT / "docs" / "scaling.md"
 SIDE = 4096
 

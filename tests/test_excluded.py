@@ -7,6 +7,7 @@ import dataclasses
 import asdf
 import numpy as np
 import pytest
+from rewriting import rewrite_array
 
 from roman_dask_l2.config.model import load_config
 from roman_dask_l2.core.dq import GROUP, PIXEL
@@ -19,7 +20,6 @@ from roman_dask_l2.products.noise_commands import poisson
 from roman_dask_l2.products.noise_layers import generate_noise
 from roman_dask_l2.report.image_scan import open_image
 from roman_dask_l2.report.replay import _ramp, open_replay
-from roman_dask_l2.simulation.files import rewrite_array
 from roman_dask_l2.simulation.simulate import simulate
 
 SIDE = 256

@@ -19,6 +19,7 @@ import asdf
 import dask
 import numpy as np
 import pytest
+from rewriting import rewrite_array
 from scipy.stats import norm
 
 from roman_dask_l2.config.model import load_config
@@ -27,7 +28,6 @@ from roman_dask_l2.core.dq import GROUP, PIXEL
 from roman_dask_l2.engine import graph
 from roman_dask_l2.products.job import prepare
 from roman_dask_l2.report.truth import SIGNIFICANT, jump_significance
-from roman_dask_l2.simulation.files import rewrite_array
 from roman_dask_l2.simulation.simulate import simulate
 from roman_dask_l2.steps.ramp_weights import fits
 

@@ -22,8 +22,8 @@ from ..io.asdf_file import open_asdf
 from ..io.atomic import check_target, real_path
 from ..io.fits import fits_name
 from ..io.kinds import wrong_tag
-from ..io.l1 import open_l1
-from ..io.layout import Layout, read_layout
+from ..io.l1 import l1_exposure
+from ..io.layout import Layout, known_layout, read_layout
 from ..io.references import Inputs, add_wcs, open_inputs
 from ..io.spill import LAYERS_IN_FLIGHT, check_temp
 from ..io.wcs import Wcs, load_wcs
@@ -113,8 +113,11 @@ def attempt(problems: list[str], func: Callable[..., T], *args: Any, **options: 
 def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     """Open everything; problems are added to the list."""
     recipe = attempt(problems, load_recipe, config.GRAPH, config)
-    opened = attempt(problems, open_l1, config.IN, exclude_first=config.EXCLUDE_FIRST)
-    wcs = attempt(problems, _open_wcs, config)
+    l1 = attempt(problems, read_layout, config.IN)
+    exposure = None
+    if l1 is not None:
+        exposure = attempt(problems, l1_exposure, l1, exclude_first=config.EXCLUDE_FIRST)
+    wcs = attempt(problems, _open_wcs, config, l1)
     writable = attempt(problems, check_writable, outputs(config))
     if len(config.OUT.name) > LONGEST:
         problems.append(
@@ -124,13 +127,12 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     checked = None
     if noise and config.NOISE is not None:
         checked = attempt(problems, check_noise, config)
-    if opened is None:
+    if l1 is None or exposure is None:
         for key, path in config.references().items():
             found: list[str] = []
-            attempt(found, read_layout, path)
+            attempt(found, known_layout, path)
             problems += [f"CALDIR.{key}: {p}" for p in found]
         return None
-    l1, exposure = opened
     if bad_tag := wrong_tag(l1):
         problems.append(bad_tag)
     inputs, wrong = open_inputs(l1, exposure, config.references())
@@ -151,10 +153,14 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     return Job(config, recipe, steps, with_wcs, wcs, checked or [])
 
 
-def _open_wcs(config: Config) -> Wcs:
+def _open_wcs(config: Config, l1: Layout | None) -> Wcs | None:
+    """The WCS that the configuration names, else that of the L1 file; None if it is in a file that
+    could not be read, which has been reported."""
     l1_wcs = None
     if config.FITSWCS is None and config.GWCS is None:
-        l1_wcs = _l1_wcs(read_layout(config.IN))
+        if l1 is None:
+            return None
+        l1_wcs = _l1_wcs(l1)
     return load_wcs(config.FITSWCS, config.GWCS, l1_wcs, config.FITSWCS_ORIGIN)
 
 

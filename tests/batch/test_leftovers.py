@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
+from configuring import elsewhere
 
 from roman_dask_l2.batch.leftovers import RECENT, own_temp, remove_leftovers, remove_orphans
 from roman_dask_l2.config.model import load_config
@@ -30,15 +30,9 @@ with temp_store(Path(sys.argv[1]), 0) as store:
 
 @pytest.fixture
 def config(simulated, tmp_path):
+    noise = {"LAYER": ["RS2"], "TEMP": str(tmp_path), "SEED": 1, "OUT": "noise.asdf"}
     made = simulated(conditions=(), seed=77)
-    raw = yaml.safe_load(made.config.read_text())
-    here = made.config.parent
-    raw["CALDIR"] = {key: str(here / path) for key, path in raw["CALDIR"].items()}
-    raw |= {"IN": str(here / raw["IN"]), "FITSWCS": str(here / raw["FITSWCS"]), "FITSOUT": True}
-    raw |= {"OUT": str(tmp_path / "l2.asdf")}
-    raw["NOISE"] = {"LAYER": ["RS2"], "TEMP": str(tmp_path), "SEED": 1, "OUT": "noise.asdf"}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(raw))
-    return load_config(tmp_path / "config.yaml")
+    return load_config(elsewhere(made, tmp_path, FITSOUT=True, NOISE=noise))
 
 
 def test_the_store_of_a_killed_run(config, tmp_path):

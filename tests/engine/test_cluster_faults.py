@@ -16,7 +16,7 @@ from pathlib import Path
 import cloudpickle
 import psutil
 import pytest
-import yaml
+from configuring import elsewhere
 
 from roman_dask_l2.engine.schedulers import running
 from roman_dask_l2.products.level2 import calibrate
@@ -39,19 +39,7 @@ LIMIT = 120
 
 def configuration(made, folder, layers=LAYERS):
     """The configuration of a simulated exposure, its outputs in `folder`."""
-    raw = yaml.safe_load(made.config.read_text())
-    here = made.config.parent
-    raw["IN"], raw["FITSWCS"] = str(here / raw["IN"]), str(here / raw["FITSWCS"])
-    raw["CALDIR"] = {key: str(here / path) for key, path in raw["CALDIR"].items()}
-    raw |= {"OUT": str(folder / "l2.asdf"), "FITSOUT": False}
-    (folder / "temp").mkdir(parents=True, exist_ok=True)
-    raw["NOISE"] = {
-        "LAYER": list(layers), "TEMP": str(folder / "temp"), "SEED": 15000,
-        "OUT": str(folder / "noise.asdf"),
-    }  # fmt: skip
-    file = folder / "config.yaml"
-    file.write_text(yaml.safe_dump(raw))
-    return file
+    return elsewhere(made, folder, layers, FITSOUT=False)
 
 
 def check(folder, *finished, reference=None):

@@ -20,6 +20,7 @@ import cloudpickle
 import dask
 import pytest
 import yaml
+from configuring import elsewhere
 from dask_jobqueue import SLURMCluster
 from dask_jobqueue.core import Job, JobQueueCluster
 from dask_jobqueue.slurm import SLURMJob
@@ -48,19 +49,7 @@ LAYERS = ["RS2", "Rz1C", "PbS2", "O"]
 
 def configuration(made, folder, layers=LAYERS):
     """The configuration of a simulated exposure, its outputs in `folder`."""
-    raw = yaml.safe_load(made.config.read_text())
-    here = made.config.parent
-    raw["IN"], raw["FITSWCS"] = str(here / raw["IN"]), str(here / raw["FITSWCS"])
-    raw["CALDIR"] = {key: str(here / path) for key, path in raw["CALDIR"].items()}
-    raw["OUT"] = str(folder / "l2.asdf")
-    (folder / "temp").mkdir(parents=True, exist_ok=True)
-    raw["NOISE"] = {
-        "LAYER": list(layers), "TEMP": str(folder / "temp"), "SEED": 15000,
-        "OUT": str(folder / "noise.asdf"),
-    }  # fmt: skip
-    file = folder / "config.yaml"
-    file.write_text(yaml.safe_dump(raw))
-    return file
+    return elsewhere(made, folder, layers)
 
 
 def make_both(config, scheduler, **options):

@@ -13,6 +13,7 @@ import yaml
 from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.polynomial import legendre
+from rewriting import rewrite_array
 from roman_datamodels import datamodels
 
 from roman_dask_l2.core.detector import OMEGA_IDEAL, Window
@@ -20,7 +21,6 @@ from roman_dask_l2.core.dq import GROUP, MASK_GROWTH, PIXEL
 from roman_dask_l2.core.pixel_times import pixel_times
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.simulation import readout, settings
-from roman_dask_l2.simulation.files import rewrite_array
 from roman_dask_l2.simulation.settings import ALL, CONDITIONS, GAIN, NOISE
 from roman_dask_l2.simulation.simulate import simulate
 
