@@ -17,6 +17,7 @@ import dask
 
 from ..errors import ClusterError, InputError, NoWorkers
 from ..system.processes import cpu_count
+from ..system.workarounds import start_workers
 from .progress import HEARTBEAT
 from .watch import ANSWER, POLL, compare_versions, duration_text, explained, watched
 
@@ -129,7 +130,7 @@ def _refill(cluster: Any, wanted: int) -> None:
     if len(cluster.workers) < wanted:
         with _variables(ENVIRONMENT):
             cluster.scale(wanted)
-            cluster.sync(cluster._correct_state)  # they are born now, not when this is over
+            start_workers(cluster, wanted)  # they are born now, not when this is over
 
 
 def _processes(workers: int | None, threads: int | None) -> tuple[int, int]:
