@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..system import memory
+from ..system.workarounds import forget_request
 from .outcome import Outcome
 from .plan import Item
 from .work import LEAVING, Record, last_line, new_line, on_worker, tidy, write_line
@@ -139,7 +140,7 @@ def _fetched(future: Future) -> Record:
     try:
         record: Record = future.result(timeout=FETCH)
     except (TimeoutError, UnboundLocalError):
-        future.client._gather_future = None
+        forget_request(future.client)
         raise TimeoutError from None
     return record
 

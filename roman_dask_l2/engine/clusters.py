@@ -17,6 +17,7 @@ import dask
 
 from ..errors import ClusterError, InputError, NoWorkers
 from ..system.processes import cpu_count
+from ..system.workarounds import start_workers
 from .backends import BACKENDS, Backend, Cluster, ClusterStarter, SchedulerOptions
 from .progress import HEARTBEAT
 from .watch import ANSWER, POLL, compare_versions, duration_text, explained, watched
@@ -94,11 +95,11 @@ def local_cluster(options: SchedulerOptions, stack: contextlib.ExitStack) -> Clu
     wanted, threads = _processes(options.workers, options.threads)
     target = stack.enter_context(_local_cluster(threads, options.memory, options.interface))
 
-    def start_workers() -> int:
+    def ask_for_workers() -> int:
         target.scale(wanted)
         return wanted
 
-    return Cluster(target, start_workers, partial(_refill, target, wanted), str, ENVIRONMENT)
+    return Cluster(target, ask_for_workers, partial(_refill, target, wanted), str, ENVIRONMENT)
 
 
 def slurm_jobs(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluster:
@@ -106,10 +107,10 @@ def slurm_jobs(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluste
     jobs = _slurm(options.slurm_config, options.threads, options.memory, options.interface)
     target = stack.enter_context(jobs.cluster)
 
-    def start_workers() -> int:
+    def ask_for_workers() -> int:
         return jobs.submit(options.workers or 1)
 
-    return Cluster(target, start_workers, jobs.replace, jobs.describe)
+    return Cluster(target, ask_for_workers, jobs.replace, jobs.describe)
 
 
 def running_cluster(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluster:
@@ -147,7 +148,7 @@ def _refill(cluster: Any, wanted: int) -> None:
     if len(cluster.workers) < wanted:
         with _variables(ENVIRONMENT):
             cluster.scale(wanted)
-            cluster.sync(cluster._correct_state)  # they are born now, not when this is over
+            start_workers(cluster, wanted)  # they are born now, not when this is over
 
 
 def _processes(workers: int | None, threads: int | None) -> tuple[int, int]:

@@ -16,6 +16,7 @@ import yaml
 
 from ..errors import ClusterError, InputError
 from ..system.text import nearest
+from ..system.workarounds import start_workers
 from .amounts import parse_memory
 
 log = logging.getLogger(__name__)
@@ -240,7 +241,7 @@ class Jobs:
         while len(self.cluster.worker_spec) < self._wanted:
             self.cluster.worker_spec.update(self.cluster.new_worker_spec())
         try:
-            self.cluster.sync(self.cluster._correct_state)
+            start_workers(self.cluster, workers)
         except RuntimeError as error:
             from distributed.core import Status
 

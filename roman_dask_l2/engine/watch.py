@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ClusterError, NoWorkers, WorkersDied
+from ..system.workarounds import run_on_workers
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -193,13 +194,7 @@ def _ask(
     on_error: str = "raise",
 ) -> dict[str, Any]:
     """What a function returns on the workers; one that stands still is not waited for for ever."""
-    return client.sync(
-        client._run,
-        function,
-        workers=None if workers is None else list(workers),
-        on_error=on_error,
-        callback_timeout=seconds,
-    )
+    return run_on_workers(client, function, seconds, workers, on_error)
 
 
 def _at_work(dask_worker: Any) -> set[Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from ..core.detector import BORDER, CHANNEL_WIDTH, Window
 from ..core.exposure import index_dtype
 from ..errors import InputError
+from ..system.workarounds import model_tree
 from .asdf_file import open_asdf
 from .blocks import Block, Together
 from .excluded import ExcludedBlock
@@ -157,7 +158,7 @@ class L2File:
             From `image_model`.
         processinfo : dict
         """
-        roman, node = model._instance, self._file.node
+        roman, node = model_tree(model), self._file.node
         if "dq2" in roman:  # required from roman_datamodels 1.2 on; no reference file has one yet
             roman["dq2"] = node("dq2")
         for name in (*self._images, *self._borders, "amp33"):
@@ -262,7 +263,7 @@ def check_model(l1: Path, model: Any) -> None:
     import asdf
 
     with naming(l1), _quiet():
-        asdf.AsdfFile({"roman": model._instance}).validate()
+        asdf.AsdfFile({"roman": model_tree(model)}).validate()
 
 
 @contextmanager
