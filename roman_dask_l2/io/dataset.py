@@ -15,7 +15,8 @@ from ..core.step import VARIABLES
 from ..errors import InputError
 from .arrays import FileArray
 from .asdf_file import open_asdf
-from .l2 import EDGES, IMAGE_ARRAYS
+from .l2 import EDGES
+from .l2_arrays import BESIDE_ROMAN, IMAGE_ARRAYS, L2_ARRAYS, variable_of
 from .layout import Layout, read_layout
 
 try:
@@ -25,7 +26,6 @@ try:
 except ImportError as error:
     raise ImportError("open_l2 needs xarray: pip install 'roman-dask-l2[xarray]'") from error
 
-_NAMES = {"data_withsky": "rate"}
 _UPRIGHT = {
     "left": ("detector_row", "border"),
     "right": ("detector_row", "border"),
@@ -84,7 +84,7 @@ def _arrays(
 ) -> Iterator[tuple[str, FileArray, tuple[str, ...]]]:
     """All arrays of the file that belong to pixels: name, where it lies, dimensions."""
     images = [("roman", name) for name in {**IMAGE_ARRAYS, **_further(layout)}]
-    for key in (*images, ("mask",), ("processinfo", "endslice")):
+    for key in (*images, *(L2_ARRAYS[name].key for name in BESIDE_ROMAN)):
         array = layout.array(*key)
         if array is not None and array.shape == shape:
             yield key[-1], array, ("y", "x")
@@ -105,7 +105,7 @@ def _further(layout: Layout) -> dict[str, None]:
 
 
 def _attributes(name: str) -> dict[str, Any]:
-    variable = VARIABLES.get(_NAMES.get(name, name))
+    variable = VARIABLES.get(variable_of(name))
     if variable is not None:
         found: dict[str, Any] = {"long_name": variable.meaning, "units": variable.unit or "1"}
     elif name == "amp33":

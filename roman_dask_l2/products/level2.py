@@ -24,7 +24,7 @@ from ..core.detector import BORDER, Grid, Window, parse_tile
 from ..core.exposure import Exposure, index_dtype
 from ..core.float16 import to_float16
 from ..core.median import median
-from ..core.step import VARIABLES as step_variables
+from ..core.step import VARIABLES
 from ..engine import graph, plan, tasks
 from ..engine.options import RunOptions
 from ..engine.progress import Progress, Stage
@@ -33,7 +33,8 @@ from ..errors import InputError
 from ..io.atomic import replacing
 from ..io.blocks import Block
 from ..io.fits import FitsCopy, fits_name
-from ..io.l2 import IMAGE_ARRAYS, VARIABLES, L2File, naming
+from ..io.l2 import L2File, naming
+from ..io.l2_arrays import IMAGE_ARRAYS, variable_of
 from ..io.references import Inputs
 from ..steps.common import all_finite
 from ..system.foreign import load_all
@@ -80,7 +81,7 @@ class Result:
 
 def _l2_names(job: Job) -> dict[str, str]:
     """Additional arrays of the L2 file that the recipe requests, with the types in the file."""
-    kinds = {name: step_variables[name].dtype for name in job.recipe.outputs}
+    kinds = {name: VARIABLES[name].dtype for name in job.recipe.outputs}
     return {name: "float16" if kind == "float32" else kind for name, kind in kinds.items()}
 
 
@@ -90,12 +91,12 @@ def _lazy(job: Job, tile: Any, per_step: bool) -> dict[str, da.Array]:
     kind = index_dtype(job.exposure.n_resultants)
     wanted = IMAGE_ARRAYS | {"mask": "bool", "endslice": kind} | _l2_names(job)
     made = {w for b in job.steps for w in b.step.writes}
-    names = {VARIABLES.get(name, name) for name in wanted} & made
+    names = {variable_of(name) for name in wanted} & made
     lazy = graph.build(job.steps, job.inputs, grid, sorted(names), per_step)
     inside = slice(BORDER, job.exposure.side - BORDER)
     arrays = {}
     for name, dtype in wanted.items():
-        full = lazy.arrays.get(VARIABLES.get(name, name))
+        full = lazy.arrays.get(variable_of(name))
         if full is not None:
             active = full[inside, inside]
             arrays[name] = (

@@ -142,11 +142,10 @@ def test_fits_copies(files, trees):
 def test_what_is_computed_is_described(said, files):
     """The units of the table are those of the variables, and each array has a meaning."""
     from roman_dask_l2.core.step import VARIABLES
-    from roman_dask_l2.io.l2 import IMAGE_ARRAYS
-    from roman_dask_l2.io.l2 import VARIABLES as RENAMED
+    from roman_dask_l2.io.l2_arrays import IMAGE_ARRAYS, variable_of
 
     for name in IMAGE_ARRAYS:
-        variable = VARIABLES[RENAMED.get(name, name)]
+        variable = VARIABLES[variable_of(name)]
         assert variable.meaning
         assert (
             variable.unit or variable.dtype.startswith(("uint", "int", "bool")) or name == "chisq"
