@@ -18,9 +18,10 @@ from pydantic import BeforeValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
 from ..config.messages import sentences
-from ..config.model import Block, Config, Count, FilePath, readable_paths, resolve_path, validated
+from ..config.model import Block, Config, readable_paths, validated
 from ..config.noise_labels import parse_all, warn_about
 from ..config.recipe import load_recipe
+from ..config.types import Count, FilePath, resolve_path
 from ..config.yaml_file import display_name, read_yaml
 from ..errors import InputError
 from ..io.fits import fits_name

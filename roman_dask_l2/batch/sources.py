@@ -13,7 +13,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from ..config.messages import expected, problem
-from ..config.model import Block, FilePath, resolve_path
+from ..config.model import Block
+from ..config.types import FilePath, resolve_path
 from ..errors import InputError
 from .placeholders import TOKEN, bad_texts, placeholders, split_token
 

@@ -10,7 +10,6 @@ The numbers are the same, because a kernel's result on a pixel depends only on i
 from __future__ import annotations
 
 import math
-import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,132 +21,15 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import List, Task, TaskRef
 
 from ..core.detector import Grid, Window
-from ..core.step import VARIABLES, BoundStep, Tile
+from ..core.step import VARIABLES, BoundStep
 from ..io.references import Inputs
-from .kernels import combine_partials, partial_of, reduce_strip, run_steps
+from .kernels import combine_partials, partial_of, reduce_strip
 from .plan import Segment, Sink, Tap, feeding, make_segments
 from .tasks import constant, last_task, named, references_to, unique
+from .tiles import TilePlan, pick_seconds, pick_variable, run_tile, total_seconds
 
 if TYPE_CHECKING:
     import dask.array as da
-
-SECONDS = "seconds"
-"""Key of a finished tile under which the time spent in each step stands."""
-STORING = "store"
-"""What the time is called that a tile spends on putting its results where they belong."""
-
-
-# -- tasks: what runs on a worker ----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _TilePlan:
-    """What the tiles of a segment share.
-
-    Attributes
-    ----------
-    segment : Segment
-    entering : list of str
-        Variables that come through Dask.
-    stored : dict of str to Sink
-        Variables that were stored by earlier segments.
-    sinks : dict of str to Sink
-        Where variables are put; they are not among the finished arrays.
-    taps : list of Tap
-    """
-
-    segment: Segment
-    entering: list[str]
-    stored: dict[str, Sink]
-    sinks: dict[str, Sink]
-    taps: list[Tap]
-
-
-def _run_tile(
-    window: Window | np.ndarray,
-    *arrays: np.ndarray,
-    plan: _TilePlan,
-    inputs: Inputs,
-    measured: Mapping[str, Any],
-    ready: Any,
-) -> np.ndarray:
-    """One tile of a segment: a 1 x 1 object array that holds a dict of finished arrays.
-
-    `arrays` are the variables that enter through Dask, with a window in a 1 x 1 array; `ready` says
-    that all others are stored.
-    """
-    if isinstance(window, np.ndarray):
-        if window.size == 0:  # Dask asks for the type
-            return np.empty((0, 0), object)
-        core: Window = window[0, 0]
-    else:
-        core = window
-    segment = plan.segment
-    side = inputs.exposure.side
-    outer = core.grown(segment.halo, side)
-    seconds: dict[str, float] = {}
-    variables = dict(zip(plan.entering, arrays, strict=True))
-    variables |= {name: sink.read(outer) for name, sink in plan.stored.items()}
-    cut = core.within(outer)
-
-    def tapped(step: str, variables: Mapping[str, np.ndarray]) -> None:
-        for tap in plan.taps:
-            if tap.step == step:
-                tap.sink.put(variables[tap.variable][(..., *cut)], core)
-
-    tile = Tile(outer, side)
-    have = run_steps(segment.steps, variables, tile, inputs, measured, seconds, tapped)
-    began = time.thread_time()
-    for name, sink in plan.sinks.items():
-        sink.put(np.asarray(have[name][(..., *cut)], VARIABLES[name].dtype), core)
-    seconds[STORING] = time.thread_time() - began
-    # Copies, so that a small trimmed result does not keep the whole tile with its halo alive.
-    done: dict[str, Any] = {
-        name: np.array(have[name][(..., *cut)], dtype=VARIABLES[name].dtype)
-        for name in segment.leave
-        if name not in plan.sinks
-    }
-    done[SECONDS] = seconds
-    return _boxed(done)
-
-
-def _boxed(value: Any) -> np.ndarray:
-    box = np.empty((1, 1), object)
-    box[0, 0] = value
-    return box
-
-
-def _pick(box: np.ndarray, name: str) -> np.ndarray:
-    """One array of a finished tile."""
-    return box[0, 0][name] if box.size else np.empty((0, 0))
-
-
-def _pick_seconds(box: np.ndarray) -> dict[str, float]:
-    """Time that a tile spent in each step."""
-    seconds: dict[str, float] = box[0, 0][SECONDS]
-    return seconds
-
-
-def _total_seconds(tiles: Sequence[Mapping[str, float]]) -> Spent:
-    """Runs when the last tile of a segment is finished."""
-    steps = {name: sum(seconds[name] for seconds in tiles) for name in tiles[0]}
-    return Spent(steps, time.time())
-
-
-@dataclass(frozen=True)
-class Spent:
-    """Where the time of a segment went.
-
-    Attributes
-    ----------
-    steps : dict of str to float
-        Processor time of each step, summed over tiles, s.
-    finished : float
-        Unix time at which the last tile was finished.
-    """
-
-    steps: dict[str, float]
-    finished: float
 
 
 @dataclass(frozen=True)
@@ -296,16 +178,16 @@ def _tiles(
     names = {b.name for b in segment.steps}
     measured = {k: v for k, v in flow.measured.items() if k in names}
     tapped = [tap for tap in taps if tap.step in names]
-    plan = constant("plan", _TilePlan(segment, entering, stored, dict(putting), tapped))
+    plan = constant("plan", TilePlan(segment, entering, stored, dict(putting), tapped))
     ready = list(flow.seconds) if stored else []
     name = unique(segment.label)
     spent, end = unique(f"{segment.label}-seconds"), unique(f"{segment.label}-finished")
     places = list(np.ndindex(*grid.shape))
     seconds: dict[Any, Task] = {
-        (spent, *place): Task((spent, *place), _pick_seconds, TaskRef((name, *place)))
+        (spent, *place): Task((spent, *place), pick_seconds, TaskRef((name, *place)))
         for place in places
     }
-    seconds[end] = Task(end, _total_seconds, List(*map(TaskRef, seconds)))
+    seconds[end] = Task(end, total_seconds, List(*map(TaskRef, seconds)))
     if entering:
         tiles = _overlapped(name, entering, segment.halo, grid, flow, plan, measured, ready)
         whole = HighLevelGraph.from_collections(end, seconds, list[Any]([tiles]))
@@ -315,7 +197,7 @@ def _tiles(
         before = [] if in_flight is None or i < in_flight else [(spent, *places[i - in_flight])]
         tasks[(name, *place)] = Task(
             (name, *place),
-            _run_tile,
+            run_tile,
             grid.window(*place),
             plan=TaskRef(plan.key),
             inputs=TaskRef(flow.shared.key),
@@ -366,7 +248,7 @@ def _overlapped(
             )
         arrays += [array, "ryx"[-array.ndim :]]
     return da.blockwise(
-        _run_tile,
+        run_tile,
         "yx",
         _windows(grid),
         "yx",
@@ -391,7 +273,7 @@ def _variable(tiles: _Tiles, name: str, grid: Grid, n_resultants: int) -> da.Arr
     lead = variable.dims == "ryx"
     chunks = (*(((n_resultants,),) if lead else ()), *grid.chunks)
     return da.map_blocks(
-        _pick,
+        pick_variable,
         tiles.array(),
         name,
         name=f"{name}-{uuid.uuid4().hex}",

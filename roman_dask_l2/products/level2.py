@@ -29,6 +29,7 @@ from ..engine import graph, plan, tasks
 from ..engine.options import RunOptions
 from ..engine.progress import Progress, Stage
 from ..engine.schedulers import in_flight, running
+from ..engine.tiles import Spent
 from ..errors import InputError
 from ..io.atomic import replacing
 from ..io.blocks import Block
@@ -211,7 +212,7 @@ def calibrate(
                     # Imports for the metadata are slow: do them while tiles are computed.
                     model = pool.submit(l2_model, job)
                     found = _compute(job, file, copy, tile, options.per_step, clock, client)
-                segments: list[graph.Spent] = found["seconds"]
+                segments: list[Spent] = found["seconds"]
                 clock.stage("tiles", segments[0].finished)
                 clock.stage("sky", segments[-1].finished)
                 clock.stage("copy")
@@ -234,7 +235,7 @@ def calibrate(
     )
 
 
-def _steps(segments: Sequence[graph.Spent]) -> dict[str, float]:
+def _steps(segments: Sequence[Spent]) -> dict[str, float]:
     """Processor time by step, added up over the segments."""
     total: dict[str, float] = {}
     for segment in segments:

@@ -112,7 +112,7 @@ def deadly(cluster, tmp_path):
     ("place", "calls"),
     [
         pytest.param("roman_dask_l2.engine.kernels.reduce_strip", 1, id="in a reduction"),
-        pytest.param("roman_dask_l2.engine.graph._run_tile", 4, id="in the tile stage"),
+        pytest.param("roman_dask_l2.engine.tiles.run_tile", 4, id="in the tile stage"),
         pytest.param("os.pwrite", 1, id="while it writes its first tile"),
         pytest.param("os.pwrite", 40, id="while it writes another"),
     ],
@@ -132,7 +132,7 @@ def test_worker_killed_in_a_calibration(place, calls, cluster, deadly, made, ref
             2,
             id="making a resultant",
         ),
-        pytest.param("roman_dask_l2.engine.graph._run_tile", 5, id="in a layer's tiles"),
+        pytest.param("roman_dask_l2.engine.tiles.run_tile", 5, id="in a layer's tiles"),
         pytest.param("roman_dask_l2.products.layer_sum.finish_layer", 1, id="finishing a layer"),
     ],
 )
