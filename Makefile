@@ -8,7 +8,7 @@ FUZZ ?= 20000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-faults fuzz slurm-test report-test parity bench bench-scaling \
+.PHONY: help demo test test-slow test-faults fuzz slurm-test report-test parity bench bench-scaling \
     bench-batch bench-scheduler bench-kernels test-versions lint docs changelog picture dist clean
 .NOTPARALLEL:
 
@@ -16,6 +16,7 @@ help:
 	@echo "make demo    simulate an exposure, calibrate it, compare with the truth (SIDE=4096: flight size)"
 	@echo "make test    run the tests (ARGS=... goes to pytest)"
 	@echo "make fuzz    edit files and configurations at random, and see (FUZZ=20000: so many cases)"
+	@echo "make test-slow     run the blocks of the manual, the benchmarks on small detectors, compilers"
 	@echo "make test-faults   kill workers, schedulers and clients of Dask clusters, and see"
 	@echo "make slurm-test    run on a real SLURM of one node, installed and started for it (root)"
 	@echo "make report-test   look at reports in a real browser, installed for it (root)"
@@ -35,6 +36,9 @@ demo: $(VENV)/.plots
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 $(ARGS)
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -q -n 2 -m slow $(ARGS)
 
 test-faults: $(VENV)/.test
 	$(BIN)/python -m pytest -q -rs -m faults $(ARGS)

@@ -14,6 +14,8 @@ from roman_dask_l2.products.level2 import calibrate
 from roman_dask_l2.products.provenance import settings
 from roman_dask_l2.simulation.simulate import simulate
 
+pytestmark = pytest.mark.slow
+
 batch, traffic = load("batch"), load("traffic")
 
 

@@ -12,6 +12,8 @@ from programs import load
 
 from roman_dask_l2.core.exposure import Exposure
 
+pytestmark = pytest.mark.slow
+
 measure, report, exposures = load("measure"), load("report"), load("exposures")
 bench, scaling, batch, scheduler = map(load, ("run", "scaling", "batch", "scheduler"))
 

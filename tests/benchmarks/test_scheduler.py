@@ -12,6 +12,8 @@ from programs import BENCHMARKS, load
 
 from roman_dask_l2.products.level2 import calibrate
 
+pytestmark = pytest.mark.slow
+
 report, scheduler = load("report"), load("scheduler")
 
 

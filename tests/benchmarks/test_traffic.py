@@ -10,6 +10,8 @@ import pytest
 from configuring import elsewhere
 from programs import load
 
+pytestmark = pytest.mark.slow
+
 exposures, traffic = load("exposures"), load("traffic")
 
 COUNTED = """

@@ -13,6 +13,8 @@ from programs import load
 from roman_dask_l2.products.job import prepare
 from roman_dask_l2.products.level2 import calibration_graph, l2_file
 
+pytestmark = pytest.mark.slow
+
 travels = load("travels")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numba
 import numpy as np
+import pytest
 
 from roman_dask_l2.core import jit
 from roman_dask_l2.simulation.simulate import simulate
@@ -100,6 +101,7 @@ os.execv(sys.executable, [sys.executable, "-m", "roman_dask_l2", *sys.argv[1:]])
 """
 
 
+@pytest.mark.slow
 def test_a_read_only_installation(tmp_path):
     """Kernels are compiled once, for the user; nothing is written beside the source."""
     config = simulate(tmp_path / "exposure", side=256, seed=3).config

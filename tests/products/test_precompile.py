@@ -17,6 +17,8 @@ from roman_dask_l2.products import precompile
 from roman_dask_l2.products.level2 import calibrate
 from roman_dask_l2.simulation.simulate import simulate
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = [sys.executable, "-c", "from roman_dask_l2.products.precompile import main; main()"]
 
 MISSES = """

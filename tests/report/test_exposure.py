@@ -50,7 +50,7 @@ def test_has_everything(report, check_page):
     assert {path.stem for path in (report / "png").iterdir()} == PLOTS
     assert len(page.images) == len(PLOTS)
     assert (report / "png" / "rate.png").read_bytes().startswith(b"\x89PNG")
-    for text in ("Flags are those of the file in every pixel", "JUMP_DET", "SKYORDER", "PbS1",
+    for text in ("In every pixel the flags are those of the file", "JUMP_DET", "SKYORDER", "PbS1",
                  "numpy", "saturation: backup=1", "linearitylegendre.asdf", "calibrated in",
                  "noise layers made in"):  # fmt: skip
         assert text in page.text
@@ -132,7 +132,7 @@ def test_of_the_other_recipe(tmp_path, simulated, check_page, plots):
     with plots() as figures:
         page = check_page(exposure_report(tmp_path / "l2.asdf"))
     assert page.ids == SECTIONS
-    assert "Flags are those of the file in every pixel" in page.text
+    assert "In every pixel the flags are those of the file" in page.text
     assert "Noise layer RS2" in page.text
     assert "through_dark=True" in page.text
     assert "Warnings" in page.text

@@ -26,7 +26,7 @@ from roman_dask_l2.cli import app
 from roman_dask_l2.products import job, level2
 from roman_dask_l2.io.arrays import FileArray
 
-def stuck(*_):
+def stuck(*_, **__):
     library = ctypes.{library}(None)
     mutex = ctypes.create_string_buffer(64)
     library.pthread_mutex_lock(mutex)
