@@ -78,7 +78,8 @@ def _simulate(folder: Path, options: Mapping[str, Any]) -> None:
 def _kept(folder: Path, options: dict[str, Any], need: int, make: Callable[[], None]) -> Path:
     """A directory that `make` fills, unless it is there and was made by the same simulator."""
     stamp = folder / "made.json"
-    simulator = (ROOT / "roman_dask_l2" / "simulate.py").read_bytes()
+    sources = sorted((ROOT / "roman_dask_l2" / "simulation").glob("*.py"))
+    simulator = b"".join(path.read_bytes() for path in sources)
     made = {"options": options, "simulator": hashlib.sha256(simulator).hexdigest()}
     if stamp.is_file() and json.loads(stamp.read_text()) == made:
         return folder

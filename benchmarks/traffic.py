@@ -31,12 +31,6 @@ from roman_dask_l2.io.references import Inputs  # noqa: E402
 from roman_dask_l2.products.job import Job, prepare  # noqa: E402
 from roman_dask_l2.products.level2 import l2_file  # noqa: E402
 
-# noqa: E402
-# noqa: E402
-# noqa: E402
-# noqa: E402
-# noqa: E402
-
 PAGE = ROOT / "docs" / "scaling.md"
 SIDE = 4096
 
@@ -84,7 +78,7 @@ def file_bytes(job: Job, name: str) -> float:
     if not array.in_pieces:
         return nbytes
     layout = job.inputs.layouts[name.partition(".")[0]]
-    starts = [*sorted(block.start for block in layout.blocks), layout.mark[0]]
+    starts = [*sorted(block.start for block in layout.blocks), layout.size_and_mtime[0]]
     i = starts.index(array.packed.start)
     there = layout.array(*array.key)
     assert there is not None

@@ -11,8 +11,7 @@ from roman_dask_l2.config.model import blocks
 from roman_dask_l2.config.recipe import load_recipe, shipped
 from roman_dask_l2.core import dq
 from roman_dask_l2.core.step import VARIABLES, BoundStep, Params
-from roman_dask_l2.io.l2 import IMAGE_ARRAYS
-from roman_dask_l2.io.l2 import VARIABLES as RENAMED
+from roman_dask_l2.io.l2_arrays import IMAGE_ARRAYS, variable_of
 from roman_dask_l2.io.references import ARRAYS
 from roman_dask_l2.steps.registry import STEPS, find_step
 
@@ -193,7 +192,7 @@ def image_arrays() -> str:
     """Arrays on the active pixels in the Level-2 file."""
     rows = []
     for name, dtype in IMAGE_ARRAYS.items():
-        variable = VARIABLES[RENAMED.get(name, name)]
+        variable = VARIABLES[variable_of(name)]
         rows.append((f"`{name}`", "(N-8, N-8)", dtype, _unit(variable.unit), variable.meaning))
     return _table(("array", "shape", "type", "unit", "meaning"), rows)
 

@@ -27,6 +27,10 @@ def calibrateimage(config: Mapping[str, Any] | str | Path) -> None:
     ------
     InputError
         If the configuration or a file cannot be used.
+
+    Notes
+    -----
+    Writes the Level-2 file OUT, whose arrays (N-8, N-8) are in DN/s; see `calibrate`.
     """
     calibrate(config)
 
@@ -43,6 +47,10 @@ def generate_all_noise(config: Mapping[str, Any] | str | Path) -> None:
     ------
     InputError
         If the configuration or a file cannot be used, or OUT was not made from it.
+
+    Notes
+    -----
+    Writes the file ``NOISE.OUT`` with the layers (L, N-8, N-8), DN/s; see `generate_noise`.
     """
     from .products.noise_layers import generate_noise
 

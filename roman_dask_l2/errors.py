@@ -14,6 +14,11 @@ class InputError(ValueError):
     ----------
     problems : str or iterable of str
         One clear sentence per problem, naming the file, key or layer and what was expected.
+
+    Attributes
+    ----------
+    problems : list of str
+        All of them; the message joins them with semicolons.
     """
 
     def __init__(self, problems: str | Iterable[str]) -> None:

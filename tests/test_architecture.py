@@ -45,25 +45,6 @@ print(*sorted({{"dask", "distributed", "zarr", "asdf"}} & set(sys.modules)))
     assert found.stdout.split() == []
 
 
-def test_only_graph_and_its_callers_import_dask():
-    """Only what builds, runs or watches graphs."""
-    allowed = {"graph.py", "schedulers.py", "pipeline.py", "progress.py"}
-    users = set()
-    for path in MODULES:
-        for node in ast.walk(tree(path)):
-            modules = []
-            if isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                modules = [node.module]
-            if any(m.split(".")[0] in ("dask", "distributed") for m in modules):
-                users.add(path.relative_to(PACKAGE).as_posix())
-    assert not {u for u in users if u.startswith(("steps/", "io/"))}
-    assert "graph.py" in users
-    builders = {u for u in users if "blockwise" in (PACKAGE / u).read_text()}
-    assert builders <= allowed
-
-
 def test_no_print():
     """Logging only. The command line writes to its streams by `write`."""
     calls = [

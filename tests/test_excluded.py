@@ -7,18 +7,19 @@ import dataclasses
 import asdf
 import numpy as np
 import pytest
+from rewriting import rewrite_array
 
 from roman_dask_l2.config.model import load_config
 from roman_dask_l2.core.dq import GROUP, PIXEL
 from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.noise.poisson import frame_weights, poisson_noise
-from roman_dask_l2.products import layer_tasks
+from roman_dask_l2.products import block_noise
 from roman_dask_l2.products.level2 import calibrate, l1_to_l2
+from roman_dask_l2.products.noise_commands import poisson
 from roman_dask_l2.products.noise_layers import generate_noise
 from roman_dask_l2.report.image_scan import open_image
 from roman_dask_l2.report.replay import _ramp, open_replay
-from roman_dask_l2.simulation.files import rewrite_array
 from roman_dask_l2.simulation.simulate import simulate
 
 SIDE = 256
@@ -161,7 +162,7 @@ def test_light_layers_have_the_weights_of_the_fit(case, monkeypatch):
         return poisson_noise(rng, level, gain, rows, weights, exposure)
 
     with monkeypatch.context() as patch:
-        patch.setattr(layer_tasks, "poisson_noise", noted)
+        patch.setattr(poisson, "poisson_noise", noted)
         generate_noise(config, tile=SIDE, scheduler="synchronous")
     touched = np.zeros((SIDE, SIDE), bool)
     for name, (y, x) in PLACES.items():
@@ -170,7 +171,7 @@ def test_light_layers_have_the_weights_of_the_fit(case, monkeypatch):
         expected = own_weights(exposure, weights[8], name)
         np.testing.assert_allclose(k, expected, rtol=2e-3, atol=1e-7)
         touched[y, x] = name in SAME
-    monkeypatch.setattr(layer_tasks, "own_weights", lambda ends, excluded, k, **more: (ends, k))
+    monkeypatch.setattr(block_noise, "own_weights", lambda ends, excluded, k, **more: (ends, k))
     with asdf.open(generate_noise(config).out, memmap=False, lazy_load=False) as file:
         full = np.pad(np.array(file["noise"]), [(0, 0), (4, 4), (4, 4)])
     np.testing.assert_array_equal(full != found["noise"], np.broadcast_to(touched, full.shape))
@@ -262,7 +263,7 @@ def test_light_layers_of_many_resultants(long_exposure, monkeypatch):
         seen.append((weights, rows, exposure))
         return poisson_noise(rng, level, gain, rows, weights, exposure)
 
-    monkeypatch.setattr(layer_tasks, "poisson_noise", noted)
+    monkeypatch.setattr(poisson, "poisson_noise", noted)
     generate_noise(config, tile=SIDE, scheduler="synchronous")
     weights, rows, exposure = seen[0]
     assert (rows[101:109, 101:109] == 135).all()

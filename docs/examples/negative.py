@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from roman_dask_l2.core.dq import PIXEL
-from roman_dask_l2.core.step import Params, Step
+from roman_dask_l2 import PIXEL, Params, Step
 
 
 class NegativeParams(Params):

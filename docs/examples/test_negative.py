@@ -1,7 +1,7 @@
 import numpy as np
 from negative import NegativeParams, flag_negative
 
-from roman_dask_l2.core.dq import PIXEL
+from roman_dask_l2 import PIXEL
 
 
 def test_only_what_is_far_below_zero_is_flagged():

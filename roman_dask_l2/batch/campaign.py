@@ -17,13 +17,14 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
-from ..config.messages import nearest, sentences
+from ..config.messages import sentences
 from ..config.model import Block, Config, Count, FilePath, readable_paths, resolve_path, validated
 from ..config.noise_labels import parse_all, warn_about
 from ..config.recipe import load_recipe
 from ..config.yaml_file import display_name, read_yaml
 from ..errors import InputError
 from ..io.fits import fits_name
+from ..system.text import nearest
 from .placeholders import bad_texts, fill, placeholders
 from .sources import Exposures, Found, few, find_exposures
 

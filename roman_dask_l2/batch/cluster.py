@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..system import memory
+from ..system.workarounds import forget_request
 from .outcome import Outcome
 from .plan import Item
 from .work import LEAVING, Record, last_line, new_line, on_worker, tidy, write_line
@@ -51,30 +52,30 @@ def on_cluster(
     from distributed import wait
 
     queue = deque(items)
-    flying: dict[Future, Item] = {}
+    in_flight: dict[Future, Item] = {}
     most = _most_at_a_time(client, need, outcome.plan.options.in_flight)
     longest = max(map(_seconds, outcome.plan.history.ended), default=0.0)
-    while queue or flying:
+    while queue or in_flight:
         # At least one: where there is no worker it waits for one, and that wait has a limit.
         workers = list(client.nthreads())
-        room = max(min(len(workers), most), 1) - len(flying)
+        room = max(min(len(workers), most), 1) - len(in_flight)
         for _ in range(min(room, len(queue))):
             item = queue.popleft()
-            outcome.flying[item.identity] = item
+            outcome.in_flight[item.identity] = item
             # Not pinned to a worker: one that is pinned is never run if its worker dies while there
             # is no other (distributed 2026.8).
             key = f"exposure-{item.identity}-{uuid.uuid4().hex}"
             expected, beside = LONGER * longest, _beside(workers)
             work = dataclasses.replace(item.work, expected=expected, beside=beside)
-            flying[client.submit(on_worker, work, key=key, pure=False)] = item
-        for future in _ended(list(flying), wait):
+            in_flight[client.submit(on_worker, work, key=key, pure=False)] = item
+        for future in _ended(list(in_flight), wait):
             try:
-                record = _result(future, flying[future], outcome)
+                record = _result(future, in_flight[future], outcome)
             except TimeoutError:  # the result was lost with its worker; the task is done again
                 continue
-            item = flying.pop(future)
+            item = in_flight.pop(future)
             if record["status"] == LEAVING:
-                del outcome.flying[item.identity]
+                del outcome.in_flight[item.identity]
                 queue.appendleft(item)
                 future.release()
                 _retire(client, record["by"])
@@ -139,7 +140,7 @@ def _fetched(future: Future) -> Record:
     try:
         record: Record = future.result(timeout=FETCH)
     except (TimeoutError, UnboundLocalError):
-        future.client._gather_future = None
+        forget_request(future.client)
         raise TimeoutError from None
     return record
 

@@ -87,12 +87,12 @@ class _Key:
     def __init__(self, config: Config) -> None:
         self.config = config
         graph = Path(config.GRAPH)
-        mark = graph.stat().st_mtime_ns if os.path.isfile(graph) else 0
+        mtime = graph.stat().st_mtime_ns if os.path.isfile(graph) else 0
         kept = config.model_dump(mode="json", exclude={"IN", "OUT", "CALDIR", "NOISE"})
         # Which keys were given matters: a recipe's own options stand back for those only.
         given = sorted(config.model_fields_set)
         inner = [sorted(getattr(config, k).model_fields_set) for k in _BLOCKS if k in given]
-        self._text = json.dumps([kept, given, inner, mark], sort_keys=True)
+        self._text = json.dumps([kept, given, inner, mtime], sort_keys=True)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Key) and self._text == other._text

@@ -36,8 +36,8 @@ def own_temp(config: Config) -> Path | None:
         return None
     folder, _ = temp_place(config.NOISE.TEMP)
     out = config.NOISE.OUT
-    mark = hashlib.blake2b(os.path.realpath(out).encode(), digest_size=4).hexdigest()
-    return folder / f"{out.stem}-{mark}.zarr"
+    digest = hashlib.blake2b(os.path.realpath(out).encode(), digest_size=4).hexdigest()
+    return folder / f"{out.stem}-{digest}.zarr"
 
 
 def find_leftovers(configs: Mapping[str, Config]) -> set[str]:

@@ -28,13 +28,13 @@ class Outcome:
     plan : Plan
     records : list of dict
         Attempts that ended, and exposures that turned out to be finished.
-    flying : dict of str to Item
+    in_flight : dict of str to Item
         Exposures at work.
     """
 
     plan: Plan
     records: list[Record] = field(default_factory=list)
-    flying: dict[str, Item] = field(default_factory=dict)
+    in_flight: dict[str, Item] = field(default_factory=dict)
     _began: float = field(default_factory=time.monotonic)
     _last: float = 0.0
 
@@ -52,7 +52,7 @@ class Outcome:
 
     def add(self, record: Record) -> None:
         """Take a result, and tell how far the batch is."""
-        self.flying.pop(record["identity"], None)
+        self.in_flight.pop(record["identity"], None)
         self.records.append(record)
         self._last = time.monotonic()
         if record["status"] == "failed":
@@ -66,7 +66,7 @@ class Outcome:
     def rows(self) -> list[Row]:
         """How far the batch is, for a display."""
         total = len(self.plan.todo)
-        text = f"{self._so_far()}, {len(self.flying)} at work"
+        text = f"{self._so_far()}, {len(self.in_flight)} at work"
         return [Row("exposures", total - self.left, total, text)]
 
     def _so_far(self) -> str:
@@ -89,13 +89,13 @@ class Outcome:
             rows = [r for r in rows if r["status"] not in ("done", "finished")]
         cells = [
             (r["identity"], r["status"], *_measured(r), r.get("error") or "") for r in rows
-        ] + [(identity, "interrupted", "", "", "", "") for identity in self.flying]
+        ] + [(identity, "interrupted", "", "", "", "") for identity in self.in_flight]
         names = ("exposure", "status", "seconds", "CPU s", "peak GB", "error")
         before = len(self.plan.finished) + self.count("finished")
-        rest = self.left - len(self.flying) + len(self.plan.beyond)
+        rest = self.left - len(self.in_flight) + len(self.plan.beyond)
         counts = [f"{self.count('done')} done", f"{before} finished before"]
         counts += [f"{self.count('failed')} failed"]
-        counts += [f"{len(self.flying)} interrupted"] * bool(self.flying)
+        counts += [f"{len(self.in_flight)} interrupted"] * bool(self.in_flight)
         counts += [f"{rest} left"] * bool(rest)
         spent = duration(time.monotonic() - self._began)
         return [*table(names, cells), f"{', '.join(counts)}; {spent}"]

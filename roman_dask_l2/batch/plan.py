@@ -9,9 +9,10 @@ from pathlib import Path
 
 from ..config.model import Config
 from ..core.detector import parse_tile
+from ..engine.amounts import parse_memory
 from ..errors import InputError
 from ..products.job import prepare
-from ..products.memory import choose, layers_of, parse_memory, project
+from ..products.memory import choose, layers_of, project
 from ..products.provenance import Product
 from ..system.processes import cpu_count
 from ..system.text import table

@@ -75,7 +75,7 @@ def _once(outcome: Outcome, todo: Sequence[Item], client: Client | None, need: i
     records = _here(outcome, todo) if client is None else _there(outcome, todo, client, need)
     for item, record in records:
         if record["status"] == "held":
-            outcome.flying.pop(item.identity, None)
+            outcome.in_flight.pop(item.identity, None)
             item.by = record["by"]
             held.append(item)
         else:
@@ -93,7 +93,7 @@ def _note_finished(item: Item) -> None:
 def _here(outcome: Outcome, items: Sequence[Item]) -> Iterator[tuple[Item, Record]]:
     """One after the other in this process."""
     for item in items:
-        outcome.flying[item.identity] = item
+        outcome.in_flight[item.identity] = item
         yield item, run_exposure(item.work)
 
 
@@ -169,7 +169,7 @@ def after_interruption(outcome: Outcome) -> str:
         on still work on; empty if all could.
     """
     left = []
-    for identity, item in outcome.flying.items():
+    for identity, item in outcome.in_flight.items():
         if not tidy(item.work, item.config):
             who = holder(lock_path(item.config.OUT))
             why = f"{who} works on it" if who else "its lock cannot be taken"

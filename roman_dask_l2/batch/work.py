@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
 import platform
-import sys
 import threading
 import time
 import uuid
@@ -30,6 +28,7 @@ from ..products.provenance import Product
 from ..products.quality import measure
 from ..system.memory import peak, reset_peak, resident
 from ..system.processes import give_back
+from ..system.workarounds import forget_schemas
 from . import manifest
 from .campaign import configuration
 from .fingerprint import find_unfinished, product_files
@@ -236,7 +235,7 @@ class _Attempt:
         from ..products.level2 import calibrate
 
         keep_open({str(path) for path in (config.IN, *config.references().values())})
-        _forget_schemas()
+        forget_schemas()
         work = self._work
         options = RunOptions(scheduler=work.scheduler, threads=work.threads, tile=work.tile)
         # What is wrong with the noise is reported before all the work.
@@ -287,15 +286,6 @@ class _Attempt:
     def _write(self, line: Record) -> Record:
         write_line(self._manifest, line)
         return line
-
-
-def _forget_schemas() -> None:
-    """asdf keeps the schemas for the last 128 files that it wrote and never looks at them again:
-    0.7 MB more with each exposure, 100 MB in all (asdf 6.0)."""
-    resolver = getattr(sys.modules.get("asdf._jsonschema.validators"), "RefResolver", None)
-    for name in ("_get_subschemas_cache", "_find_in_subschemas"):
-        with contextlib.suppress(AttributeError):
-            getattr(resolver, name).cache_clear()
 
 
 def new_line(

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 from .. import simulation
 from ..engine.options import RunOptions
@@ -28,6 +29,7 @@ def run_demo(
     side: int = 1024,
     seed: int = 1,
     options: RunOptions | None = None,
+    **changes: Any,
 ) -> DemoReport:
     """Simulate an exposure, calibrate it and compare the result with the truth.
 
@@ -41,6 +43,7 @@ def run_demo(
     seed : int
         Of the simulation.
     options : RunOptions, optional
+    **changes
         As for `calibrate`.
 
     Returns
@@ -52,7 +55,7 @@ def run_demo(
     InputError
         For a side that cannot be, or a directory that cannot be written.
     """
-    directory, options = Path(directory), options or RunOptions()
+    directory, options = Path(directory), RunOptions.of(options, changes)
     report = DemoReport(f"Demonstration: {side} x {side} pixels, seed {seed}")
     began = time.perf_counter()
 

@@ -142,9 +142,11 @@ def check_scheduler(args: argparse.Namespace) -> None:
     ------
     InputError
     """
+    from ..engine.backends import SchedulerOptions
     from ..engine.schedulers import check_options
 
-    check_options(args.scheduler, {name: getattr(args, name) for name in _CLUSTER})
+    given = {name: getattr(args, name) for name in _CLUSTER}
+    check_options(SchedulerOptions(args.scheduler, **given))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..system.workarounds import parser_actions
 from .options import PROGRAM, Shared, run_options
 
 COMMANDS = ("demo", "simulate", "schema", "completion")
@@ -146,8 +147,8 @@ def print_completion(args: argparse.Namespace) -> int:
 
 def _complete_files(parser: argparse.ArgumentParser, file: Any, folder: Any) -> None:
     """Arguments that are paths are completed with the names of files."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
+    for action in parser_actions(parser):
+        if isinstance(action.choices, dict):  # sub-commands
             for command in action.choices.values():
                 _complete_files(command, file, folder)
         elif action.type is Path:

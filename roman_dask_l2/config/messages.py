@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
+
+from ..system.text import nearest
 
 SIMULATION_KEYS = frozenset({"READS", "CNORM", "NO_AMP33", "EXTRACT_REF", "SEED"})
 """Top-level keys that only the simulation half of romanimpreprocess reads."""
@@ -147,10 +148,3 @@ def _suggestion(loc: tuple[int | str, ...], models: Mapping[str, type[BaseModel]
         if near := nearest(key, candidates, cutoff):
             return candidates[near]
     return ""
-
-
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name most like `name`, whatever the case of its letters."""
-    folded = {candidate.casefold(): candidate for candidate in known}
-    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
-    return folded[found[0]] if found else None

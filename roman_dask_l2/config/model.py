@@ -31,7 +31,8 @@ from ..core import dq
 from ..core.cells import CELLS, MAX_ORDER
 from ..errors import InputError
 from ..steps.registry import find_step
-from .messages import expected, nearest, problem, sentences
+from ..system.text import nearest
+from .messages import expected, problem, sentences
 from .yaml_file import display_name, read_yaml
 
 log = logging.getLogger(__name__)

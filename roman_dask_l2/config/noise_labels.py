@@ -1,168 +1,96 @@
-"""The layer language: what a label such as ``Rz4S2C1`` asks for."""
+"""The layer language: what a label such as ``Rz4S2C1`` asks for.
+
+Its commands are declared in `roman_dask_l2.config.noise_commands`, one file for each letter.
+"""
 
 from __future__ import annotations
 
 import logging
-import math
-import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
-from ..core.cells import MAX_ORDER
 from ..errors import InputError
+from .noise_commands.command import ActsOn, Command, Ramp
+from .noise_commands.label_text import LabelText
+from .noise_commands.registry import COMMANDS
 
 log = logging.getLogger(__name__)
 
-GRAMMAR = """\
-layer    = command { command }
-command  = read | pearson | poisson | sky | comment
-read     = "R" { "a" | "z" number }
-pearson  = "O"
-poisson  = "P" { "r" | "b" [ order ] }
-sky      = "S" [ order ]
-comment  = "C" { "a".."z" | digit | "_" }
-number   = digit { digit } [ "." { digit } ] | "." digit { digit }
-order    = digit { digit }
-digit    = "0".."9"
-"""
-"""The language in EBNF. Beyond it: each command stands at most once, but comments may repeat; each
-argument stands at most once in its command; P does not stand before R; an order is at most
-`MAX_ORDER`."""
 
-_LETTERS = "ROPSC"
+def grammar() -> str:
+    """The language in EBNF.
 
-
-@dataclass(frozen=True)
-class ReadNoise:
-    """Command R.
-
-    Attributes
-    ----------
-    own_ramp : bool
-        ``a``: the noise is added to the exposure's own ramp, not to the dark.
-    clip : float or None
-        ``z<q>``: the layer is clipped to its median +- q sigma; None leaves it as it is.
+    Beyond it: a command occurs at most once in a label unless it may repeat; an argument occurs at
+    most once in its command; some commands may not follow others; an order is at most `MAX_ORDER`.
     """
-
-    own_ramp: bool = False
-    clip: float | None = None
-
-
-@dataclass(frozen=True)
-class Poisson:
-    """Command P.
-
-    Attributes
-    ----------
-    background_order : int or None
-        ``b``: order of the polynomial that stands for the background, the only light that counts;
-        None: all light counts.
-    """
-
-    background_order: int | None = None
+    rules = {
+        "layer": "command { command }",
+        "command": " | ".join(command.name for command in COMMANDS.values()),
+        **{command.name: command.grammar for command in COMMANDS.values()},
+        "number": 'digit { digit } [ "." { digit } ] | "." digit { digit }',
+        "order": "digit { digit }",
+        "digit": '"0".."9"',
+    }
+    width = max(map(len, rules))
+    return "".join(f"{name:{width}} = {rule}\n" for name, rule in rules.items())
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What one label asks for; a command that it does not have is None (or False).
+    """What one label asks for.
 
     Attributes
     ----------
     label : str
         As the configuration has it, comments included.
-    read : ReadNoise or None
-        R.
-    pearson : bool
-        O.
-    poisson : Poisson or None
-        P.
-    sky_order : int or None
-        S: order of the layer's own polynomial, which is subtracted.
+    arguments : tuple of (str, object)
+        Letter and arguments of each of its commands, in the order in which they act. Comments are
+        not among them.
     """
 
     label: str
-    read: ReadNoise | None = None
-    pearson: bool = False
-    poisson: Poisson | None = None
-    sky_order: int | None = None
+    arguments: tuple[tuple[str, Any], ...] = ()
 
+    def argument(self, letter: str) -> Any:
+        """Arguments of a command, None if the layer does not have it."""
+        return dict(self.arguments).get(letter)
 
-@dataclass
-class _Text:
-    """A label and how much of it has been read."""
+    @property
+    def commands(self) -> list[tuple[Command, Any]]:
+        """Its commands with their arguments, in the order in which they act."""
+        return [(COMMANDS[letter], argument) for letter, argument in self.arguments]
 
-    label: str
-    at: int = 0
-    given: set[str] = field(default_factory=set)  # arguments of the current command
+    def acting_on(self, target: ActsOn) -> list[tuple[Command, Any]]:
+        """Those of its commands that act on `target`."""
+        return [(command, given) for command, given in self.commands if command.acts_on is target]
 
-    def take(self, pattern: str) -> str:
-        """The text that matches here, read; empty if none does."""
-        found = re.compile(pattern).match(self.label, self.at)
-        if found is None:
-            return ""
-        self.at = found.end()
-        return found.group()
+    @property
+    def ramp(self) -> Ramp | None:
+        """The ramp that noise is added to, None if it is added to none."""
+        ramps = (command.ramp(argument) for command, argument in self.acting_on(ActsOn.RAMP))
+        return next(ramps, None)
 
-    def problem(self, what: str, at: int) -> InputError:
-        """The error that something is wrong with the character of index `at`."""
-        shown = "".join(c if c.isprintable() else "?" for c in self.label)
-        return InputError(
-            f"NOISE.LAYER {self.label!r}: {what} at position {at + 1}\n  {shown}\n  {' ' * at}^"
-        )
+    @property
+    def needs_light(self) -> bool:
+        """Whether any of its commands draws the noise of the light."""
+        return any(command.needs.light for command, _ in self.commands)
 
-    def argument(self, command: str, known: str) -> str:
-        """The next argument, a letter of `known`; empty at the end of the command."""
-        at = self.at
-        letter = self.take(r"[^A-Z]")
-        if letter and letter not in known:
-            raise self.problem(f"unknown argument {letter!r} of {command}", at)
-        if letter in self.given:
-            raise self.problem(f"second argument {letter!r} of {command}", at)
-        self.given.add(letter)
-        return letter
+    @property
+    def draws_blocks(self) -> bool:
+        """Whether any of its noise is drawn in blocks of the image."""
+        return bool(self.acting_on(ActsOn.BLOCKS))
 
-    def number(self, name: str) -> float:
-        """A decimal number without sign or exponent."""
-        at = self.at
-        digits = self.take(r"[0-9.]+")
-        if not re.fullmatch(r"[0-9]+\.?[0-9]*|\.[0-9]+", digits):
-            raise self.problem(f"expected a number after {name!r}, found {digits!r}", at)
-        if not math.isfinite(float(digits)):
-            raise self.problem(f"number after {name!r} is too large", at)
-        return float(digits)
-
-    def order(self, name: str) -> int:
-        """A non-negative integer, 0 if there is none."""
-        at = self.at
-        digits = self.take(r"[0-9.]+") or "0"
-        if "." in digits:
-            raise self.problem(f"expected a whole number after {name!r}, found {digits!r}", at)
-        if float(digits) > MAX_ORDER:
-            raise self.problem(f"order after {name!r} is larger than {MAX_ORDER}", at)
-        return int(digits)
-
-
-def _read(text: _Text) -> ReadNoise:
-    own_ramp, clip = False, None
-    while argument := text.argument("R", "az"):
-        if argument == "a":
-            own_ramp = True
-        else:
-            clip = text.number("z")
-    return ReadNoise(own_ramp, clip)
-
-
-def _poisson(text: _Text) -> Poisson:
-    order = None
-    while argument := text.argument("P", "br"):
-        if argument == "b":
-            order = text.order("b")
-    return Poisson(order)
+    @property
+    def backgrounds(self) -> list[int]:
+        """Orders of the polynomial backgrounds that it is made from."""
+        orders = (command.background(argument) for command, argument in self.commands)
+        return sorted({order for order in orders if order is not None})
 
 
 def parse(label: str) -> Layer:
-    """Read one label; `GRAMMAR` says what it may be.
+    """Read one label; `grammar` says what it may be.
 
     Parameters
     ----------
@@ -177,54 +105,52 @@ def parse(label: str) -> Layer:
     InputError
         If the label is not of the language. The message names it, and its last line is a caret
         below the first character that cannot be understood.
-
-    Notes
-    -----
-    ``P`` alone means ``Pr``, and ``Pb`` means ``Pbr``: without ``r`` there would be no noise.
     """
     if not isinstance(label, str):
         raise InputError(f"NOISE.LAYER {label!r}: expected text")
-    text = _Text(label)
+    text = LabelText(label)
     if not label:
         raise text.problem("expected a command", 0)
-    read, pearson, poisson, sky_order = None, False, None, None
-    commands: dict[str, int] = {}
+    arguments: dict[str, Any] = {}
+    places: dict[str, int] = {}
     while (at := text.at) < len(label):
-        command = text.take(f"[{_LETTERS}]")
-        if not command:
-            expected = ", ".join(_LETTERS)
+        letter = text.take("[A-Z]")
+        if letter not in COMMANDS:
+            expected = ", ".join(COMMANDS)
             raise text.problem(f"unknown command {label[at]!r}, expected one of {expected},", at)
-        if command in commands and command != "C":
-            raise text.problem(f"second command {command!r}", at)
-        if command == "R" and "P" in commands:
-            raise text.problem("command 'P' before 'R'", commands["P"])
-        commands[command] = at
+        command = COMMANDS[letter]
+        if letter in places and not command.repeats:
+            raise text.problem(f"second command {letter!r}", at)
+        for earlier, place in places.items():
+            if letter in COMMANDS[earlier].after:
+                raise text.problem(f"command {earlier!r} before {letter!r}", place)
+            if command.acts_on is COMMANDS[earlier].acts_on is ActsOn.RAMP:
+                raise text.problem(f"command {letter!r} beside {earlier!r}, one ramp only,", at)
+        places[letter] = at
         text.given = set()
-        if command == "R":
-            read = _read(text)
-        elif command == "P":
-            poisson = _poisson(text)
-        elif command == "S":
-            sky_order = text.order("S")
-            text.argument("S", "")
-        elif command == "C":
-            text.take("[a-z0-9_]+")
-            text.argument("C", "")
-        else:
-            pearson = True
-            text.argument("O", "")
-    return Layer(label, read, pearson, poisson, sky_order)
+        arguments[letter] = command.parse(text)
+    acting = [
+        (letter, arguments[letter])
+        for letter, command in COMMANDS.items()
+        if letter in arguments and command.acts_on is not ActsOn.NOTHING
+    ]
+    return Layer(label, tuple(acting))
 
 
 def warn_about(layers: Iterable[Layer]) -> None:
-    """Tell of labels that are probably not meant: with O and P, or without any noise.
+    """Warn about labels that are probably a mistake: with O and P, or without any noise.
 
-    Not where labels are read: that happens more than once in a run.
+    Not done by `parse`, because labels are read more than once in a run.
     """
     for layer in dict.fromkeys(layers):
-        if layer.pearson and layer.poisson:
-            log.warning("NOISE.LAYER %r: O and P both add the noise of the same light", layer.label)
-        if not (layer.read or layer.pearson or layer.poisson):
+        light = [command.letter for command, _ in layer.commands if command.needs.light]
+        if len(light) > 1:
+            log.warning(
+                "NOISE.LAYER %r: %s both add the noise of the same light",
+                layer.label,
+                " and ".join(light),
+            )
+        if not any(command.adds_noise for command, _ in layer.commands):
             log.warning("NOISE.LAYER %r: no noise is asked for, the layer is zero", layer.label)
 
 
@@ -238,7 +164,7 @@ def parse_all(labels: Iterable[str]) -> list[tuple[Layer, int]]:
     Returns
     -------
     list of (Layer, int)
-        With each layer how many equal labels stand before it. Equal labels are different
+        Each layer, and how many equal labels come before it. Equal labels are different
         realisations, so label and this number together identify the layer's random streams.
 
     Raises

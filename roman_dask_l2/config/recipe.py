@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 from ..core.step import VARIABLES, BoundStep, Step
 from ..errors import InputError
 from ..steps.registry import find_step
+from ..system.text import nearest
 
 if TYPE_CHECKING:
     from .model import Config
@@ -102,8 +102,8 @@ def _find(name: str | Path) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    near = difflib.get_close_matches(str(name), known, 1)
-    hint = f", did you mean {near[0]!r}?" if near else ""
+    near = nearest(str(name), known)
+    hint = f", did you mean {near!r}?" if near else ""
     raise InputError(
         f"GRAPH: no recipe or file {str(name)!r}; shipped recipes: {', '.join(known)}{hint}"
     )
@@ -123,8 +123,8 @@ def _bind(entry: Any, path: Path, config: Config | None) -> BoundStep:
         raise InputError(f"recipe {path}: options of {name} must be a mapping, not {options!r}")
     for option in options:
         if option not in step.params.model_fields:
-            near = difflib.get_close_matches(str(option), step.params.model_fields, 1)
-            hint = f", did you mean {near[0]!r}?" if near else ""
+            near = nearest(str(option), step.params.model_fields)
+            hint = f", did you mean {near!r}?" if near else ""
             raise InputError(f"recipe {path}: step {name} has no option {option!r}{hint}")
     settings = {} if config is None else _settings(step, config)
     try:

@@ -37,7 +37,8 @@ PIXEL: dict[str, int] = {
     "OTHER_BAD_PIXEL": 1 << 30,
     "REFERENCE_PIXEL": 1 << 31,
 }
-"""Flags of the two-dimensional ``dq`` (uint32)."""
+"""Flags of the two-dimensional ``dq`` (uint32), name -> value, one bit each. They are those of
+``roman_datamodels.dqflags.pixel``."""
 
 GROUP: dict[str, int] = {
     "DO_NOT_USE": 1 << 0,

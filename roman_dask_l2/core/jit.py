@@ -161,9 +161,28 @@ def cold_cache() -> Path | None:
 
 
 def kernel(func: F) -> F:
-    """Compile a kernel: releases the GIL for Dask's threads, never starts threads of its own
-    (``parallel=True`` aborts under Dask's), keeps IEEE order of operations so that results do not
-    depend on the machine, and is cached on disk."""
+    """Compile a loop over pixels with numba.
+
+    The compiled function releases the GIL for Dask's threads and starts no threads of its own
+    (``parallel=True`` aborts under Dask's). It keeps the IEEE order of operations, so that results
+    do not depend on the machine, and is cached on disk.
+
+    Parameters
+    ----------
+    func : callable
+        A function of NumPy arrays and scalars, of any shapes and types, in the part of Python that
+        numba knows.
+
+    Returns
+    -------
+    callable
+        The same function, compiled for the types of its arguments when it is first called.
+
+    Raises
+    ------
+    numba.core.errors.NumbaError
+        At the first call, if numba cannot compile the function.
+    """
     compiled: Any = numba.njit(nogil=True, fastmath=False, error_model="numpy")(func)
     compiled._cache = _SharedCache(func)  # what cache=True does, with its own class
     _kernels.append(compiled)

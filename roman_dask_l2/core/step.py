@@ -48,7 +48,22 @@ VARIABLES: dict[str, Variable] = {
 
 
 class Params(BaseModel):
-    """Base of a step's parameters: immutable, hashable, unknown options refused."""
+    """Base of a step's parameters: immutable, hashable, unknown options refused.
+
+    A subclass has an annotated attribute with a default for each option of its step; recipes set
+    them by name. The text below an attribute is its line in the manual, and says the unit.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        For an option that there is not, or a value of another type. In a recipe or configuration
+        it becomes an `InputError`.
+
+    Examples
+    --------
+    >>> class NegativeParams(Params):
+    ...     sigma: float = 5.0
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -131,6 +146,10 @@ def always(exposure: Exposure, params: Any, available: Callable[[str], bool]) ->
 class Step:
     """Declaration of one calibration step.
 
+    The kernel gets NumPy arrays of one tile with its halo, h rows by w columns: variables and
+    reference arrays of dimensions ``yx`` are (h, w), those of ``ryx`` (R, h, w) with R resultants.
+    Their types and units are in the manual's tables of variables and input arrays.
+
     Attributes
     ----------
     name : str
@@ -168,6 +187,12 @@ class Step:
     imports : tuple of str
         Modules of other packages that the kernel or the reduction gets from `foreign.load`; they
         are imported before the first task.
+
+    Raises
+    ------
+    TypeError
+        If the declaration mismatches the signature of the kernel or of the reduction, or names a
+        variable, flag or parameter that does not exist.
     """
 
     name: str

@@ -104,7 +104,7 @@ class Canvas:
         self.shapes += shapes
 
     def svg(self) -> str:
-        """Readable in light and dark surroundings: it takes the colours that the reader prefers."""
+        """In light or dark colours, whichever scheme the reader prefers."""
         size = f'width="{_n(self.width)}" height="{_n(self.height)}"'
         lines = [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_n(self.width)} '
@@ -118,7 +118,7 @@ class Canvas:
         return "\n".join(lines) + "\n"
 
     def html(self) -> str:
-        """A page of its own with the picture in it; what it says more shows under the pointer."""
+        """A page with the picture in it; further explanations appear under the pointer."""
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -188,15 +188,15 @@ def _svg(shape: Rect | Line | Circle | Text) -> str:
             return _tipped(f'<circle {place}{width} class="{kind}"', "circle", shape.tip)
         case Line():
             middle = (shape.y0 + shape.y1) / 2
-            way = f"M{_n(shape.x0)} {_n(shape.y0)}" + (
+            path = f"M{_n(shape.x0)} {_n(shape.y0)}" + (
                 f"C{_n(shape.x0)} {_n(middle)} {_n(shape.x1)} {_n(middle)} "
                 if shape.curved
                 else "L"
             )
-            way += f"{_n(shape.x1)} {_n(shape.y1)}"
+            path += f"{_n(shape.x1)} {_n(shape.y1)}"
             opacity = f' opacity="{_n(shape.opacity)}"' if shape.opacity < 1 else ""
             return (
-                f'<path d="{way}" fill="none" stroke-width="{_n(shape.width)}"{opacity} '
+                f'<path d="{path}" fill="none" stroke-width="{_n(shape.width)}"{opacity} '
                 f'class="s-{shape.stroke}"/>'
             )
         case Text():
@@ -220,8 +220,8 @@ def _artist(shape: Rect | Line | Circle | Text, order: int) -> Any:
     """The same for matplotlib, whose points are 100/72 of our pixels."""
     from matplotlib.patches import Circle as Disc
     from matplotlib.patches import FancyBboxPatch, PathPatch
-    from matplotlib.path import Path as Way
-    from matplotlib.text import Text as Words
+    from matplotlib.path import Path as Outline
+    from matplotlib.text import Text as Label
 
     point = 0.72
     match shape:
@@ -242,16 +242,16 @@ def _artist(shape: Rect | Line | Circle | Text, order: int) -> Any:
         case Line():
             middle = (shape.y0 + shape.y1) / 2
             points = [(shape.x0, shape.y0), (shape.x1, shape.y1)]
-            codes = [Way.MOVETO, Way.LINETO]
+            codes = [Outline.MOVETO, Outline.LINETO]
             if shape.curved:
                 points[1:1] = [(shape.x0, middle), (shape.x1, middle)]
-                codes = [Way.MOVETO, Way.CURVE4, Way.CURVE4, Way.CURVE4]
+                codes = [Outline.MOVETO, Outline.CURVE4, Outline.CURVE4, Outline.CURVE4]
             return PathPatch(
-                Way(points, codes), facecolor="none", edgecolor=LIGHT[shape.stroke],
+                Outline(points, codes), facecolor="none", edgecolor=LIGHT[shape.stroke],
                 linewidth=shape.width * point, alpha=shape.opacity, zorder=order,
             )  # fmt: skip
         case Text():
-            return Words(
+            return Label(
                 shape.x, shape.y, shape.text, fontsize=shape.size * point,
                 color=LIGHT[shape.color], fontweight="bold" if shape.bold else "normal",
                 family="monospace" if shape.mono else "sans-serif", rotation=shape.turned,

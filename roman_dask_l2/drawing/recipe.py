@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from ..config.recipe import Recipe
 from ..core.step import VARIABLES, BoundStep, always
 from ..engine.plan import Segment, make_segments
-from ..io.l2 import IMAGE_ARRAYS
-from ..io.l2 import VARIABLES as RENAMED
+from ..io.l2_arrays import L2_ARRAYS
 from .canvas import Canvas, Circle, Line, Rect, Text
 
 MARGIN = 20
@@ -23,7 +22,7 @@ TRACK = 31
 HEADER = 118
 """Height of the names of the tracks."""
 _LETTERS = 64
-"""Letters that have room on a line of a step."""
+"""Letters that fit on a line of a step."""
 
 
 def draw_recipe(recipe: Recipe, applied: Collection[str] | None = None) -> Canvas:
@@ -59,8 +58,8 @@ class _Sheet:
         self.recipe, self.applied = recipe, applied
         steps = [b for b in recipe.steps if applied is None or b.name in applied]
         made = {name for b in steps for name in b.step.writes}
-        wanted = {RENAMED.get(name, name): name for name in IMAGE_ARRAYS}
-        wanted |= {name: name for name in ("mask", "endslice", *recipe.outputs)}
+        wanted = {array.variable: name for name, array in L2_ARRAYS.items()}
+        wanted |= {name: name for name in recipe.outputs}
         self.kept = {name: file for name, file in wanted.items() if name in made}
         """Variables that go into the file -> what they are called there."""
         self.segments = make_segments(steps, self.kept)
@@ -118,7 +117,7 @@ class _Sheet:
         return [b for s in self.segments for b in s.steps]
 
     def _with_left_out(self, segment: Segment, left_out: Sequence[BoundStep]) -> list[BoundStep]:
-        """The steps of a segment, and those that do not apply and stand before or between them."""
+        """The steps of a segment, and those before or between them that do not apply."""
         order = list(self.recipe.steps)
         begin = order.index(segment.steps[0])
         end = order.index(segment.steps[-1])
@@ -267,7 +266,7 @@ class _Sheet:
 
 
 def _color(name: str) -> str:
-    """By what a variable is: a ramp, flags, a rate and its errors, or how good the fit is."""
+    """Colour by kind of variable: a ramp, flags, a rate and its errors, or quality of the fit."""
     variable = VARIABLES[name]
     if variable.dims == "ryx" and variable.dtype == "float32":
         return "blue"

@@ -53,12 +53,12 @@ def draw_tasks(graph: str | Path, per_step: bool = False) -> Canvas:
 
 
 Task = tuple[str, tuple[int, ...], int]
-"""Name and place of a task, and a number where that is not all that tells it from others."""
+"""Name and place of a task, and a number where these alone are ambiguous."""
 
 
 def tasks_of(job: Job, per_step: bool = False) -> dict[Task, set[Task]]:
     """The tasks of a calibration, each with those that it waits for."""
-    # As many threads as tiles: none has to wait for another one's end.
+    # As many threads as tiles, so that no tile has to wait for another to finish.
     with TemporaryDirectory() as folder, running("local", SIDE // TILE[0]):
         file = l2_file(job, Path(folder) / "l2.asdf")
         tasks, _ = calibration_graph(job, file, None, TILE, per_step)
@@ -98,7 +98,7 @@ def _named(found: Mapping[Any, set[Any]]) -> dict[Any, Task]:
 
 
 def _direct(waits: Mapping[Task, set[Task]]) -> dict[Task, set[Task]]:
-    """Without the waits that follow from others: a picture of all would be one of nothing."""
+    """Without the waits that follow from others, which would hide the rest of the picture."""
     before: dict[Task, set[Task]] = {}
 
     def all_before(task: Task) -> set[Task]:
@@ -166,7 +166,7 @@ def _drawn(job: Job, waits: Mapping[Task, set[Task]]) -> Canvas:
 def _rows(
     waits: Mapping[Task, set[Task]],
 ) -> list[tuple[str, list[Task]]]:
-    """Tasks of one name stand in one row, below all that they wait for."""
+    """Tasks of one name are in one row, below everything that they wait for."""
     depth: dict[Task, int] = {}
 
     def deep(key: Task) -> int:

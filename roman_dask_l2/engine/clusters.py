@@ -17,6 +17,8 @@ import dask
 
 from ..errors import ClusterError, InputError, NoWorkers
 from ..system.processes import cpu_count
+from ..system.workarounds import start_workers
+from .backends import BACKENDS, Backend, Cluster, ClusterStarter, SchedulerOptions
 from .progress import HEARTBEAT
 from .watch import ANSWER, POLL, compare_versions, duration_text, explained, watched
 
@@ -55,43 +57,21 @@ CONFIGURATION: dict[str, Any] = {
 
 
 @contextlib.contextmanager
-def cluster_client(
-    kind: str,
-    scheduler: str,
-    threads: int | None = None,
-    workers: int | None = None,
-    memory: str | None = None,
-    interface: str | None = None,
-    scheduler_file: str | Path | None = None,
-    slurm_config: str | Path | None = None,
-    wait: float = WAIT,
-    performance_report: str | Path | None = None,
-) -> Iterator[Client]:
+def on_cluster(start: ClusterStarter, options: SchedulerOptions) -> Iterator[Client]:
     """A client of a cluster that is started for the block, or that runs already."""
     from distributed import Client
 
+    wait = WAIT if options.wait is None else options.wait
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(CONFIGURATION))
         client_log = logging.getLogger("distributed.client")
         client_log.addFilter(_no_report)
         stack.callback(client_log.removeFilter, _no_report)
         stack.enter_context(warnings.catch_warnings())
-        # The dashboard's address is told anyway.
+        # The dashboard's address is logged anyway.
         warnings.filterwarnings("ignore", r"Port \d+ is already in use")
-        describe: Callable[[], str] = str
-        care: Callable[[], None] = _nothing
-        target: Any
-        if kind == "local-cluster":
-            wanted, threads = _processes(workers, threads)
-            target = stack.enter_context(_local_cluster(threads, memory, interface))
-            care = partial(_refill, target, wanted)
-        elif kind == "slurm":
-            jobs = _slurm(slurm_config, threads, memory, interface)
-            target = stack.enter_context(jobs.cluster)
-            describe, care = jobs.describe, jobs.replace
-        else:
-            target = _address(scheduler, scheduler_file, wait)
-            wanted = workers or 1
+        cluster = start(options, stack)
+        target = cluster.target
         try:
             # A scheduler of our own is there, however little time the workers have.
             limit = min(wait, ANSWER) if isinstance(target, str) else ANSWER
@@ -100,17 +80,60 @@ def cluster_client(
             raise ClusterError(f"{target}: no Dask scheduler answers there") from error
         stack.enter_context(client)
         log.info("dashboard: %s", client.dashboard_link)
-        if kind == "slurm":
-            wanted = jobs.submit(workers or 1)
-        # Nannies take variables from here too, and what stands here wins.
-        with explained(client), _variables(ENVIRONMENT if kind == "local-cluster" else {}):
-            if kind == "local-cluster":
-                target.scale(wanted)
-            _wait_for_workers(client, wanted, wait, describe)
+        # Nannies take variables from here too, and these take precedence.
+        with explained(client), _variables(cluster.environment):
+            wanted = cluster.start_workers()
+            _wait_for_workers(client, wanted, wait, cluster.describe)
             compare_versions(client)
-        stack.enter_context(watched(client, wanted, wait, describe, care))
-        with _report(performance_report), explained(client):
+        stack.enter_context(watched(client, wanted, wait, cluster.describe, cluster.maintain))
+        with _report(options.performance_report), explained(client):
             yield client
+
+
+def local_cluster(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluster:
+    """Worker processes on this machine."""
+    wanted, threads = _processes(options.workers, options.threads)
+    target = stack.enter_context(_local_cluster(threads, options.memory, options.interface))
+
+    def ask_for_workers() -> int:
+        target.scale(wanted)
+        return wanted
+
+    return Cluster(target, ask_for_workers, partial(_refill, target, wanted), str, ENVIRONMENT)
+
+
+def slurm_jobs(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluster:
+    """SLURM jobs with workers in them."""
+    jobs = _slurm(options.slurm_config, options.threads, options.memory, options.interface)
+    target = stack.enter_context(jobs.cluster)
+
+    def ask_for_workers() -> int:
+        return jobs.submit(options.workers or 1)
+
+    return Cluster(target, ask_for_workers, jobs.replace, jobs.describe)
+
+
+def running_cluster(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluster:
+    """A cluster that others have started."""
+    wait = WAIT if options.wait is None else options.wait
+    target = _address(options.scheduler, options.scheduler_file, wait)
+    return Cluster(target, lambda: options.workers or 1)
+
+
+_EVERY_CLUSTER = {"workers", "wait", "performance_report"}
+_OF_OURS = _EVERY_CLUSTER | {"threads", "memory", "interface"}
+
+BACKENDS["local-cluster"] = Backend(
+    "--scheduler local-cluster", frozenset(_OF_OURS), partial(on_cluster, local_cluster)
+)
+BACKENDS["slurm"] = Backend(
+    "--scheduler slurm", frozenset(_OF_OURS | {"slurm_config"}), partial(on_cluster, slurm_jobs)
+)
+BACKENDS["address"] = Backend(
+    "a running cluster",
+    frozenset(_EVERY_CLUSTER | {"scheduler_file"}),
+    partial(on_cluster, running_cluster),
+)
 
 
 def _no_report(record: logging.LogRecord) -> bool:
@@ -120,16 +143,12 @@ def _no_report(record: logging.LogRecord) -> bool:
     return kind is None or not issubclass(kind, asyncio.CancelledError)
 
 
-def _nothing() -> None:
-    """No care is needed."""
-
-
 def _refill(cluster: Any, wanted: int) -> None:
     """Start workers in place of those that were given up."""
     if len(cluster.workers) < wanted:
         with _variables(ENVIRONMENT):
             cluster.scale(wanted)
-            cluster.sync(cluster._correct_state)  # they are born now, not when this is over
+            start_workers(cluster, wanted)  # they are born now, not when this is over
 
 
 def _processes(workers: int | None, threads: int | None) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import numpy as np
 from ..core.detector import BORDER, Window
 from ..core.step import VARIABLES, BoundStep, Tile, accepted
 from ..io.references import Inputs
-from .plan import feeding, summed_halo
+from .plan import feeding, reference_lives, summed_halo
 
 
 def run_steps(
@@ -46,19 +46,17 @@ def run_steps(
         All variables after the last step.
     """
     have = dict(variables)
-    wanted = [name for b in steps for name in b.step.references_for(b.params).values()]
     shared: dict[str, Any] = {}
-    for b in steps:
+    for b, names, kept in reference_lives(steps):
         began = time.thread_time()
         references = {}
-        for keyword, name in b.step.references_for(b.params).items():
-            wanted.remove(name)
+        for keyword, name in names.items():
             if not inputs.available(name):
                 continue
-            value = shared.pop(name) if name in shared else inputs.sources[name].read(tile.window)
-            if name in wanted:
-                shared[name] = value
-            references[keyword] = value
+            if name not in shared:
+                shared[name] = inputs.sources[name].read(tile.window)
+            references[keyword] = shared[name]
+        shared = {name: value for name, value in shared.items() if name in kept}
         context = {
             "tile": tile,
             "exposure": inputs.exposure,

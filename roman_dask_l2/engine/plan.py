@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -138,3 +138,23 @@ def feeding(steps: Sequence[BoundStep], reads: Iterable[str]) -> list[BoundStep]
 def applicable(steps: Sequence[BoundStep], inputs: Inputs) -> list[BoundStep]:
     """The steps of a recipe that apply to this exposure and its reference files."""
     return [b for b in steps if b.step.when(inputs.exposure, b.params, inputs.available)]
+
+
+def reference_lives(
+    steps: Sequence[BoundStep],
+) -> list[tuple[BoundStep, Mapping[str, str], frozenset[str]]]:
+    """How long reference arrays stay in memory while steps run on a tile.
+
+    Returns
+    -------
+    list of tuple
+        For each step: the step, its references (keyword -> name), and the names of all references
+        that a later step reads too, which are kept until then.
+    """
+    lives = []
+    later: frozenset[str] = frozenset()
+    for bound in reversed(steps):
+        names = bound.step.references_for(bound.params)
+        lives.append((bound, names, later))
+        later |= frozenset(names.values())
+    return lives[::-1]

@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dask
 
 from ..errors import InputError
 from ..system.processes import cpu_count
-from .clusters import cluster_client
+from . import clusters  # noqa: F401  (its backends)
+from .amounts import parse_memory
+from .backends import BACKENDS, Backend, SchedulerOptions
 from .watch import explained
 
 if TYPE_CHECKING:
     from distributed import Client
-
-SCHEDULERS = ("local", "synchronous", "local-cluster", "slurm")
-"""``local``: threads of this process; ``synchronous``: one task after the other;
-``local-cluster``: processes on this machine; ``slurm``: SLURM jobs. Beside these, the address of a
-running Dask scheduler."""
-
-_USED = {
-    "local": {"threads", "memory"},
-    "synchronous": {"threads", "memory"},  # as it was: nothing to choose, but no mistake either
-    "local-cluster": {"threads", "workers", "memory", "interface", "wait", "performance_report"},
-    "slurm": {
-        "threads", "workers", "memory", "interface", "slurm_config", "wait", "performance_report",
-    },
-    "address": {"workers", "wait", "performance_report", "scheduler_file"},
-}  # fmt: skip
-"""Options that mean something to a scheduler."""
 
 
 def in_flight() -> int | None:
@@ -62,9 +49,10 @@ def running(
     Parameters
     ----------
     scheduler : str or distributed.Client
-        One of `SCHEDULERS`, or the address of a running scheduler, ``tcp://host:port``. A client,
-        such as this function yields, is used as it is and left open: so one cluster serves many
-        calls, also from several threads.
+        ``local`` (threads of this process), ``synchronous`` (one task after the other),
+        ``local-cluster`` (processes on this machine), ``slurm`` (SLURM jobs), or the address of a
+        running Dask scheduler, ``tcp://host:port``. A client, such as this function yields, is used
+        as it is and left open: so one cluster serves many calls, also from several threads.
     threads : int, optional
         Threads of this process (default: its processors) or of each worker.
     workers : int, optional
@@ -103,37 +91,55 @@ def running(
         with scheduler.as_current(), explained(scheduler):
             yield scheduler
         return
-    options = {
-        "threads": threads,
-        "workers": workers,
-        "memory": memory,
-        "interface": interface,
-        "scheduler_file": scheduler_file,
-        "slurm_config": slurm_config,
-        "wait": wait,
-        "performance_report": performance_report,
-    }
-    kind = check_options(scheduler, options)
-    if kind == "synchronous":
-        with dask.config.set(scheduler=dask.local.get_sync):
-            yield None
-    elif kind == "local":
-        # The function, not its name: for a name Dask imports distributed, to see if there is a
-        # client.
-        with dask.config.set(scheduler=dask.threaded.get, num_workers=threads or cpu_count()):
-            yield None
-    else:
-        given: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
-        with cluster_client(kind, scheduler, **given) as client:
-            yield client
+    options = SchedulerOptions(
+        scheduler,
+        threads,
+        workers,
+        memory,
+        interface,
+        scheduler_file,
+        slurm_config,
+        wait,
+        performance_report,
+    )
+    with check_options(options).start(options) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _in_threads(options: SchedulerOptions) -> Iterator[None]:
+    # The function, not its name: for a name Dask imports distributed, to see if there is a client.
+    threads = options.threads or cpu_count()
+    with dask.config.set(scheduler=dask.threaded.get, num_workers=threads):
+        yield
+
+
+@contextlib.contextmanager
+def _one_by_one(options: SchedulerOptions) -> Iterator[None]:
+    with dask.config.set(scheduler=dask.local.get_sync):
+        yield
+
+
+_OF_THIS_PROCESS = frozenset({"threads", "memory"})
+BACKENDS["local"] = Backend("--scheduler local", _OF_THIS_PROCESS, _in_threads)
+# It has no threads to choose; but to name them is no mistake either.
+BACKENDS["synchronous"] = Backend("--scheduler synchronous", _OF_THIS_PROCESS, _one_by_one)
 
 
 # -- what was asked for --------------------------------------------------------------------------
 
 
-def kind_of(scheduler: str, options: Mapping[str, Any]) -> str:
-    """The key in `_USED`."""
-    if options["scheduler_file"] is not None:
+def names() -> list[str]:
+    """What ``--scheduler`` may be, beside an address."""
+    known = ("local", "synchronous", "local-cluster", "slurm")
+    others = sorted(set(BACKENDS) - {*known, "address"})
+    return [*known, *others]
+
+
+def _backend_name(options: SchedulerOptions) -> str:
+    """The key in `BACKENDS`."""
+    scheduler = options.scheduler
+    if options.scheduler_file is not None:
         if scheduler != "local":
             raise InputError(f"--scheduler {scheduler} and --scheduler-file: expected one of them")
         return "address"
@@ -141,53 +147,51 @@ def kind_of(scheduler: str, options: Mapping[str, Any]) -> str:
         if not re.fullmatch(r"(tcp|tls)://(\[.+\]|[^:/]+):\d+", scheduler):
             raise InputError(f"--scheduler {scheduler}: expected an address tcp://host:port")
         return "address"
-    if scheduler not in SCHEDULERS:
-        expected = ", ".join(SCHEDULERS)
+    if scheduler not in names():
+        expected = ", ".join(names())
         raise InputError(
             f"--scheduler {scheduler}: expected one of {expected} or an address tcp://host:port"
         )
     return scheduler
 
 
-def check_options(scheduler: str, options: Mapping[str, Any]) -> str:
+def check_options(options: SchedulerOptions) -> Backend:
     """Options must be usable, and with this scheduler.
 
     Returns
     -------
-    str
-        The kind of the scheduler.
+    Backend
+        That of the scheduler.
 
     Raises
     ------
     InputError
     """
-    kind = kind_of(scheduler, options)
-    name = "a running cluster" if kind == "address" else f"--scheduler {scheduler}"
+    backend = BACKENDS[_backend_name(options)]
+    given = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "scheduler"}
     problems = [
-        f"{_option(key)} means nothing to {name}"
-        for key, value in options.items()
-        if value is not None and key not in _USED[kind]
+        f"{_option(key)} means nothing to {backend.title}"
+        for key, value in given.items()
+        if value is not None and key not in backend.accepts
     ]
     for key in ("threads", "workers"):
-        if options[key] is not None and options[key] < 1:
-            problems.append(f"--{key} {options[key]}: expected at least 1")
-    if options["wait"] is not None and not options["wait"] > 0:
-        problems.append(f"--wait {options['wait']}: expected seconds, more than 0")
-    if options["memory"] is not None:
-        from dask.utils import parse_bytes
-
+        if given[key] is not None and given[key] < 1:
+            problems.append(f"--{key} {given[key]}: expected at least 1")
+    if options.wait is not None and not options.wait > 0:
+        problems.append(f"--wait {options.wait}: expected seconds, more than 0")
+    if options.memory is not None:
         try:
-            parse_bytes(options["memory"])
-        except (ValueError, TypeError, AttributeError):
-            problems.append(f"--memory {options['memory']}: expected an amount such as 8GB")
+            parse_memory(options.memory, "8GB")
+        except InputError as error:
+            problems.append(str(error))
     if problems:
         raise InputError(problems)
-    report = options["performance_report"]
-    if report is not None:
+    if options.performance_report is not None:
         from ..io.atomic import check_target
 
+        report = options.performance_report
         check_target(Path(report).absolute(), f"--performance-report {report}")
-    return kind
+    return backend
 
 
 def _option(key: str) -> str:

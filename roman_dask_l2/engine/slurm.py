@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.resources
 import logging
 import math
@@ -16,6 +15,9 @@ from typing import Any
 import yaml
 
 from ..errors import ClusterError, InputError
+from ..system.text import nearest
+from ..system.workarounds import start_workers
+from .amounts import parse_memory
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +78,7 @@ def load_settings(
     if threads is not None:
         settings["cores"] = threads * settings["processes"]
     if memory is not None:
-        from dask.utils import parse_bytes
-
-        settings["memory"] = f"{parse_bytes(memory) * settings['processes']}B"
+        settings["memory"] = f"{parse_memory(memory) * settings['processes']}B"
     if interface is not None:
         settings["interface"] = interface
     if settings["interface"] is not None:
@@ -135,8 +135,8 @@ def _read(file: Path, known: list[str]) -> dict[str, Any]:
     problems = []
     for key, value in given.items():
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            near = nearest(str(key), known)
+            hint = f"did you mean {near}?" if near else f"known are {', '.join(known)}"
             problems.append(f"{where}: unknown key {key}, {hint}")
         elif value is not None and (expected := _mismatch(key, value)):
             problems.append(f"{where}: {key} is {value!r}, expected {expected}")
@@ -159,11 +159,9 @@ def _mismatch(key: str, value: Any) -> str:
         # YAML reads 12:00:00 as the number 43200, which SLURM would take for minutes.
         return "" if isinstance(value, str) else 'text such as "12:00:00", in quotes'
     if key == "memory":
-        from dask.utils import parse_bytes
-
         try:
-            parse_bytes(value)
-        except (ValueError, TypeError, AttributeError):
+            parse_memory(value)
+        except InputError:
             return "an amount such as 16GB"
         return ""
     return "" if isinstance(value, str | int) else "text"
@@ -243,7 +241,7 @@ class Jobs:
         while len(self.cluster.worker_spec) < self._wanted:
             self.cluster.worker_spec.update(self.cluster.new_worker_spec())
         try:
-            self.cluster.sync(self.cluster._correct_state)
+            start_workers(self.cluster, workers)
         except RuntimeError as error:
             from distributed.core import Status
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ClusterError, NoWorkers, WorkersDied
+from ..system.workarounds import run_on_workers
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -65,12 +66,12 @@ class _Watch(threading.Thread):
         wanted: int,
         limit: float,
         describe: Callable[[], str],
-        care: Callable[[], None],
+        maintain: Callable[[], None],
     ) -> None:
         super().__init__(name="watch", daemon=True)
         self.problem: ClusterError | None = None
         self._client, self._wanted, self._limit = client, wanted, limit
-        self._describe, self._care = describe, care
+        self._describe, self._maintain = describe, maintain
         self._known: set[str] = set()
         self._over = threading.Event()
 
@@ -101,7 +102,7 @@ class _Watch(threading.Thread):
                 message = f"all workers are gone, none came back within {span} (--wait)"
                 self._give_up(NoWorkers(message, self._describe()))
             try:
-                self._care()
+                self._maintain()
             except Exception:
                 log.exception("lost workers cannot be replaced")
 
@@ -193,13 +194,7 @@ def _ask(
     on_error: str = "raise",
 ) -> dict[str, Any]:
     """What a function returns on the workers; one that stands still is not waited for for ever."""
-    return client.sync(
-        client._run,
-        function,
-        workers=None if workers is None else list(workers),
-        on_error=on_error,
-        callback_timeout=seconds,
-    )
+    return run_on_workers(client, function, seconds, workers, on_error)
 
 
 def _at_work(dask_worker: Any) -> set[Any]:

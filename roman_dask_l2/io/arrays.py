@@ -65,7 +65,7 @@ class FileArray:
         As stored, byte order included.
     offset : int or None
         Byte at which it starts; None where it is not one plain block in C order.
-    mark : tuple of int
+    size_and_mtime : tuple of int
         Size and modification time of the file when it was described.
     packed : Packed or None
         Where it lies in another block; None as well where its numbers stand in the tree. What is
@@ -77,7 +77,7 @@ class FileArray:
     shape: tuple[int, ...]
     dtype: str
     offset: int | None
-    mark: tuple[int, int]
+    size_and_mtime: tuple[int, int]
     packed: Packed | None = None
 
     def read(self, window: Window | None = None, planes: slice = slice(None)) -> np.ndarray:
@@ -93,7 +93,7 @@ class FileArray:
         ny, nx = self.shape[-2:] if len(self.shape) > 1 else (1, *self.shape[-1:])
         w = window if window is not None else Window(0, ny, 0, nx)
         if self.in_pieces and 0 not in self.shape:
-            pieces = _pieces.get((self.path, self.mark, self.packed), self._open_pieces)
+            pieces = _pieces.get((self.path, self.size_and_mtime, self.packed), self._open_pieces)
             if pieces.largest <= _PIECE_BYTES:
                 return self._unpacked(pieces, w, planes)
         if self.offset is None:
@@ -147,11 +147,13 @@ class FileArray:
         return packed is not None and packed.compression == "lz4" and packed.strides is None
 
     def _open(self) -> OpenFile:
-        file: OpenFile = _files.get((self.path, self.mark), lambda: OpenFile(self.path, self.mark))
+        file: OpenFile = _files.get(
+            (self.path, self.size_and_mtime), lambda: OpenFile(self.path, self.size_and_mtime)
+        )
         return file
 
     def _check_size(self, handle: OpenFile) -> None:
-        if not unchanged(handle, self.mark[0]):
+        if not unchanged(handle, self.size_and_mtime[0]):
             raise InputError(f"{self.path}: was changed while it was in use")
 
     def _open_pieces(self) -> Pieces:
@@ -189,7 +191,7 @@ class FileArray:
             handle = self._open()
             self._check_size(handle)
             return from_map(handle, self.packed, self.shape, stored, cut)
-        whole = _decoded.get((self.path, self.key, self.mark), self._decode)
+        whole = _decoded.get((self.path, self.key, self.size_and_mtime), self._decode)
         return np.array(whole[cut], dtype=stored.newbyteorder("="), order="C")
 
     def _decode(self) -> np.ndarray:
@@ -197,8 +199,10 @@ class FileArray:
         if self.packed is None:
             from .scan import inline_values
 
-            return inline_values(self.path, self.key, self.mark)
-        handle = OpenFile(self.path, self.mark)  # raises unless it is the file that was described
+            return inline_values(self.path, self.key, self.size_and_mtime)
+        handle = OpenFile(
+            self.path, self.size_and_mtime
+        )  # raises unless it is the file that was described
         return decode(handle, self.path, self.packed, self.shape, np.dtype(self.dtype))
 
 

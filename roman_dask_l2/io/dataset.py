@@ -15,7 +15,8 @@ from ..core.step import VARIABLES
 from ..errors import InputError
 from .arrays import FileArray
 from .asdf_file import open_asdf
-from .l2 import EDGES, IMAGE_ARRAYS
+from .l2 import EDGES
+from .l2_arrays import BESIDE_ROMAN, IMAGE_ARRAYS, L2_ARRAYS, variable_of
 from .layout import Layout, read_layout
 
 try:
@@ -25,7 +26,6 @@ try:
 except ImportError as error:
     raise ImportError("open_l2 needs xarray: pip install 'roman-dask-l2[xarray]'") from error
 
-_NAMES = {"data_withsky": "rate"}
 _UPRIGHT = {
     "left": ("detector_row", "border"),
     "right": ("detector_row", "border"),
@@ -84,7 +84,7 @@ def _arrays(
 ) -> Iterator[tuple[str, FileArray, tuple[str, ...]]]:
     """All arrays of the file that belong to pixels: name, where it lies, dimensions."""
     images = [("roman", name) for name in {**IMAGE_ARRAYS, **_further(layout)}]
-    for key in (*images, ("mask",), ("processinfo", "endslice")):
+    for key in (*images, *(L2_ARRAYS[name].key for name in BESIDE_ROMAN)):
         array = layout.array(*key)
         if array is not None and array.shape == shape:
             yield key[-1], array, ("y", "x")
@@ -105,7 +105,7 @@ def _further(layout: Layout) -> dict[str, None]:
 
 
 def _attributes(name: str) -> dict[str, Any]:
-    variable = VARIABLES.get(_NAMES.get(name, name))
+    variable = VARIABLES.get(variable_of(name))
     if variable is not None:
         found: dict[str, Any] = {"long_name": variable.meaning, "units": variable.unit or "1"}
     elif name == "amp33":
@@ -134,7 +134,7 @@ def _coordinates(layout: Layout, shape: tuple[int, ...]) -> dict[str, Any]:
         for axis, (name, about) in enumerate(
             (("ra", "right ascension (ICRS)"), ("dec", "declination (ICRS)"))
         ):
-            source = _Sky(layout.path, layout.mark, whole, axis)
+            source = _Sky(layout.path, layout.size_and_mtime, whole, axis)
             attributes = {"long_name": about, "units": "deg"}
             found[name] = _variable(source, ("y", "x"), attributes)
     return found
@@ -210,7 +210,7 @@ class _Sky:
     Parameters
     ----------
     path : str
-    mark : tuple of int
+    size_and_mtime : tuple of int
         Size and time of change of the file.
     shape : tuple of int
     axis : int
@@ -219,17 +219,21 @@ class _Sky:
 
     dtype = "float64"
 
-    def __init__(self, path: str, mark: tuple[int, int], shape: tuple[int, int], axis: int) -> None:
-        self.path, self.mark, self.shape, self.axis = path, mark, shape, axis
+    def __init__(
+        self, path: str, size_and_mtime: tuple[int, int], shape: tuple[int, int], axis: int
+    ) -> None:
+        self.path, self.size_and_mtime, self.shape, self.axis = path, size_and_mtime, shape, axis
 
     def read(self, window: Window) -> np.ndarray:
         y, x = np.mgrid[window.slices]
         if not x.size:
             return np.empty(x.shape)
-        return np.asarray(_gwcs(self.path, self.mark)(x, y, with_bounding_box=False)[self.axis])
+        return np.asarray(
+            _gwcs(self.path, self.size_and_mtime)(x, y, with_bounding_box=False)[self.axis]
+        )
 
 
 @lru_cache(8)
-def _gwcs(path: str, mark: tuple[int, int]) -> Any:
+def _gwcs(path: str, size_and_mtime: tuple[int, int]) -> Any:
     with open_asdf(path) as file:
         return file["roman"]["meta"]["wcs"]

@@ -29,6 +29,18 @@ def open_l1(path: Path, *, exclude_first: bool) -> tuple[Layout, Exposure]:
         If it cannot be read, or its cube and its metadata do not fit together.
     """
     layout = read_layout(path)
+    return layout, l1_exposure(layout, exclude_first=exclude_first)
+
+
+def l1_exposure(layout: Layout, *, exclude_first: bool) -> Exposure:
+    """The exposure that the layout of a Level 1 file describes; see `open_l1`.
+
+    Raises
+    ------
+    InputError
+        If the file's cube and its metadata do not fit together.
+    """
+    path = layout.path
     data = layout.array("roman", "data")
     if data is None:
         raise InputError(f"{path}: no roman.data, expected a Level 1 file")
@@ -60,7 +72,7 @@ def open_l1(path: Path, *, exclude_first: bool) -> tuple[Layout, Exposure]:
             f"{', '.join([*MJY_PER_SR, *NOT_IMAGING])}"
         )
     try:
-        exposure = Exposure(
+        return Exposure(
             side=data.shape[1],
             read_pattern=read_pattern,
             frame_time=frame_time,
@@ -72,7 +84,6 @@ def open_l1(path: Path, *, exclude_first: bool) -> tuple[Layout, Exposure]:
         )
     except InputError as error:
         raise InputError(f"{path}: meta.exposure.{error}") from error
-    return layout, exposure
 
 
 def _meta(layout: Layout, *key: str) -> Any:

@@ -13,10 +13,12 @@ from typing import Any
 from ..core.detector import BORDER, CHANNEL_WIDTH, Window
 from ..core.exposure import index_dtype
 from ..errors import InputError
+from ..system.workarounds import model_tree
 from .asdf_file import open_asdf
 from .blocks import Block, Together
 from .excluded import ExcludedBlock
 from .inplace import InPlaceFile
+from .l2_arrays import BESIDE_ROMAN, IMAGE_ARRAYS, variable_of
 
 log = logging.getLogger(__name__)
 
@@ -40,25 +42,11 @@ CAL_STEPS = (
 )
 """Keys of ``meta.cal_step``."""
 
-IMAGE_ARRAYS: dict[str, str] = {
-    "data": "float32",
-    "data_withsky": "float32",
-    "dq": "uint32",
-    "err": "float16",
-    "var_poisson": "float16",
-    "chisq": "float16",
-    "dumo": "float16",
-}
-"""Arrays of ``roman`` on the active pixels and the type that they are stored with."""
-
 EDGES = ("left", "right", "top", "bottom")
 """Sides of the reference border; left = first 4 columns, bottom = first 4 rows."""
 
 NOT_OF_L1 = {"background", "cal_logs", "outlier_detection", "source_catalog", "statistics"}
 """Entries of ``meta`` that describe an image; a Level 1 file has none, or of another one."""
-
-_PLACES = {"data_withsky": "rate"}
-"""Arrays of the file whose variable has another name in the pipeline."""
 
 
 def edges(side: int) -> dict[str, Window]:
@@ -106,7 +94,7 @@ class L2File:
         active = Window(BORDER, side - BORDER, BORDER, side - BORDER)
         made = set(made)
         wanted = {**IMAGE_ARRAYS, **outputs}
-        self._images = [name for name in wanted if _PLACES.get(name, name) in made]
+        self._images = [name for name in wanted if variable_of(name) in made]
         self.blocks: dict[str, Block] = {
             name: self._file.add(name, wanted[name], active) for name in self._images
         }
@@ -136,8 +124,8 @@ class L2File:
     def sinks(self) -> dict[str, Block | Together]:
         """Variable of the pipeline -> where it belongs."""
         found: dict[str, Block | Together] = {
-            _PLACES.get(name, name): self.blocks[name]
-            for name in (*self._images, "mask", "endslice")
+            variable_of(name): self.blocks[name]
+            for name in (*self._images, *BESIDE_ROMAN)
             if name in self.blocks
         }
         flags = [self.blocks[f"dq_border_ref_pix_{edge}"] for edge in EDGES]
@@ -157,7 +145,7 @@ class L2File:
             From `image_model`.
         processinfo : dict
         """
-        roman, node = model._instance, self._file.node
+        roman, node = model_tree(model), self._file.node
         if "dq2" in roman:  # required from roman_datamodels 1.2 on; no reference file has one yet
             roman["dq2"] = node("dq2")
         for name in (*self._images, *self._borders, "amp33"):
@@ -262,7 +250,7 @@ def check_model(l1: Path, model: Any) -> None:
     import asdf
 
     with naming(l1), _quiet():
-        asdf.AsdfFile({"roman": model._instance}).validate()
+        asdf.AsdfFile({"roman": model_tree(model)}).validate()
 
 
 @contextmanager
@@ -278,7 +266,3 @@ def naming(l1: Path) -> Iterator[None]:
         where = ".".join(path) or "its metadata"
         reason = " ".join(str(getattr(error, "message", error)).split()) or type(error).__name__
         raise InputError(f"{l1}: {where} cannot go into a Level 2 file: {reason[:200]}") from error
-
-
-VARIABLES = {"data_withsky": "rate"}
-"""Names in the L2 file that differ from the pipeline's."""

@@ -22,7 +22,7 @@ from .scan import (
     EXTERNAL,
     BinaryBlock,
     external_files,
-    file_mark,
+    file_size_and_mtime,
     joined_content,
     naming_file,
     scan_file,
@@ -43,7 +43,7 @@ class Layout:
     tree : dict
         The YAML tree, custom tags left as plain dicts, lists and scalars.
     blocks : tuple
-    mark : tuple of int
+    size_and_mtime : tuple of int
         Size and modification time in nanoseconds.
     content : str
         SHA-256 of the tree and the block headers. These carry an MD5 of every block, so it
@@ -51,7 +51,7 @@ class Layout:
         out, size and modification time of the file stand in for it. The same of the files beside
         it in which it has arrays.
     beside : tuple of (str, tuple of int)
-        Files in which it has arrays, and their marks.
+        Files in which it has arrays, and their sizes and modification times.
     tag : str or None
         The YAML tag of ``roman``, None if it has none.
     """
@@ -59,7 +59,7 @@ class Layout:
     path: str
     tree: Any
     blocks: tuple[BinaryBlock, ...]
-    mark: tuple[int, int]
+    size_and_mtime: tuple[int, int]
     content: str
     beside: tuple[tuple[str, tuple[int, int] | None], ...] = ()
     tag: str | None = None
@@ -83,7 +83,9 @@ class Layout:
         where = f"{self.path}: {'.'.join(key)}"
         if isinstance(node, list) or (isinstance(node, dict) and "data" in node):
             values = inline_array(node, where)
-            return FileArray(self.path, key, values.shape, values.dtype.str, None, self.mark)
+            return FileArray(
+                self.path, key, values.shape, values.dtype.str, None, self.size_and_mtime
+            )
         if not (isinstance(node, dict) and {"source", "shape", "datatype"} <= set(node)):
             raise InputError(f"{where} is not an array")
         try:
@@ -101,7 +103,7 @@ class Layout:
         dtype = np.dtype(TYPES[name]).newbyteorder(
             ">" if node.get("byteorder", "little") == "big" else "<"
         )
-        path, mark, block = self._block(node["source"], where)
+        path, size_and_mtime, block = self._block(node["source"], where)
         packed = Packed(block.start, offset, block.used, block.size, block.compression, strides)
         if packed.compression not in COMPRESSIONS:
             raise InputError(
@@ -112,28 +114,28 @@ class Layout:
         if first < 0 or last > block.size:
             raise InputError(f"{where} is larger than its block")
         if packed.compression or strides is not None:
-            return FileArray(path, key, shape, dtype.str, None, mark, packed)
-        return FileArray(path, key, shape, dtype.str, block.start + offset, mark)
+            return FileArray(path, key, shape, dtype.str, None, size_and_mtime, packed)
+        return FileArray(path, key, shape, dtype.str, block.start + offset, size_and_mtime)
 
     def _block(self, source: Any, where: str) -> tuple[str, tuple[int, int], BinaryBlock]:
-        """The block that holds an array, and path and mark of the file that has the block."""
+        """The block that holds an array, and the path, size and time of the file that has it."""
         if isinstance(source, int):
             if not -len(self.blocks) <= source < len(self.blocks):
                 raise InputError(
                     f"{self.path}: truncated, the data of {where.rpartition(': ')[2]} are missing"
                 )
-            return self.path, self.mark, self.blocks[source]
+            return self.path, self.size_and_mtime, self.blocks[source]
         path = resolve(self.path, source)
         if path is None:
             raise InputError(f"{where} lies in {source}, expected a file of this machine")
         try:
             with naming_file(path):
-                _, blocks, mark, _ = scan_file(path)
+                _, blocks, size_and_mtime, _ = scan_file(path)
         except InputError as error:
             raise InputError(f"{where} lies in {error}") from error
         if not blocks:
             raise InputError(f"{where} lies in {path}: truncated, it has no data")
-        return str(path), mark, blocks[0]
+        return str(path), size_and_mtime, blocks[0]
 
     def value(self, *key: str, default: Any = None) -> Any:
         """A scalar, list or mapping of the tree, or `default` where there is none."""
@@ -153,14 +155,14 @@ def read_layout(path: str | os.PathLike[str]) -> Layout:
     """
     path = Path(path).absolute()
     with naming_file(path):
-        head, blocks, mark, content = scan_file(path)
+        head, blocks, size_and_mtime, content = scan_file(path)
         tree = parse_tree(head)
         tag = _tag_of("roman", head)
     if not isinstance(tree, dict):
         raise InputError(f"{path}: the ASDF file has no tree")
     beside = external_files(path, tree) if EXTERNAL.search(head) else ()
     return Layout(
-        str(path), tree, tuple(blocks), mark, joined_content(content, beside), beside, tag
+        str(path), tree, tuple(blocks), size_and_mtime, joined_content(content, beside), beside, tag
     )
 
 
@@ -174,7 +176,7 @@ def known_layout(path: str | os.PathLike[str]) -> Layout:
         status = os.stat(path)
     key = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
     layout: Layout = _known.get(key, lambda: read_layout(path))
-    if any(file_mark(Path(other)) != mark for other, mark in layout.beside):
+    if any(file_size_and_mtime(Path(other)) != found for other, found in layout.beside):
         return read_layout(path)
     return layout
 

@@ -15,13 +15,13 @@ from ..errors import InputError
 class OpenFile:
     """A file descriptor, and a map of the file where partial rows are wanted."""
 
-    def __init__(self, path: str, mark: tuple[int, int]) -> None:
+    def __init__(self, path: str, size_and_mtime: tuple[int, int]) -> None:
         try:
             self.fd = os.open(path, os.O_RDONLY)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         status = os.fstat(self.fd)
-        if (status.st_size, status.st_mtime_ns) != mark:
+        if (status.st_size, status.st_mtime_ns) != size_and_mtime:
             os.close(self.fd)
             raise InputError(f"{path}: was changed while it was in use")
         self._lock = threading.Lock()

@@ -41,7 +41,7 @@ class BinaryBlock:
         return not self.compression
 
 
-def inline_values(path: str, key: tuple[str, ...], mark: tuple[int, int]) -> np.ndarray:
+def inline_values(path: str, key: tuple[str, ...], size_and_mtime: tuple[int, int]) -> np.ndarray:
     """An array whose numbers stand in the tree.
 
     Parameters
@@ -49,7 +49,7 @@ def inline_values(path: str, key: tuple[str, ...], mark: tuple[int, int]) -> np.
     path : str
     key : tuple of str
         Where it stands.
-    mark : tuple of int
+    size_and_mtime : tuple of int
         Size and modification time of the file when it was described.
 
     Raises
@@ -60,7 +60,7 @@ def inline_values(path: str, key: tuple[str, ...], mark: tuple[int, int]) -> np.
     with naming_file(Path(path)):
         head, _, found, _ = scan_file(Path(path))
         tree = parse_tree(head)
-    if found != mark:
+    if found != size_and_mtime:
         raise InputError(f"{path}: was changed while it was in use")
     node = lookup(tree, key)
     if isinstance(node, dict) and "value" in node and "unit" in node:
@@ -69,7 +69,7 @@ def inline_values(path: str, key: tuple[str, ...], mark: tuple[int, int]) -> np.
 
 
 def scan_file(path: Path) -> tuple[bytes, list[BinaryBlock], tuple[int, int], str]:
-    """Tree, blocks, mark and content of a file; see `Layout`."""
+    """Tree, blocks, size and time, and content of a file; see `Layout`."""
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would wait for its other end
         raise InputError(f"{path}: is not a regular file, expected an ASDF file")
@@ -77,10 +77,12 @@ def scan_file(path: Path) -> tuple[bytes, list[BinaryBlock], tuple[int, int], st
         status = os.fstat(file.fileno())
         head = _read_tree(file, path)
         blocks, headers = _read_blocks(file, len(head), status.st_size, path)
-    mark = (status.st_size, status.st_mtime_ns)
-    unmarked = any(not block.checked for block in blocks)
-    digest = hashlib.sha256(head + headers + (str(mark).encode() if unmarked else b"")).hexdigest()
-    return head, blocks, mark, digest
+    size_and_mtime = (status.st_size, status.st_mtime_ns)
+    unchecked = any(not block.checked for block in blocks)
+    digest = hashlib.sha256(
+        head + headers + (str(size_and_mtime).encode() if unchecked else b"")
+    ).hexdigest()
+    return head, blocks, size_and_mtime, digest
 
 
 EXTERNAL = re.compile(rb"\bsource['\"]?: *[^\s\d-]")
@@ -88,7 +90,7 @@ EXTERNAL = re.compile(rb"\bsource['\"]?: *[^\s\d-]")
 
 
 def external_files(path: Path, tree: Any) -> tuple[tuple[str, tuple[int, int] | None], ...]:
-    """Files in which arrays of a tree lie, and their marks; None of those that are not there."""
+    """External files that hold arrays of a tree, each with its size and time (None if missing)."""
     found: dict[str, tuple[int, int] | None] = {}
     left = [tree]
     while left:
@@ -98,13 +100,13 @@ def external_files(path: Path, tree: Any) -> tuple[tuple[str, tuple[int, int] | 
             external = isinstance(node.get("source"), str) and "datatype" in node
             other = resolve(str(path), node["source"]) if external else None
             if other is not None:
-                found[str(other)] = file_mark(other)
+                found[str(other)] = file_size_and_mtime(other)
         elif isinstance(node, list):
             left += node
     return tuple(sorted(found.items()))
 
 
-def file_mark(path: Path) -> tuple[int, int] | None:
+def file_size_and_mtime(path: Path) -> tuple[int, int] | None:
     """Size and modification time."""
     try:
         status = path.stat()
@@ -116,12 +118,12 @@ def file_mark(path: Path) -> tuple[int, int] | None:
 def joined_content(content: str, beside: Sequence[tuple[str, tuple[int, int] | None]]) -> str:
     """`Layout.content`, with that of the files beside."""
     parts = [content]
-    for path, mark in beside:
+    for path, size_and_mtime in beside:
         try:
             with naming_file(Path(path)):
                 parts.append(scan_file(Path(path))[3])
         except InputError:
-            parts.append(str(mark))
+            parts.append(str(size_and_mtime))
     return content if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 

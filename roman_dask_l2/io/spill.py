@@ -30,7 +30,7 @@ from .atomic import require_writable
 
 log = logging.getLogger(__name__)
 
-IN_FLIGHT = 2
+LAYERS_IN_FLIGHT = 2
 """Noise layers that are worked on at a time: the next one's cube is made while this one is
 finished."""
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-import re
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,19 +20,13 @@ from ..core.detector import BORDER, OMEGA_IDEAL
 from ..errors import InputError
 from ..system.foreign import alone
 from .asdf_file import open_asdf
+from .fits_header import TanHeader, read_tan_header
 
 if TYPE_CHECKING:
     from .areas import AreaSpline, TanArea
 
 log = logging.getLogger(__name__)
 
-_CARD = 80
-_PLAIN_CARD = re.compile(
-    r"(?P<key>[A-Z0-9_-]{1,8}) *(?<=.{8})= +"
-    r"(?:'(?P<text>[^']*)'|(?P<number>[+-]?(?:\d+|\d+\.\d*|\.\d+)(?:E[+-]?\d+)?))"
-    r" *(?:/.*)?"
-)
-_FITS_EXPECTED = "expected the text of a FITS header with a TAN or TAN-SIP projection"
 _SIP = "sip"
 _GWCS_EXPECTED = "expected an ASDF file with a gwcs under `wcs` or `roman.meta.wcs`"
 
@@ -216,172 +208,49 @@ def load_wcs(fitswcs: Path | None, gwcs: Path | None, l1_wcs: Any = None, origin
 
 
 def _from_fits(path: Path, origin: int) -> Wcs:
-    """Read a FITS header as text; see `load_wcs`."""
-    if origin not in (0, 1):
-        raise InputError(f"FITSWCS_ORIGIN {origin}, expected 0 or 1")
-    try:
-        text = path.read_bytes().decode("ascii")
-    except OSError as err:
-        raise InputError(f"{path}: {err.strerror or err}, {_FITS_EXPECTED}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not plain text, {_FITS_EXPECTED}") from None
-    return _fits_to_wcs(_header(text, path), path, origin)
-
-
-def _header(text: str, path: Path) -> Mapping[str, Any]:
-    """Keywords and values of header text in either layout; the cards after END are ignored."""
-    lines = [line.rstrip() for line in text.splitlines()]
-    cards = [line[i : i + _CARD] for line in lines for i in range(0, len(line), _CARD)]
-    header: dict[str, Any] = {}
-    for text_card in cards:
-        if text_card.rstrip() == "END":
-            break
-        keyword, value = _card(text_card)
-        header.setdefault(keyword, value)
-    if not header.keys() & {"CTYPE1", "CRVAL1", "CRPIX1"}:
-        raise InputError(f"{path}: no WCS keywords, {_FITS_EXPECTED}")
-    return header
-
-
-def _card(text: str) -> tuple[str, Any]:
-    """Keyword and value of a card; None if it cannot be read.
-
-    Plain strings and numbers are read here: astropy would cost a quarter of a second for a dozen
-    of them, and reads all others.
-    """
-    if found := _PLAIN_CARD.fullmatch(text):
-        if found["text"] is not None:
-            return found["key"], found["text"].rstrip()
-        number = found["number"]
-        return found["key"], int(number) if number.lstrip("+-").isdigit() else float(number)
-    from astropy.io import fits
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd cards matter only if the WCS needs them
-            card = fits.Card.fromstring(text.ljust(_CARD))
-            return card.keyword, card.value
-    except (ValueError, fits.VerifyError):
-        return text[:8].strip(), None
-
-
-def _fits_to_wcs(header: Mapping[str, Any], path: Path, origin: int) -> Wcs:
-    """What a TAN or TAN-SIP header describes; the gwcs is made when it is asked for.
-
-    Calabretta & Greisen 2002 (A&A 395, 1077) for the projection and the default of LONPOLE,
-    Shupe et al. 2005 (ASPC 347, 491) for SIP.
-    """
+    """The WCS of a FITS header; its gwcs is made when it is asked for."""
     from .areas import TanArea
 
-    def number(key: str, default: float | None = None) -> float:
-        value = header.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-            found = f"{key} = {value!r}" if key in header else f"no {key}"
-            raise InputError(f"{path}: {found}, expected a number")
-        return float(value)
-
-    sip = _check_fits(header, path)
-    crval1, crval2 = number("CRVAL1"), number("CRVAL2")
-    if abs(crval2) > 90:
-        raise InputError(f"{path}: CRVAL2 = {crval2}, expected a declination from -90 to 90")
-    lonpole = number("LONPOLE", 0.0 if crval2 >= 90 else 180.0)
-    tangent = (number("CRPIX1") - origin, number("CRPIX2") - origin)
-    cd = _matrix(header, number, path)
+    header = read_tan_header(path, origin)
     coefficients = None
-    terms: list[dict[str, float]] = []
-    if sip:
+    if header.sip:
         coefficients = np.zeros((2, 10, 10))
-        for axis, (name, linear) in enumerate((("A", (1, 0)), ("B", (0, 1)))):
-            order = int(number(f"{name}_ORDER"))
-            powers = [(p, q) for p in range(order + 1) for q in range(order + 1 - p)]
-            found = {(p, q): number(f"{name}_{p}_{q}", 0.0) for p, q in powers}
-            found[linear] = found.get(linear, 0.0) + 1  # the pixel itself, plus its distortion
-            for power, value in found.items():
+        for axis, polynomial in enumerate(header.sip):
+            for power, value in polynomial.items():
                 coefficients[(axis, *power)] = value
-            terms.append({f"c{p}_{q}": value for (p, q), value in found.items()})
-    model = _Deferred(lambda: _gwcs_of_fits(tangent, terms, cd, (crval1, crval2, lonpole)))
-    return Wcs(model, crval2 >= 0, TanArea(tangent, cd, coefficients))
+    exact = TanArea(header.tangent, header.cd, coefficients)
+    return Wcs(_Deferred(lambda: _gwcs_of_fits(header)), header.pole[1] >= 0, exact)
 
 
-def _gwcs_of_fits(
-    tangent: tuple[float, float],
-    sip: list[dict[str, float]],
-    cd: NDArray[np.float64],
-    pole: tuple[float, float, float],
-) -> Any:
-    """The gwcs of a header; `sip` are the terms of both axes' polynomials, or nothing."""
+def _gwcs_of_fits(header: TanHeader) -> Any:
+    """The gwcs of a header."""
     import gwcs
     from astropy import units as u
     from astropy.coordinates import ICRS
     from astropy.modeling import models as m
     from gwcs import coordinate_frames as cf
 
-    transform = m.Shift(-tangent[0]) & m.Shift(-tangent[1])
-    if sip:
+    x, y = header.tangent
+    transform = m.Shift(-x) & m.Shift(-y)
+    if header.sip:
         polynomials = [
-            m.Polynomial2D(max(int(t[1]) + int(t[3]) for t in terms), **terms) for terms in sip
+            m.Polynomial2D(
+                max(p + q for p, q in terms), **{f"c{p}_{q}": v for (p, q), v in terms.items()}
+            )
+            for terms in header.sip
         ]
         distortion = m.Mapping((0, 1, 0, 1)) | polynomials[0] & polynomials[1]
         distortion.name = _SIP
         transform = transform | distortion
-    transform = (
-        transform | m.AffineTransformation2D(cd) | m.Pix2Sky_TAN() | m.RotateNative2Celestial(*pole)
-    )
+    rotation = m.RotateNative2Celestial(*header.pole)
+    transform = transform | m.AffineTransformation2D(header.cd) | m.Pix2Sky_TAN() | rotation
     detector = cf.Frame2D(name="detector", axes_order=(0, 1), unit=(u.pix, u.pix))
     world = cf.CelestialFrame(name="world", reference_frame=ICRS(), unit=(u.deg, u.deg))
     return gwcs.WCS([(detector, transform), (world, None)])
 
 
-def _check_fits(header: Mapping[str, Any], path: Path) -> bool:
-    """Refuse what would be read wrongly; return whether there is a SIP distortion."""
-    types = tuple(header.get(key) for key in ("CTYPE1", "CTYPE2"))
-    if types not in (("RA---TAN", "DEC--TAN"), ("RA---TAN-SIP", "DEC--TAN-SIP")):
-        raise InputError(
-            f"{path}: CTYPE1, CTYPE2 = {types[0]!r}, {types[1]!r}, "
-            "expected 'RA---TAN', 'DEC--TAN' or 'RA---TAN-SIP', 'DEC--TAN-SIP'"
-        )
-    sip = [name for name in ("A", "B") if f"{name}_ORDER" in header]
-    if sip and (len(sip) == 1 or types[0] == "RA---TAN"):
-        raise InputError(
-            f"{path}: {sip[0]}_ORDER with CTYPE1 = {types[0]!r} and {len(sip)} of A_ORDER, B_ORDER,"
-            " expected a SIP distortion to have both and 'RA---TAN-SIP'"
-        )
-    for name in sip:
-        order = header[f"{name}_ORDER"]
-        if isinstance(order, bool) or order not in range(10):
-            raise InputError(f"{path}: {name}_ORDER = {order!r}, expected 0 to 9")
-    unread = re.compile(r"PV\d+_\d+|CROTA\d|CPDIS\d|CQDIS\d|D2IMDIS\d")
-    for key, value in header.items():
-        if unread.fullmatch(key) and value != 0:
-            raise InputError(f"{path}: {key} is not supported, {_FITS_EXPECTED} and CD or PC")
-    for key in ("CUNIT1", "CUNIT2"):
-        if header.get(key, "deg") not in ("deg", "degree", "degrees"):
-            raise InputError(f"{path}: {key} = {header[key]!r}, expected 'deg'")
-    system = header.get("RADESYS", header.get("RADECSYS", "ICRS"))
-    if system == "FK5" and header.get("EQUINOX", 2000.0) == 2000.0:
-        log.warning("%s: FK5 coordinates taken as ICRS, at most 0.1 arcsec apart", path)
-    elif system != "ICRS":
-        raise InputError(f"{path}: RADESYS = {system!r}, expected 'ICRS'")
-    return bool(sip)
-
-
-def _matrix(header: Mapping[str, Any], number: Any, path: Path) -> NDArray[np.float64]:
-    """Pixel offset to projection plane (degrees), from CD, or PC and CDELT."""
-    pairs = [(i, j) for i in (1, 2) for j in (1, 2)]
-    if any(f"CD{i}_{j}" in header for i, j in pairs):
-        matrix = np.array([number(f"CD{i}_{j}", 0.0) for i, j in pairs]).reshape(2, 2)
-    elif "CDELT1" in header and "CDELT2" in header:
-        pc = np.array([number(f"PC{i}_{j}", float(i == j)) for i, j in pairs]).reshape(2, 2)
-        matrix = np.array([[number("CDELT1")], [number("CDELT2")]]) * pc
-    else:
-        raise InputError(f"{path}: no pixel scale, expected CDi_j, or CDELT1 and CDELT2")
-    if np.linalg.det(matrix) == 0:
-        raise InputError(f"{path}: singular CD or PC matrix, expected one that can be inverted")
-    return matrix
-
-
 def _find_sip(model: Any) -> Any:
-    """The distortion part of a gwcs made by `_fits_to_wcs`, or None."""
+    """The distortion part of a gwcs made by `_gwcs_of_fits`, or None."""
     transform = model.pipeline[0].transform
     while getattr(transform, "op", None) == "|":  # a chain: ((shift | sip) | affine) | ...
         if transform.right.name == _SIP:

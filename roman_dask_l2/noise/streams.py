@@ -22,6 +22,7 @@ releases of NumPy.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from operator import index
@@ -35,7 +36,7 @@ VERSION = b"roman-dask-l2 v1"
 
 
 class DrawKind(StrEnum):
-    """Everything that is drawn. A member's text is part of the keys: never change it."""
+    """What the shipped commands draw. A member's text is part of the keys: never change it."""
 
     WHITE = "white"
     """Read noise of the pixels. Block: readout channel."""
@@ -58,17 +59,19 @@ class DrawKind(StrEnum):
 
 
 def stream_key(
-    seed: int, label: str, occurrence: int, kind: DrawKind, resultant: int | None, block: int
+    seed: int, label: str, occurrence: int, kind: str, resultant: int | None, block: int
 ) -> int:
     """The 128-bit key of a stream; see `stream`."""
+    if not re.fullmatch("[a-z0-9_]+", kind):
+        raise ValueError(f"stream {kind!r}: expected lower-case letters, digits and underscores")
     j = "-" if resultant is None else index(resultant)
-    text = f"{index(seed)}\n{index(occurrence)}\n{DrawKind(kind)}\n{j}\n{index(block)}\n{label}"
+    text = f"{index(seed)}\n{index(occurrence)}\n{kind}\n{j}\n{index(block)}\n{label}"
     digest = hashlib.blake2b(text.encode(), digest_size=16, person=VERSION).digest()
     return int.from_bytes(digest, "little")
 
 
 def stream(
-    seed: int, label: str, occurrence: int, kind: DrawKind, resultant: int | None, block: int
+    seed: int, label: str, occurrence: int, kind: str, resultant: int | None, block: int
 ) -> np.random.Generator:
     """A new generator at the beginning of a stream.
 
@@ -80,7 +83,9 @@ def stream(
         The layer's label.
     occurrence : int
         How many equal labels precede it.
-    kind : DrawKind
+    kind : str
+        What is drawn: a `DrawKind`, or the name (lower-case letters, digits and underscores) of a
+        draw that another file defines.
     resultant : int or None
         Index of the resultant; None for draws that all resultants share.
     block : int
@@ -110,12 +115,12 @@ class Streams:
     label: str
     occurrence: int
 
-    def __call__(self, kind: DrawKind, resultant: int | None, block: int) -> np.random.Generator:
+    def __call__(self, kind: str, resultant: int | None, block: int) -> np.random.Generator:
         """A generator at the beginning of a stream, see `stream`."""
         return stream(self.seed, self.label, self.occurrence, kind, resultant, block)
 
     def normals(
-        self, kind: DrawKind, resultant: int | None, block: int, shape: tuple[int, ...]
+        self, kind: str, resultant: int | None, block: int, shape: tuple[int, ...]
     ) -> np.ndarray:
         """The first unit normals of a stream that is used for nothing else, float32; see
         `normals.fill`."""
@@ -123,7 +128,7 @@ class Streams:
         self.fill(kind, resultant, block, out.reshape(-1))
         return out
 
-    def fill(self, kind: DrawKind, resultant: int | None, block: int, out: np.ndarray) -> None:
+    def fill(self, kind: str, resultant: int | None, block: int, out: np.ndarray) -> None:
         """`normals` into an array (n,) of float32."""
         key = stream_key(self.seed, self.label, self.occurrence, kind, resultant, block)
         fill(key, out)

@@ -1,4 +1,4 @@
-"""Opening and checking: from a configuration to a job that can run. Reads headers only."""
+"""Opening and checking the files of a configuration. Reads headers only, no pixels."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from ..io.asdf_file import open_asdf
 from ..io.atomic import check_target, real_path
 from ..io.fits import fits_name
 from ..io.kinds import wrong_tag
-from ..io.l1 import open_l1
-from ..io.layout import Layout, read_layout
+from ..io.l1 import l1_exposure
+from ..io.layout import Layout, known_layout, read_layout
 from ..io.references import Inputs, add_wcs, open_inputs
-from ..io.spill import IN_FLIGHT, check_temp
+from ..io.spill import LAYERS_IN_FLIGHT, check_temp
 from ..io.wcs import Wcs, load_wcs
 
 LONGEST = 120
-"""Characters of ``meta.filename``, in the schema of a Level 2 file."""
+"""Maximum length of ``meta.filename`` in the schema of a Level 2 file."""
 
 T = TypeVar("T")
 
 
 @dataclass
 class Job:
-    """An exposure with everything opened, nothing computed.
+    """An exposure with all files opened and checked; nothing is computed yet.
 
     Attributes
     ----------
@@ -64,12 +64,12 @@ class Job:
 
     @property
     def notes(self) -> list[str]:
-        """What is worth a warning, though nothing is wrong."""
+        """Warnings."""
         odd = not_imaging(self.exposure.optical_element)
         return [*self.inputs.notes, *([f"{self.config.IN}: {odd}"] if odd else [])]
 
     def params(self, step: str) -> Any:
-        """Parameters of a step of this recipe, None if it is not in it."""
+        """Parameters of a step, None if it is not in the recipe."""
         return next((b.params for b in self.steps if b.name == step), None)
 
 
@@ -80,8 +80,14 @@ def prepare(config: Config | Mapping[str, Any] | str | Path, *, noise: bool = Fa
     ----------
     config : Config, mapping, str or Path
     noise : bool
-        Check the NOISE block as well. A calibration alone does not need its directories: they may
-        exist only where the layers are made.
+        Check the NOISE block as well. A calibration alone does not need its directories, which may
+        exist only on the machine that makes the layers.
+
+    Returns
+    -------
+    Job
+        Takes the place of the configuration in `calibrate` and `generate_noise`, so that one run
+        opens every file once. It reads headers only, no pixels.
 
     Raises
     ------
@@ -96,7 +102,7 @@ def prepare(config: Config | Mapping[str, Any] | str | Path, *, noise: bool = Fa
 
 
 def attempt(problems: list[str], func: Callable[..., T], *args: Any, **options: Any) -> T | None:
-    """Call, or note what is wrong."""
+    """Call `func`; if it raises an InputError, add its problems to the list and return None."""
     try:
         return func(*args, **options)
     except InputError as error:
@@ -105,10 +111,13 @@ def attempt(problems: list[str], func: Callable[..., T], *args: Any, **options: 
 
 
 def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
-    """Open everything; what is wrong is added to `problems`."""
+    """Open everything; problems are added to the list."""
     recipe = attempt(problems, load_recipe, config.GRAPH, config)
-    opened = attempt(problems, open_l1, config.IN, exclude_first=config.EXCLUDE_FIRST)
-    wcs = attempt(problems, _open_wcs, config)
+    l1 = attempt(problems, read_layout, config.IN)
+    exposure = None
+    if l1 is not None:
+        exposure = attempt(problems, l1_exposure, l1, exclude_first=config.EXCLUDE_FIRST)
+    wcs = attempt(problems, _open_wcs, config, l1)
     writable = attempt(problems, check_writable, outputs(config))
     if len(config.OUT.name) > LONGEST:
         problems.append(
@@ -118,13 +127,12 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     checked = None
     if noise and config.NOISE is not None:
         checked = attempt(problems, check_noise, config)
-    if opened is None:
+    if l1 is None or exposure is None:
         for key, path in config.references().items():
             found: list[str] = []
-            attempt(found, read_layout, path)
+            attempt(found, known_layout, path)
             problems += [f"CALDIR.{key}: {p}" for p in found]
         return None
-    l1, exposure = opened
     if bad_tag := wrong_tag(l1):
         problems.append(bad_tag)
     inputs, wrong = open_inputs(l1, exposure, config.references())
@@ -145,10 +153,14 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     return Job(config, recipe, steps, with_wcs, wcs, checked or [])
 
 
-def _open_wcs(config: Config) -> Wcs:
+def _open_wcs(config: Config, l1: Layout | None) -> Wcs | None:
+    """The WCS that the configuration names, else that of the L1 file; None if it is in a file that
+    could not be read, which has been reported."""
     l1_wcs = None
     if config.FITSWCS is None and config.GWCS is None:
-        l1_wcs = _l1_wcs(read_layout(config.IN))
+        if l1 is None:
+            return None
+        l1_wcs = _l1_wcs(l1)
     return load_wcs(config.FITSWCS, config.GWCS, l1_wcs, config.FITSWCS_ORIGIN)
 
 
@@ -178,8 +190,8 @@ def outputs(config: Config) -> list[Path]:
 
 
 def check_writable(paths: list[Path]) -> bool:
-    """Files must be writable: their directories are there and let us, they are no directories
-    themselves, their names are not too long.
+    """Check that files can be written: their directories exist and are writable, they are not
+    directories themselves, their names are not too long.
 
     Raises
     ------
@@ -188,7 +200,7 @@ def check_writable(paths: list[Path]) -> bool:
     problems: list[str] = []
     for path in paths:
         attempt(problems, check_target, path)
-        if problems:  # the others lie beside it
+        if problems:  # the others are in the same directory
             raise InputError(problems)
     return True
 
@@ -201,7 +213,7 @@ def noise_outputs(config: Config) -> list[Path]:
 
 
 def check_noise(config: Config) -> list[tuple[Layer, int]]:
-    """Check what can be checked of a NOISE block before the exposure is calibrated.
+    """Check a NOISE block as far as possible before the exposure is calibrated.
 
     Returns
     -------
@@ -225,24 +237,24 @@ def check_noise(config: Config) -> list[tuple[Layer, int]]:
 
 
 def temp_needed(exposure: Exposure, layers: Sequence[tuple[Layer, int]]) -> int:
-    """Bytes that the TEMP store of noise layers takes at most."""
+    """Maximum size of the TEMP store of noise layers, bytes."""
     n, r = exposure.side, exposure.n_resultants
     frame = n * n
     cube = (
         frame * (2 * r + 9) + 2 * r * n * CHANNEL_WIDTH
     )  # its rate with and without sky, its flags
-    reads = sum(layer.read is not None for layer, _ in layers)
-    lights = sum(bool(layer.poisson or layer.pearson) for layer, _ in layers)
-    kinds = {layer.read.own_ramp for layer, _ in layers if layer.read}
-    base = 9 * frame if False in kinds else 0
+    cubes = sum(layer.ramp is not None for layer, _ in layers)
+    drawn = sum(layer.draws_blocks for layer, _ in layers)
+    kinds = {layer.ramp for layer, _ in layers if layer.ramp is not None}
+    base = 9 * frame if "dark" in kinds else 0
     if kinds:
         base += (4 + 2 * r * len(kinds)) * frame  # what noisy planes are made from
-    flying = min(reads, IN_FLIGHT) * cube + min(lights, IN_FLIGHT) * 4 * frame
-    return base + flying
+    in_flight = min(cubes, LAYERS_IN_FLIGHT) * cube + min(drawn, LAYERS_IN_FLIGHT) * 4 * frame
+    return base + in_flight
 
 
 def check_disk(config: Config, exposure: Exposure) -> None:
-    """The outputs must fit on the disk, beside an older version that they replace.
+    """Check that the outputs fit on the disk, next to an older version that they replace.
 
     Raises
     ------

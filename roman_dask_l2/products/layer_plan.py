@@ -1,8 +1,7 @@
-"""The Dask tasks of noise layers."""
+"""The Dask graph of noise layers."""
 
 from __future__ import annotations
 
-import dataclasses
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from dask.delayed import Delayed
 
+from ..config.noise_commands.command import ActsOn
 from ..config.noise_labels import Layer
 from ..core.detector import CHANNEL_WIDTH, Grid
 from ..core.step import BoundStep
@@ -21,26 +21,24 @@ from ..io.arrays import FileArray, Placed
 from ..io.blocks import Block
 from ..io.layout import Layout
 from ..io.references import Inputs
-from ..io.spill import IN_FLIGHT, STRIP, STRIP_ROWS, Spilled, TempStore
+from ..io.spill import LAYERS_IN_FLIGHT, STRIP, STRIP_ROWS, Spilled, TempStore
 from ..noise.streams import Streams
 from ..steps.ramp_params import RampFitParams
 from ..steps.ramp_weights import fits
-from .job import Job
-from .layer_sum import finish_layer
-from .layer_tasks import (
-    DarkRamp,
+from .base_ramp import (
     NoiseStrips,
-    PhotonNoiseInputs,
-    Quiet,
     UsableFlags,
-    fit_background,
+    base_inputs,
+    noisy_inputs,
     write_base_ramp,
-    write_noisy_plane,
-    write_photon_noise,
     write_read_noise,
 )
-
-# -- the graph -----------------------------------------------------------------------------------
+from .block_noise import PhotonNoiseInputs, write_block_noise
+from .image_sky import fit_background
+from .job import Job
+from .layer_sum import LayerParts, finish_layer
+from .noise_commands.drawing import RampNoise
+from .noise_commands.registry import DRAWINGS
 
 
 class LayerPlan:
@@ -56,7 +54,7 @@ class LayerPlan:
         planes: list[list[Block]],
     ) -> None:
         self._planes = planes
-        # Tasks of a plan that has failed may still be at work.
+        # Tasks of a plan that has failed may still be running.
         self._token = uuid.uuid4().hex[:8]
         self._job, self._grid, self._store, self._per_step = job, grid, store, per_step
         self._exposure = job.exposure
@@ -72,7 +70,7 @@ class LayerPlan:
             )
             if l2.array(*key) is not None
         }
-        # Which pixels statistics and fits leave out; None: none.
+        # Pixels that statistics and fits leave out; None: no pixel is left out.
         every = getattr(job.params("sky"), "every_pixel", False)
         self._flags = None if every else self._l2["dq"]
         noise = job.config.NOISE
@@ -83,34 +81,34 @@ class LayerPlan:
         self._strips: dict[bool, tuple[NoiseStrips, list[Delayed]]] = {}
         self._read_noise: tuple[Spilled, Delayed] | None = None
         self.stages: list[Stage] = []
-        """Tasks of each layer; those of the base are with the first one that needs it."""
+        """Tasks of each layer; those of the base ramp count with the first layer that needs it."""
 
     def layer(self, index: int, layer: Layer, occurrence: int) -> Delayed:
         """All tasks of one layer, which is the output's plane `index`."""
         before = len(self._finished)
-        waits = self._finished[max(before - IN_FLIGHT, 0) : before - IN_FLIGHT + 1]
+        waits = self._finished[max(before - LAYERS_IN_FLIGHT, 0) : before - LAYERS_IN_FLIGHT + 1]
         streams = Streams(self._seed, layer.label, occurrence)
         work: dict[str, int] = {}
-        read = light = None
-        parts: list[Delayed] = []
-        rubbish: list[Spilled] = []
+        noisy = drawn = None
+        results: list[Delayed] = []
+        temporaries: list[Spilled] = []
         base: Any = None
-        if layer.read is not None:
+        if layer.ramp is not None:
             cube = self._cube(index)
-            read, more, done = self._read_part(layer, streams, index, cube, waits, work)
+            noisy, more, done = self._ramp_part(layer, streams, index, cube, waits, work)
             base = self._l2["data"]
-            parts, rubbish = [done], [*cube, read, *more]
-            if not layer.read.own_ramp:
+            results, temporaries = [done], [*cube, noisy, *more]
+            if layer.ramp == "dark":
                 base, ready = self._base_image(work)
-                parts.append(ready)
-        if layer.poisson is not None or layer.pearson:
-            light = self._image(f"light{index}")
-            parts.append(self._light_part(layer, streams, light, waits, work))
-            rubbish.append(light)
-        images = (read, base, light, self._flags)
+                results.append(ready)
+        if layer.draws_blocks:
+            drawn = self._image(f"light{index}")
+            results.append(self._block_part(layer, streams, drawn, waits, work))
+            temporaries.append(drawn)
+        parts = LayerParts(noisy, base, drawn, self._flags)
         place = (index, self._planes[index])
-        call = (layer, images, place, self._exposure, self._store, rubbish)
-        finished = tasks.fan(f"finish-layer-{index}", finish_layer, [call], parts, work)
+        call = (layer, parts, place, self._exposure, self._store, temporaries)
+        finished = tasks.fan(f"finish-layer-{index}", finish_layer, [call], results, work)
         self._finished.append(finished)
         name = f"layer {index + 1} of {len(self._planes)} {layer.label}"
         self.stages.append(Stage(name, work, "tasks"))
@@ -132,9 +130,9 @@ class LayerPlan:
             ),
         )
 
-    def _made_of(self, own: bool, work: dict[str, int]) -> tuple[NoiseStrips, list[Delayed]]:
-        """What noisy planes are made from, the same for all layers of a kind, and when it is
-        there."""
+    def _noise_strips(self, own: bool, work: dict[str, int]) -> tuple[NoiseStrips, list[Delayed]]:
+        """What noisy planes are made from, the same for all layers with that base ramp, and the
+        tasks that write it."""
         inputs, n = self._job.inputs, self._exposure.side
         chunk = (min(STRIP_ROWS, n), min(STRIP, n))
         if self._read_noise is None:
@@ -150,7 +148,7 @@ class LayerPlan:
             self._strips[own] = NoiseStrips(ramp, image), [done, image_done]
         return self._strips[own]
 
-    def _read_part(
+    def _ramp_part(
         self,
         layer: Layer,
         streams: Streams,
@@ -159,30 +157,34 @@ class LayerPlan:
         waits: list[Delayed],
         work: dict[str, int],
     ) -> tuple[Spilled, list[Spilled], Delayed]:
-        """The noisy ramp through the recipe: image, what else was stored, when they are there."""
-        assert layer.read is not None
-        own = layer.read.own_ramp
-        strips, ready = self._made_of(own, work)
+        """The noisy ramp through the recipe: its image, what else was stored, the last task."""
+        ((command, argument),) = layer.acting_on(ActsOn.RAMP)
+        drawing = DRAWINGS[command.letter]
+        assert isinstance(drawing, RampNoise)
+        own = layer.ramp == "own"
+        strips, ready = self._noise_strips(own, work)
         planes = [
-            (j, strips, streams, self._job.inputs, cube) for j in range(self._exposure.n_resultants)
+            (argument, j, strips, streams, self._job.inputs, cube)
+            for j in range(self._exposure.n_resultants)
         ]
         written = tasks.fan(
-            f"noise-plane-{index}", write_noisy_plane, planes, [*waits, *ready], work
+            f"noise-plane-{index}", drawing.write_plane, planes, [*waits, *ready], work
         )
-        inputs = _noisy_inputs(self._job.inputs, cube, own)
+        inputs = noisy_inputs(self._job.inputs, cube, own)
         return self._run(inputs, f"read{index}", [written], work)
 
     def _base_image(self, work: dict[str, int]) -> tuple[Spilled, Delayed]:
-        """The image of the dark cube, the same for all layers, and when it is there."""
+        """The image of the dark cube, the same for all layers, and the task that completes it."""
         if self._base is None:
-            image, _, done = self._run(_base_inputs(self._job.inputs), "base", [], work)
+            image, _, done = self._run(base_inputs(self._job.inputs), "base", [], work)
             self._base = image, done
         return self._base
 
     def _run(
         self, inputs: Inputs, name: str, after: list[Delayed], work: dict[str, int]
     ) -> tuple[Spilled, list[Spilled], Delayed]:
-        """The recipe on other inputs, its sky-subtracted rate written to the store."""
+        """Run the recipe on other inputs: image of the sky-subtracted rate, other stores, the last
+        task."""
         steps = quiet_steps(self._job.steps)
         target, rate = self._image(name), self._image(f"{name}-rate")
         flags = self._image(f"{name}-dq", "uint8")
@@ -191,22 +193,33 @@ class LayerPlan:
             steps, inputs, self._grid, (), self._per_step, after, sinks, in_flight=in_flight()
         )
         for names in lazy.work:
-            work |= names  # what is measured aside is not asked for
+            work |= names  # lazy.aside is not computed
         return target, [rate, flags], lazy.seconds[-1]
 
-    def _light_part(
+    def _block_part(
         self,
         layer: Layer,
         streams: Streams,
-        light: Spilled,
+        drawn: Spilled,
         waits: list[Delayed],
         work: dict[str, int],
     ) -> Delayed:
-        """P and O on all tiles; its value: their inadmissible pixels."""
-        fit = self._job.params("ramp_fit")
-        if not isinstance(fit, RampFitParams):
-            raise InputError(f"layer {layer.label!r}: P and O need the ramp_fit step in the recipe")
-        source = PhotonNoiseInputs(
+        """Block noise on all tiles; its value: pixels without a draw on each."""
+        light = self._light() if layer.needs_light else None
+        if layer.backgrounds:
+            calls = [
+                (self._l2["data_withsky"], self._flags, order, self._exposure)
+                for order in layer.backgrounds
+            ]
+            waits = [tasks.fan(f"background-{drawn.name}", fit_background, calls, waits)]
+        windows = [self._grid.window(*place) for place in np.ndindex(*self._grid.shape)]
+        tiles = [(layer, streams, window, self._exposure, light, drawn) for window in windows]
+        return tasks.fan(f"draw-{drawn.name}", write_block_noise, tiles, waits, work)
+
+    def _light(self) -> PhotonNoiseInputs:
+        """The light of the exposure, as the L2 file has it."""
+        fit: RampFitParams = self._job.params("ramp_fit")
+        return PhotonNoiseInputs(
             self._l2["data_withsky"],
             self._l2["endslice"],
             self._l2.get("excluded"),
@@ -215,13 +228,6 @@ class LayerPlan:
             self._exposure,
             fit,
         )
-        if layer.poisson is not None and layer.poisson.background_order is not None:
-            order = layer.poisson.background_order
-            level = (self._l2["data_withsky"], self._flags, order, self._exposure)
-            waits = [tasks.fan(f"background-{light.name}", fit_background, [level], waits)]
-        windows = [self._grid.window(*place) for place in np.ndindex(*self._grid.shape)]
-        tiles = [(layer, streams, window, source, light) for window in windows]
-        return tasks.fan(f"draw-{light.name}", write_photon_noise, tiles, waits, work)
 
 
 def _found(layout: Layout, *key: str) -> FileArray:
@@ -232,31 +238,5 @@ def _found(layout: Layout, *key: str) -> FileArray:
 
 
 def quiet_steps(steps: Sequence[BoundStep]) -> list[BoundStep]:
-    """The steps that a noise layer's image needs: all that feed it, without the mask's part."""
+    """The steps that the image of a noise layer depends on: not the mask."""
     return plan.feeding(steps, ["data"])
-
-
-def _base_inputs(inputs: Inputs) -> Inputs:
-    """The dark cube as an exposure: what R is measured against."""
-    exposure = dataclasses.replace(inputs.exposure, encoding_offset=0.0, guide_window=None)
-    sources = dict(inputs.sources)
-    for name in ("l1.reference_read", "l1.reference_amp33", "l1.resultantdq"):
-        sources.pop(name, None)
-    sources["l1.data"] = DarkRamp(inputs.sources["dark.data"])
-    if "read.amp33.med" in sources:
-        sources["l1.amp33"] = Quiet(sources["read.amp33.med"], exposure.n_resultants)
-    return Inputs(exposure, sources, inputs.layouts)
-
-
-def _noisy_inputs(inputs: Inputs, cube: tuple[Spilled, Spilled], own: bool) -> Inputs:
-    """A noisy ramp in the store as an exposure."""
-    exposure = dataclasses.replace(inputs.exposure, encoding_offset=0.0)
-    if not own:
-        exposure = dataclasses.replace(exposure, guide_window=None)
-    sources = dict(inputs.sources)
-    for name in ("l1.reference_read", "l1.reference_amp33"):
-        sources.pop(name, None)
-    if not own:
-        sources.pop("l1.resultantdq", None)
-    sources["l1.data"], sources["l1.amp33"] = cube
-    return Inputs(exposure, sources, inputs.layouts)

@@ -1,4 +1,4 @@
-"""What statistics and fits of an exposure had to leave out, and what to tell of it."""
+"""Pixels and cells that statistics and fits left out, and the warnings about them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ def sky_order(order: int | None, measured: Mapping[str, Any]) -> int:
 
 
 def counts(measured: Mapping[str, Any]) -> dict[str, int]:
-    """How much was left out.
+    """How many values were left out.
 
     Parameters
     ----------
     measured : mapping
-        Step name -> what its reduction has found.
+        Step name -> results of its reduction.
 
     Returns
     -------
     dict of str to int
         ``sky_pixels`` (not finite or DO_NOT_USE) and ``sky_cells`` of the sky fit; ``refpix``,
-        values of reference pixels and reference output that are not known. What the recipe does not
-        have is missing.
+        values of reference pixels and reference output that are not known. Keys of steps that the
+        recipe does not have are missing.
     """
     sky, refpix = measured.get("sky", {}), measured.get("refpix", {})
     found = {
@@ -39,14 +39,14 @@ def counts(measured: Mapping[str, Any]) -> dict[str, int]:
 
 
 def warnings(order: int | None, measured: Mapping[str, Any]) -> list[str]:
-    """What an exposure's user must know, one sentence each.
+    """Warnings for the user of the exposure, one sentence each.
 
     Parameters
     ----------
     order : int or None
-        Of the sky model that was asked for.
+        Order of the sky model that was requested.
     measured : mapping
-        Step name -> what its reduction has found.
+        Step name -> results of its reduction.
     """
     n, found = counts(measured), []
     if order is not None and sky_order(order, measured) < 0:

@@ -1,7 +1,7 @@
 """One exposure from its configuration to its L2 file.
 
-`l1_to_l2` builds the lazy arrays; `calibrate` computes and writes them. What comes before, opening
-and checking, is in `roman_dask_l2.products.job`.
+`l1_to_l2` builds the lazy arrays; `calibrate` computes and writes them. Files are opened and
+checked before that, in `roman_dask_l2.products.job`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..core.detector import BORDER, Grid, Window, parse_tile
 from ..core.exposure import Exposure, index_dtype
 from ..core.float16 import to_float16
 from ..core.median import median
-from ..core.step import VARIABLES as step_variables
+from ..core.step import VARIABLES
 from ..engine import graph, plan, tasks
 from ..engine.options import RunOptions
 from ..engine.progress import Progress, Stage
@@ -33,7 +33,8 @@ from ..errors import InputError
 from ..io.atomic import replacing
 from ..io.blocks import Block
 from ..io.fits import FitsCopy, fits_name
-from ..io.l2 import IMAGE_ARRAYS, VARIABLES, L2File, naming
+from ..io.l2 import L2File, naming
+from ..io.l2_arrays import IMAGE_ARRAYS, variable_of
 from ..io.references import Inputs
 from ..steps.common import all_finite
 from ..system.foreign import load_all
@@ -52,7 +53,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """What `calibrate` has written.
+    """The files that `calibrate` has written, and their key numbers.
 
     Attributes
     ----------
@@ -79,8 +80,8 @@ class Result:
 
 
 def _l2_names(job: Job) -> dict[str, str]:
-    """Further arrays of the L2 file that the recipe asks for, and the type they are stored with."""
-    kinds = {name: step_variables[name].dtype for name in job.recipe.outputs}
+    """Additional arrays of the L2 file that the recipe requests, with the types in the file."""
+    kinds = {name: VARIABLES[name].dtype for name in job.recipe.outputs}
     return {name: "float16" if kind == "float32" else kind for name, kind in kinds.items()}
 
 
@@ -90,12 +91,12 @@ def _lazy(job: Job, tile: Any, per_step: bool) -> dict[str, da.Array]:
     kind = index_dtype(job.exposure.n_resultants)
     wanted = IMAGE_ARRAYS | {"mask": "bool", "endslice": kind} | _l2_names(job)
     made = {w for b in job.steps for w in b.step.writes}
-    names = {VARIABLES.get(name, name) for name in wanted} & made
+    names = {variable_of(name) for name in wanted} & made
     lazy = graph.build(job.steps, job.inputs, grid, sorted(names), per_step)
     inside = slice(BORDER, job.exposure.side - BORDER)
     arrays = {}
     for name, dtype in wanted.items():
-        full = lazy.arrays.get(VARIABLES.get(name, name))
+        full = lazy.arrays.get(variable_of(name))
         if full is not None:
             active = full[inside, inside]
             arrays[name] = (
@@ -126,13 +127,20 @@ def l1_to_l2(
     Returns
     -------
     dict of str to dask.array.Array
-        ``data``, ``data_withsky`` (DN/s), ``dq``, ``err``, ``var_poisson``, ``chisq``, ``dumo``,
-        ``mask`` and ``endslice`` on the active pixels.
+        Arrays (N-8, N-8) on the active pixels of a detector of side N: ``data``, ``data_withsky``
+        (DN/s), ``err``, ``dumo`` (DN/s), ``var_poisson`` ((DN/s)^2) and ``chisq`` with the types
+        that they have in the L2 file, ``dq`` (uint32), ``mask`` (bool, True: not to be used) and
+        ``endslice`` (last resultant before saturation, -1 if none); further ones that the recipe
+        asks for.
 
     Raises
     ------
     InputError
         If the configuration or a file cannot be used.
+
+    Notes
+    -----
+    The formula of each step and its source are in the manual under "Algorithms".
 
     Examples
     --------
@@ -152,7 +160,7 @@ def calibrate(
     Parameters
     ----------
     config : Job, mapping, str or Path
-        The configuration, or its YAML file; or what `prepare` has made of it.
+        The configuration, or its YAML file; or the result of `prepare`.
     options : RunOptions, optional
         How to run; no number depends on it.
     **changes
@@ -167,6 +175,18 @@ def calibrate(
     ------
     InputError
         If the configuration or a file cannot be used. Nothing is written then.
+    TypeError
+        If there is no such option.
+
+    Notes
+    -----
+    The file's images are (N-8, N-8), rates and errors in DN/s; the manual lists all arrays under
+    "Files". The formula of each step and its source are there under "Algorithms".
+
+    Examples
+    --------
+    >>> made = calibrate("config.yaml", threads=4)  # doctest: +SKIP
+    >>> made.out, made.medsky  # doctest: +SKIP
     """
     options = RunOptions.of(options, changes)
     with Progress(options.show_progress) as clock:
@@ -181,14 +201,14 @@ def calibrate(
             file = l2_file(job, parts[0])
             copy = FitsCopy.create(parts[1], file.blocks["data"].window) if config.FITSOUT else None
             # A given limit of memory is for one process; with one processor nothing is gained.
-            ahead = options.scheduler == "local" and options.memory is None and cpu_count() > 1
+            second = options.scheduler == "local" and options.memory is None and cpu_count() > 1
             with (
-                precompiling(job) if ahead else nullcontext(),
+                precompiling(job) if second else nullcontext(),
                 ThreadPoolExecutor(1) as pool,
             ):
                 load_all(name for bound in job.steps for name in bound.step.imports)
                 with running(options.scheduler, threads) as client:
-                    # What asdf brings along takes its time to be imported: meanwhile, tiles.
+                    # Imports for the metadata are slow: do them while tiles are computed.
                     model = pool.submit(l2_model, job)
                     found = _compute(job, file, copy, tile, options.per_step, clock, client)
                 segments: list[graph.Spent] = found["seconds"]
@@ -215,7 +235,7 @@ def calibrate(
 
 
 def _steps(segments: Sequence[graph.Spent]) -> dict[str, float]:
-    """Processor time by step; what the segments share is added up."""
+    """Processor time by step, added up over the segments."""
     total: dict[str, float] = {}
     for segment in segments:
         for name, seconds in segment.steps.items():
@@ -226,7 +246,7 @@ def _steps(segments: Sequence[graph.Spent]) -> dict[str, float]:
 
 
 def l2_file(job: Job, path: Path) -> L2File:
-    """The L2 file of an exposure, made and not filled."""
+    """The L2 file of an exposure, created without pixels."""
     made = {w for b in job.steps for w in b.step.writes}
     exposure = job.exposure
     leaves_out = getattr(job.params("ramp_fit"), "exclude", False)
@@ -250,7 +270,7 @@ def _compute(
     clock: Progress,
     client: Any,
 ) -> dict[str, Any]:
-    """Run the graph: every tile goes into its place in the files as it is finished."""
+    """Run the graph: each tile is written to the files as soon as it is finished."""
     tasks, stages = calibration_graph(job, file, copy, tile, per_step)
     with clock.counting(stages, client):
         (found,) = dask.compute(tasks)
@@ -261,13 +281,13 @@ def _compute(
 def calibration_graph(
     job: Job, file: L2File, copy: FitsCopy | None, tile: tuple[int, int], per_step: bool = False
 ) -> tuple[dict[str, Any], list[Stage]]:
-    """All tasks of a calibration, and which of them belong to which stage. Reads no pixels.
+    """All tasks of a calibration, and the tasks of each stage. Reads no pixels.
 
     Parameters
     ----------
     job : Job
     file : L2File
-        Made, not filled.
+        Created, without pixels.
     copy : FitsCopy or None
     tile : tuple of int
         Rows and columns.
@@ -281,7 +301,7 @@ def calibration_graph(
         ``tiles``, ``sky`` and ``copy``.
     """
     grid = Grid(job.exposure.side, tile)
-    # The mission's L2 files carry the reference pixels as they were read, uncorrected.
+    # The mission's L2 files hold the reference pixels as they were read, uncorrected.
     first = next(b.name for b in job.steps if "ramp" in b.step.writes)
     taps = [plan.Tap(first, "ramp", file.border())]
     if file.excluded is not None:
@@ -320,7 +340,7 @@ def _put_whole(source: Any, block: Block) -> None:
 
 
 def _copy(window: Window, blocks: Mapping[str, Block], copy: FitsCopy | None, ready: Any) -> int:
-    """Count the masked pixels of a tile; with FITSOUT, copy it."""
+    """Count the masked pixels of a tile, and copy the tile to the FITS file if there is one."""
     mask = blocks["mask"].read(window)
     if copy is not None:
         copy.put(blocks["data"].read(window), blocks["dq"].read(window), mask, window)
@@ -345,7 +365,7 @@ def _medsky(measured: Mapping[str, Any]) -> float:
 
 
 def _processinfo(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
-    """What was done to make the file, beside the mission's own metadata."""
+    """How the file was made: ``processinfo``, in addition to the mission's metadata."""
     from .provenance import provenance
 
     exposure, config = job.exposure, job.config
@@ -380,13 +400,13 @@ def _processinfo(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
         },
         "config": config.raw,
         "exclude_first": exposure.exclude_first,
-        "log": _story(job, measured),
+        "log": _log_text(job, measured),
         "provenance": provenance(job),
     }
 
 
 def _counts(values: np.ndarray) -> np.ndarray:
-    """Whole numbers as int16, or int32 where they need it."""
+    """Integers as int16, or int32 if one of them is too large."""
     return values.astype(np.int16 if values.max() <= np.iinfo(np.int16).max else np.int32)
 
 
@@ -404,8 +424,8 @@ def _weights(exposure: Exposure, fit: Any) -> np.ndarray:
     return fits(exposure, fit)[-1].k
 
 
-def _story(job: Job, measured: Mapping[str, Any]) -> str:
-    """One line per step, for people who look into the file."""
+def _log_text(job: Job, measured: Mapping[str, Any]) -> str:
+    """The log of the file: one line for each step and its options."""
     lines = [f"recipe {job.recipe.name}"]
     skipped = [b.name for b in job.recipe.steps if b not in job.steps]
     for bound in job.steps:

@@ -1,8 +1,8 @@
-"""Memory that a run will take, as plain arithmetic from the declarations of its steps.
+"""Estimate of the memory that a run will need, from the declarations of its steps.
 
-Resident memory is what the interpreter and its libraries take, what is kept unpacked of compressed
-inputs, and one tile with all that a step holds of it for every thread (or a whole image, where a
-task looks at one). Nothing grows with the number of tiles: finished ones are in the file.
+Resident memory is the sum of the interpreter and its libraries, decompressed inputs that are kept,
+and for each thread one tile with all arrays that a step holds of it (or a whole image, where a task
+reads one). It does not depend on the number of tiles: finished tiles are in the file.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..core.cells import CELLS
 from ..core.detector import CHANNEL_WIDTH, Grid, parse_tile
 from ..core.step import VARIABLES, BoundStep
 from ..engine import plan
+from ..engine.amounts import parse_memory
 from ..engine.options import RunOptions
 from ..errors import InputError
 from ..io.arrays import PIECE_BYTES, PixelArea, Placed, ReadTime, pieces_kept
@@ -34,15 +35,15 @@ log = logging.getLogger(__name__)
 BASE = 250e6
 """Resident bytes of Python with all libraries and compiled kernels, measured."""
 SCRATCH = 24
-"""Bytes per pixel of a tile for what kernels work on in rows and blocks, and is being read."""
+"""Bytes per pixel of a tile for working arrays of kernels and for pixels that are being read."""
 SPARE = 1.12
 """Memory that the allocator holds for each byte in use, measured."""
 NOISE_STRIP = 6
-"""Bytes per pixel of a strip of the task that makes one resultant with noise,"""
+"""Bytes per pixel of a strip in the task that makes one resultant with noise."""
 NOISE_CHANNEL = 40
-"""and of a channel: the draws, and the transform of the 1/f noise."""
+"""Bytes per pixel of a channel in that task: draws, and the transform of the 1/f noise."""
 NOISE_FINISH = 12
-"""Bytes per pixel of a row of sky cells of the task that adds a layer up."""
+"""Bytes per pixel of a row of sky cells in the task that adds a layer up."""
 ROWS = (256, 128, 64, 32)
 """Heights of full-width tiles that are tried, the fastest first."""
 
@@ -66,22 +67,18 @@ def _variable(name: str, n_resultants: int) -> float:
 
 
 def pixel_bytes(steps: Sequence[BoundStep], inputs: Inputs, entering: Sequence[str] = ()) -> float:
-    """Most bytes per pixel that are alive while `steps` run on a tile, as `graph.run_steps` does.
+    """Peak of the bytes per pixel that are in use while `steps` run on a tile.
 
-    All variables that were made are kept until the end; a reference that a later step wants too is
-    kept until then; a step holds what it reads and what it writes.
+    As in `graph.run_steps`, all variables are kept until the end, and a reference array until the
+    last step that uses it; a step holds what it reads and what it writes.
     """
     r = inputs.exposure.n_resultants
     have = {name: _variable(name, r) for name in entering}
-    wanted = [n for b in steps for n in b.step.references_for(b.params).values()]
     shared: dict[str, float] = {}
     peak = sum(have.values())
-    for b in steps:
-        loaded = dict(shared)
-        for name in b.step.references_for(b.params).values():
-            wanted.remove(name)
-            loaded[name] = _reference(inputs, name)
-        shared = {name: size for name, size in loaded.items() if name in wanted}
+    for b, references, kept in plan.reference_lives(steps):
+        loaded = shared | {name: _reference(inputs, name) for name in references.values()}
+        shared = {name: size for name, size in loaded.items() if name in kept}
         made = {name: _variable(name, r) for name in b.step.writes}
         alive = sum(have.values()) + sum(loaded.values()) + sum(made.values())
         peak = max(peak, alive)
@@ -89,25 +86,8 @@ def pixel_bytes(steps: Sequence[BoundStep], inputs: Inputs, entering: Sequence[s
     return peak + SCRATCH
 
 
-def parse_memory(memory: str | float) -> float:
-    """Bytes of an amount such as ``1GB``.
-
-    Raises
-    ------
-    InputError
-    """
-    from dask.utils import parse_bytes
-
-    try:
-        if any(c.isdigit() for c in str(memory)):  # Dask takes "MB" for one
-            return float(parse_bytes(memory))
-    except (ValueError, TypeError, AttributeError):
-        pass
-    raise InputError(f"--memory {memory}: expected an amount such as 1GB")
-
-
 def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Layer] = ()) -> float:
-    """Resident bytes that calibrating an exposure, or making noise layers of it, takes at most.
+    """Estimated peak of resident memory of a calibration, or of making noise layers.
 
     Parameters
     ----------
@@ -121,33 +101,34 @@ def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Laye
     Returns
     -------
     float
+        Bytes.
     """
     side, inputs = job.exposure.side, job.inputs
-    busy = min(threads, math.prod(Grid(side, tile).shape))  # with a tile
+    busy = min(threads, math.prod(Grid(side, tile).shape))  # threads that have a tile
     sinks = {w for b in job.steps for w in b.step.writes if VARIABLES[w].dims == "yx"}
     largest = 0.0
     for segment in plan.make_segments(job.steps, sinks):
         rows, columns = (min(n + 2 * segment.halo, side) for n in tile)
         each = pixel_bytes(segment.steps, inputs, segment.enter)
         largest = max(largest, rows * columns * each)
-    # One task looks at a whole image: the gain for its median, rate and mask for the background.
+    # One task reads a whole image: the gain for its median, rate and mask for the background.
     whole = side**2 * max(_reference(inputs, "gain.data"), 4.0 + 1.0 + 8.0 / 16)
     work = (busy - 1) * largest + max(largest, whole)
     if layers:
         plane = (NOISE_STRIP * min(STRIP, side) + NOISE_CHANNEL * CHANNEL_WIDTH) * side
-        reads = any(layer.read for layer in layers)
+        reads = any(layer.ramp is not None for layer in layers)
         work = threads * max(largest, plane * reads, NOISE_FINISH * side**2 / CELLS)
     return BASE + SPARE * (work + _unpacked(inputs.sources))
 
 
 def _unpacked(sources: Mapping[str, Any]) -> float:
-    """Bytes that are kept of inputs that are compressed."""
+    """Bytes of compressed inputs that are kept decompressed."""
     total = 0.0
     for source in sources.values():
         if isinstance(source, Placed) and source.array.offset is None:
             array = source.array
             if array.packed is not None and not array.packed.compression:
-                continue  # with strides: read where it lies
+                continue  # only strided: read directly from the file
             size = math.prod(array.shape) * np.dtype(array.dtype).itemsize
             kept = pieces_kept(array.shape) * PIECE_BYTES if array.in_pieces else size
             total += min(size, kept)
@@ -161,24 +142,24 @@ def choose(
     tile: tuple[int, int] | None = None,
     layers: Sequence[Layer] = (),
 ) -> tuple[tuple[int, int], int]:
-    """Tile and threads that stay under a limit, as fast as that allows.
+    """The fastest size of tiles and number of threads whose memory stays under a limit.
 
     Parameters
     ----------
     job : Job
     limit : float
-        Resident bytes.
+        Of resident memory, bytes.
     threads : int
-        At most so many.
+        Maximum.
     tile : tuple of int, optional
-        Take this tile.
+        Size of the tiles, if it is given.
     layers : sequence of Layer
         Noise layers to make; none for the calibration.
 
     Raises
     ------
     InputError
-        With numbers, if not even one thread with the smallest tile stays under it.
+        With numbers, if one thread with the smallest tile exceeds the limit.
     """
     side = job.exposure.side
     tiles = [tile] if tile is not None else [(min(rows, side), side) for rows in ROWS]
@@ -197,14 +178,14 @@ def choose(
 
 
 def layers_of(config: Config, product: Product) -> list[Layer]:
-    """The layers of a product."""
+    """The noise layers of a product; none of an L2 file."""
     if product == "l2" or config.NOISE is None:
         return []
     return [layer for layer, _ in parse_all(config.NOISE.LAYER)]
 
 
 def projected(job: Job, product: Product, tile: str | None, threads: int | None) -> float:
-    """Bytes that making a product takes at most."""
+    """Estimated peak of resident memory when a product is made, bytes."""
     size = parse_tile(tile, job.exposure.side)
     return project(job, size, threads or cpu_count(), layers_of(job.config, product))
 
@@ -212,9 +193,10 @@ def projected(job: Job, product: Product, tile: str | None, threads: int | None)
 def tile_and_threads(
     job: Job, options: RunOptions, layers: Sequence[Layer] = ()
 ) -> tuple[tuple[int, int], int | None]:
-    """Size of the tiles, and threads to work with.
+    """Size of the tiles, and number of threads.
 
-    Where a limit of memory is given and the work is done in this process, those that stay under it.
+    If a limit of memory is given and the work is done in this process, they are chosen to stay
+    under it.
     """
     side = job.exposure.side
     chosen = None if options.tile is None else parse_tile(options.tile, side)

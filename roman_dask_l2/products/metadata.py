@@ -1,4 +1,4 @@
-"""What the L2 file says of the exposure: the L1 file's metadata, where they still hold."""
+"""The mission's metadata of the L2 file: those of the L1 file, updated where they changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REF_FILES = {
     "mask": "mask",
     "dark_decay": "darkdecaysignal",
 }
-"""Key of CALDIR -> key of ``meta.ref_file``, which knows no others."""
+"""Key of CALDIR -> key of ``meta.ref_file``, which has no key for the others."""
 
 
 def l2_model(job: Job) -> Any:
@@ -64,7 +64,7 @@ def _l2_model(job: Job) -> Any:
 
 
 def check_metadata(job: Job) -> None:
-    """The L1 file's metadata must make a valid L2 file.
+    """Check that the L1 file's metadata make a valid L2 file.
 
     Raises
     ------

@@ -1,11 +1,11 @@
-"""From a NOISE block to its layers: one Dask graph, intermediates in the TEMP store.
+"""Noise layers of a NOISE block: one Dask graph, with intermediate arrays in the TEMP store.
 
-For each layer with R: every resultant's noisy plane is written to a cube in the store; the recipe
-runs on the cube exactly as it does on an exposure; the L2 image of the noise-free ramp is taken
-off. P and O are drawn on the L2 image in fixed detector blocks. When a layer's parts are there,
-one task adds them up, takes its statistics, and writes the layer into its place in the output.
-A layer starts when the one before the last is finished, so that memory and disk do not grow with
-their number.
+For each layer with R: the noisy plane of each resultant is written to a cube in the store; the
+recipe runs on the cube exactly as on an exposure; the L2 image of the noise-free ramp is
+subtracted. Other noise is drawn on the L2 image in fixed detector blocks. When the parts of a layer
+are complete, one task adds them up, computes its statistics and writes it to the output. A layer
+starts when the one before the last is finished, so memory and disk space do not grow with the
+number of layers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import dask
 
 from ..config.model import Config
-from ..config.noise_labels import Layer, warn_about
+from ..config.noise_labels import Layer, parse, warn_about
 from ..core.detector import BORDER, Grid, Window
 from ..engine.options import RunOptions
 from ..engine.progress import Progress
@@ -35,6 +35,7 @@ from ..io.inplace import InPlaceFile
 from ..io.layout import Layout, read_layout
 from ..io.spill import NotWritten, TempStore, temp_store
 from .job import Job, noise_outputs, prepare, temp_needed
+from .layer_needs import check_needs
 from .layer_plan import LayerPlan
 from .layer_sum import note_name
 from .memory import tile_and_threads
@@ -45,16 +46,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NoiseResult:
-    """What `generate_noise` has written.
+    """The files that `generate_noise` has written, and the statistics of their layers.
 
     Attributes
     ----------
     out : Path
+        The noise file.
     fits : Path or None
+        Its FITS copy.
     layers : list of dict
         Label, median, sigma (DN/s), clipped fraction, pixels without a draw or a finite number,
         and whether a polynomial was not found, of each layer.
     seconds : float
+        Wall time, s.
     """
 
     out: Path
@@ -77,7 +81,7 @@ def generate_noise(
     Parameters
     ----------
     config : Job, mapping, str or Path
-        The configuration, or its YAML file; or what ``prepare(config, noise=True)`` has made of it.
+        The configuration, or its YAML file; or the result of ``prepare(config, noise=True)``.
     options : RunOptions, optional
         How to run; the layers do not depend on it.
     keep_temp : bool
@@ -88,12 +92,20 @@ def generate_noise(
     Returns
     -------
     NoiseResult
+        Its file holds the layers as one cube (L, N-8, N-8), DN/s, in the order of ``NOISE.LAYER``.
 
     Raises
     ------
     InputError
         If the configuration, a label or a file cannot be used, or OUT was made from other inputs.
         Nothing is written then.
+    TypeError
+        If there is no such option.
+
+    Notes
+    -----
+    What each letter of a label draws, and the source of its formula, is in the manual under "Noise
+    layers".
     """
     began = time.perf_counter()
     options = RunOptions.of(options, changes)
@@ -132,7 +144,7 @@ def generate_noise(
 
 
 def open_l2(job: Job, layers: Sequence[tuple[Layer, int]]) -> Layout:
-    """The calibrated exposure, if it is there and was made from the same inputs.
+    """The calibrated exposure, which must have been made from the same inputs.
 
     Raises
     ------
@@ -154,11 +166,7 @@ def open_l2(job: Job, layers: Sequence[tuple[Layer, int]]) -> Layout:
             f"OUT: {job.config.OUT}: was made with other steps or options; "
             "calibrate the exposure again"
         )
-    light = any(layer.poisson or layer.pearson for layer, _ in layers)
-    if light and layout.array("processinfo", "endslice") is None:
-        raise InputError(
-            f"OUT: {job.config.OUT}: has no endslice, which P and O need; calibrate with SLICEOUT"
-        )
+    check_needs(job, layout, [layer for layer, _ in layers])
     return layout
 
 
@@ -170,9 +178,9 @@ def _make(
 ) -> list[dict[str, Any]]:
     """Make all layers; their statistics.
 
-    A layer that is finished is noted in the store, and what it was made from is dropped. If its
-    worker dies then, Dask wants to make it again and cannot. So the layers without a note are made
-    by a new graph, as long as each attempt finishes one at least.
+    A finished layer is noted in the store, and its temporary arrays are deleted. If its worker dies
+    after that, Dask tries to make it again and cannot. So the layers without a note are made by a
+    new graph, as long as each attempt finishes at least one.
     """
     todo = [*range(len(layers))]
     while todo:
@@ -214,7 +222,7 @@ def _log_layer(line: Mapping[str, Any]) -> None:
 
 
 def unusable(line: Mapping[str, Any]) -> list[str]:
-    """What to tell of a layer's pixels that have no number, and of a sky that was not found."""
+    """Warnings about pixels of a layer that have no number, and a polynomial that was not found."""
     found = []
     if line.get("not_finite"):
         found.append(
@@ -229,10 +237,12 @@ def unusable(line: Mapping[str, Any]) -> list[str]:
 
 
 def no_draw(line: Mapping[str, Any]) -> str:
-    """What to tell of the pixels of a layer that have no Pearson draw."""
+    """The warning about pixels of a layer that have no draw."""
+    commands = parse(line["label"]).commands
+    reasons = [command.no_draw for command, _ in commands if command.no_draw]
     return (
-        f"layer {line['label']}: {line['inadmissible']} pixels have moments that no Pearson "
-        "distribution has, they are 0"
+        f"layer {line['label']}: {line['inadmissible']} pixels "
+        f"{' or '.join(reasons) or 'have no draw'}, they are 0"
     )
 
 

@@ -1,12 +1,12 @@
-"""Kernels compiled ahead, in a second process, while the first one works on the first tiles.
+"""Compiling kernels in a second process while the first one computes the first tiles.
 
-numba compiles one function at a time in a process, so the first run on a machine would leave all
-processors but one idle for as long as it compiles. Where nothing is compiled yet, a helper runs the
-recipe's kernels on a few blank pixels from the last to the first; the run itself needs them from
-the first to the last. What one of them has compiled the other finds in the cache on disk.
+numba compiles one function at a time in a process, so in the first run on a machine all processors
+but one would be idle during compilation. If nothing is compiled yet, a helper process runs the
+recipe's kernels on a few blank pixels, from the last kernel to the first; the run itself needs them
+from the first to the last. Each finds in the cache on disk what the other has compiled.
 
-The helper ends by itself when the run does: it looks at its standard input between two kernels,
-never in one, so that the cache is whole.
+The helper exits when the run ends: between kernels it checks whether its standard input was closed.
+It never stops within a kernel, so that the cache stays complete.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def precompiling(job: Job) -> Iterator[None]:
-    """While this lasts, a second process compiles what the cache does not have.
+    """Within this context a second process compiles kernels that the cache does not have.
 
-    Nothing depends on it: what it cannot compile the run compiles itself.
+    No result depends on it: kernels that it cannot compile are compiled by the run itself.
 
     Parameters
     ----------
@@ -51,13 +51,13 @@ def precompiling(job: Job) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 helper.stdin.close()
             helper.wait()
-            log.debug("the process that compiled ahead ended with status %d", helper.returncode)
+            log.debug("the process that precompiles ended with status %d", helper.returncode)
 
 
 def _start(job: Job) -> subprocess.Popen[bytes] | None:
-    """The helper at work; None if there cannot be one."""
+    """The running helper process; None if it could not be started."""
     program = [sys.executable, "-c", "from roman_dask_l2.products.precompile import main; main()"]
-    # A session of its own: Ctrl-C is for the run, and ends the helper through its input.
+    # A session of its own: Ctrl-C goes to the run only, which then closes the helper's input.
     try:
         helper = subprocess.Popen(
             program,
@@ -67,7 +67,7 @@ def _start(job: Job) -> subprocess.Popen[bytes] | None:
             start_new_session=True,
         )
     except OSError as error:
-        log.debug("no process to compile ahead: %s", error)
+        log.debug("no process to precompile: %s", error)
         return None
     assert helper.stdin is not None
     with contextlib.suppress(OSError):
@@ -77,7 +77,7 @@ def _start(job: Job) -> subprocess.Popen[bytes] | None:
 
 
 def main() -> None:
-    """The helper: its standard input is a pickled configuration, and ends when the run does."""
+    """The helper: its standard input is a pickled configuration, closed when the run ends."""
     import numpy as np
 
     from ..core.float16 import to_float16
@@ -89,11 +89,11 @@ def main() -> None:
     folder = cold_cache()
     if folder is None:
         return
-    with open(folder / "ahead.lock", "ab") as lock:
+    with open(folder / "precompile.lock", "ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            return  # one helper is enough, however many runs there are
+            return  # another run's helper is at work, one is enough
         to_float16(np.zeros(1, np.float32))
         for _ in rehearse(job.steps, job.inputs):
             if select.select([sys.stdin.buffer], [], [], 0)[0]:

@@ -1,4 +1,4 @@
-"""Which versions, recipe, settings and files made an output, and a fingerprint of them all."""
+"""Provenance of an output: versions, recipe, settings, input files, and their fingerprint."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 Product: TypeAlias = Literal["l2", "noise"]
 NUMERIC = ("roman-dask-l2", SOURCE, "numpy", "scipy", "numba", "stcal", "gwcs")
-"""Those of them on which the numbers of a product depend; the fingerprint covers these."""
+"""Packages on which the numbers of a product depend; the fingerprint covers their versions."""
 COSMETIC = {"IN", "OUT", "FITSWCS", "GWCS", "CALDIR", "GRAPH", "FITSOUT", "NOISE", "SLICEOUT"}
 COSMETIC |= {"NOISE_PRECISION"}
-"""Keys of the configuration that are no settings of every product: files, and what only one has."""
+"""Keys that are not settings of every product: names of files, and keys of one product only."""
 
 
 def provenance(job: Job, product: Product = "l2") -> dict[str, Any]:
-    """Versions, recipe with all options, settings, a mark of every input file's content, and the
-    fingerprint of all that.
+    """Versions, recipe with all options, settings, a checksum of each input file, and the
+    fingerprint of all these.
 
-    The mark is a SHA-256 of the file's tree and block headers, which hold an MD5 of every block:
-    it changes with any pixel, and costs no reading of them.
+    The checksum is a SHA-256 of the file's tree and block headers. They hold an MD5 of each block,
+    so it changes with any pixel although no pixel is read.
     """
     files = {
         ("IN" if key == "l1" else key): {
             "name": Path(layout.path).name,
             "path": layout.path,
-            "size": layout.mark[0],
+            "size": layout.size_and_mtime[0],
             "content": layout.content,
         }
         for key, layout in job.inputs.layouts.items()
@@ -53,7 +53,7 @@ def describe(
     files: Mapping[str, Mapping[str, Any]],
     product: Product,
 ) -> dict[str, Any]:
-    """`provenance` from its parts; needs no opened exposure."""
+    """`provenance` from its parts, without opening the exposure."""
     made = {
         "versions": versions(),
         "recipe": recipe,
@@ -64,7 +64,7 @@ def describe(
 
 
 def recipe_parts(recipe: Recipe) -> dict[str, Any]:
-    """Name, steps with all options, further outputs, and marks of code that is not ours."""
+    """Name, steps with all options, additional outputs, and checksums of foreign code."""
     return {
         "name": recipe.name,
         "steps": [{b.name: _plain(b.params.model_dump(mode="json"))} for b in recipe.steps],
@@ -96,7 +96,7 @@ def _foreign_code(recipe: Recipe) -> dict[str, str]:
 
 
 def _fingerprint(made: Mapping[str, Any]) -> str:
-    """BLAKE2b of what can change a number: where files lie and what they are called cannot."""
+    """BLAKE2b of all that can change a number, which paths and names of files cannot."""
     recipe = {key: value for key, value in made["recipe"].items() if key != "name"}
     covered = {
         "versions": {name: made["versions"][name] for name in NUMERIC},
@@ -109,7 +109,7 @@ def _fingerprint(made: Mapping[str, Any]) -> str:
 
 
 def whole_file(path: Path) -> dict[str, Any]:
-    """The same for a small file that is not a pipeline ASDF file."""
+    """Name, path, size and checksum of a small file, which is read whole."""
     data = path.read_bytes()
     return {
         "name": path.name,

@@ -1,4 +1,4 @@
-"""Four numbers that tell whether an exposure is good: background, mask, jumps, chi-square."""
+"""Four measures of an exposure's quality: background, masked pixels, jumps, chi-square."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HALVES = 1 << 16
 
 
 def measure(path: Path) -> dict[str, Any]:
-    """The numbers by which exposures of a campaign are compared.
+    """Measures by which the exposures of a campaign are compared.
 
     Parameters
     ----------
@@ -38,12 +38,12 @@ def measure(path: Path) -> dict[str, Any]:
         ``detector`` and ``optical_element``; ``sky``, the mode of the background, DN/s;
         ``masked``, the fraction of pixels in the combined mask; ``jumps``, pixels flagged JUMP_DET
         over all pixels and over the time that the ramp fit spans, 1/s; ``chi_square``, see
-        `reduced_chi_square`. None where the file does not tell.
+        `reduced_chi_square`. None if the file does not have it.
 
     Raises
     ------
     InputError
-        If it cannot be read, or is no L2 file of this program.
+        If it cannot be read, or is not an L2 file of this program.
     """
     layout = read_layout(path)
     dq, mask = (found(layout, *key) for key in (("roman", "dq"), ("mask",)))
@@ -77,7 +77,7 @@ def found(layout: Layout, *key: str) -> FileArray:
     Raises
     ------
     InputError
-        If it is not there.
+        If the file does not have it.
     """
     array = layout.array(*key)
     if array is None:
@@ -92,7 +92,7 @@ def exposure_of(layout: Layout) -> Exposure:
     Raises
     ------
     InputError
-        If it does not hold them.
+        If the file does not have them.
     """
     info = layout.value("processinfo", default={})
     instrument = layout.value("roman", "meta", "instrument", default={})
@@ -112,14 +112,14 @@ def exposure_of(layout: Layout) -> Exposure:
 
 
 def degrees_of_freedom(exposure: Exposure) -> int:
-    """Of the fit of a full ramp: resultants used, less slope and intercept."""
+    """Degrees of freedom of the fit of a full ramp: resultants used, minus slope and intercept."""
     return exposure.n_resultants - exposure.start - 2
 
 
 def count_halves(values: np.ndarray, use: np.ndarray) -> np.ndarray:
-    """How often each float16 occurs among the `values` to `use` that are positive.
+    """How often each float16 occurs among the positive ones of ``values[use]``.
 
-    Positive ones are ordered as their bits are, so this is a histogram without any loss.
+    Positive floats have the order of their bit patterns, so this is a histogram without any loss.
     """
     bits = values.view(np.uint16)[use]
     counts = np.bincount(bits, minlength=HALVES)
@@ -129,11 +129,11 @@ def count_halves(values: np.ndarray, use: np.ndarray) -> np.ndarray:
 
 
 def reduced_chi_square(counts: np.ndarray, degrees: int) -> float | None:
-    """Median of the ramps' chi-square over what it should be.
+    """Median of the ramps' chi-square over its expected value.
 
     The median of a chi-square with nu degrees of freedom over nu is
     ``2 P^-1(nu/2, 1/2) / nu``, with P the regularised incomplete gamma function. Unlike the mean
-    it does not see cosmic rays and bright stars.
+    it is not affected by cosmic rays and bright stars.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def reduced_chi_square(counts: np.ndarray, degrees: int) -> float | None:
     Returns
     -------
     float or None
-        1 for ramps whose noise is what the weights of the fit assume; None if there are none.
+        1 for ramps whose noise is that assumed by the weights of the fit; None if there are none.
     """
     total = int(counts.sum())
     if total == 0 or degrees < 1:
@@ -157,10 +157,10 @@ def reduced_chi_square(counts: np.ndarray, degrees: int) -> float | None:
 def expected_chi_square(
     exposure: Exposure, params: RampFitParams, rate: float, gain: float, read_noise: float
 ) -> float:
-    """`reduced_chi_square` of ramps whose light is not what the weights of the fit assume.
+    """`reduced_chi_square` of ramps whose rate differs from that assumed by the fit's weights.
 
     The residuals of the fit are whitened with the covariance C that the weights assume. Their own
-    covariance M = T C' T^T, T the operator that whitens, is that of the light that is there.
+    covariance M = T C' T^T, T the operator that whitens, is that of the actual rate.
     Their sum of squares is nearly tr M times a chi-square over nu' degrees of freedom, with the
     same variance for nu' = (tr M)^2 / tr M^2 (Satterthwaite 1946).
 
@@ -187,7 +187,7 @@ def expected_chi_square(
 
 
 def expected_median(degrees: float) -> float:
-    """Median of a chi-square with so many degrees of freedom, over their number."""
+    """Median of a chi-square distribution over its degrees of freedom."""
     from scipy.special import gammaincinv
 
     return float(2 * gammaincinv(degrees / 2, 0.5) / degrees)

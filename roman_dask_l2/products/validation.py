@@ -1,4 +1,4 @@
-"""Everything that is wrong with a configuration and its files, at once."""
+"""All problems of a configuration and its files at once."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 
 
 def find_problems(config: Mapping[str, Any] | str | Path) -> list[str]:
-    """Everything that is wrong with a configuration and its files, one sentence each.
+    """All problems of a configuration and its files, one sentence each.
 
-    Unlike `prepare` it goes on to the files where keys of the configuration are wrong.
+    Unlike `prepare` it checks the files even if keys of the configuration are wrong.
     """
     problems: list[str] = []
     loaded = attempt(problems, load_config, config)
@@ -40,7 +40,7 @@ def find_problems(config: Mapping[str, Any] | str | Path) -> list[str]:
 
 
 def _paths_of(config: Mapping[str, Any] | str | Path) -> dict[str, Path]:
-    """Paths in a configuration that is wrong elsewhere; none if it cannot be read at all."""
+    """Paths in a configuration that has other problems; none if it cannot be read at all."""
     import yaml
 
     if isinstance(config, Mapping):

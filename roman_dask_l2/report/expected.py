@@ -12,7 +12,7 @@ from ..core.dq import MASK_GROWTH
 from ..products.quality import expected_chi_square
 from ..steps.ramp_params import RampFitParams
 from ..steps.ramp_weights import make_fit, two_point_weights
-from .image_scan import L2, RATES, Survey
+from .image_scan import L2, RATES, ImageScan
 from .replay import Replay
 
 
@@ -23,7 +23,7 @@ def options(l2: L2, step: str) -> dict[str, Any]:
 
 
 def mask_growth(l2: L2) -> Mapping[str, int]:
-    """How many pixels one with a flag has masked, by flag."""
+    """Flag -> how many pixels are masked for one that has it."""
     used = options(l2, "mask").get("growth")
     if used is not None:
         return {str(flag): int(pixels) for flag, pixels in used}
@@ -32,15 +32,15 @@ def mask_growth(l2: L2) -> Mapping[str, int]:
 
 
 def kept_share(replay: Replay) -> float:
-    """Median share of its charge that a pixel keeps, where the errors know of it; else 1."""
+    """Median share of its charge that a pixel keeps, if the errors take it into account; else 1."""
     corrected = any(b.name == "ipc" for b in replay.steps)
     counted = any(getattr(b.params, "ipc_noise", False) for b in replay.steps)
     return (replay.median("ipc4d.data", 1, 1) or 1.0) if corrected and counted else 1.0
 
 
-def read_noise(l2: L2, seen: Survey, replay: Replay | None) -> tuple[float | None, str]:
+def read_noise(l2: L2, seen: ImageScan, replay: Replay | None) -> tuple[float | None, str]:
     """Read noise of a typical pixel after the correction of inter-pixel capacitance, DN, and where
-    that is known from; None if the file does not tell."""
+    that value comes from; None if the file does not say."""
     sigma = None if replay is None else replay.median("read.data")
     if replay is not None and sigma:
         share = kept_share(replay)
@@ -54,20 +54,20 @@ def read_noise(l2: L2, seen: Survey, replay: Replay | None) -> tuple[float | Non
     full = make_fit(exposure, weights, exposure.n_resultants)
     noise = math.sqrt(float(np.median(seen.read_variance))) / full.read
     return noise, (
-        f"the read noise reference is not at hand, σ/κ = {noise:.3g} DN is taken from the median "
+        f"the read noise reference is not available, σ/κ = {noise:.3g} DN is taken from the median "
         "of err² - var_poisson"
     )
 
 
-def errors(l2: L2, seen: Survey, replay: Replay | None) -> tuple[list[np.ndarray], str]:
+def errors(l2: L2, seen: ImageScan, replay: Replay | None) -> tuple[list[np.ndarray], str]:
     """Curves (rates, errors) of a full ramp and of shortened ones, and what they come from; no
     curve if nothing is known."""
     weights, exposure = l2.numbers("weights"), l2.exposure
     if not weights.size:
-        return [], "The recipe has another ramp fit: there is no curve to expect."
+        return [], "The recipe has another ramp fit: no curve can be predicted."
     noise, source = read_noise(l2, seen, replay)
     if noise is None:
-        return [], "The file has no var_poisson: there is no curve to expect."
+        return [], "The file has no var_poisson: no curve can be predicted."
     gain = l2.info.get("medgain") or math.nan
     words = (
         f"K, N, τ, t̄ are the weights, reads and times of the resultants; {source}, gain g = "
@@ -85,9 +85,9 @@ def errors(l2: L2, seen: Survey, replay: Replay | None) -> tuple[list[np.ndarray
     return curves, words
 
 
-def chi_square(l2: L2, seen: Survey, replay: Replay | None) -> float:
-    """Reduced chi-square of ramps with no noise but that of reading and of the background's light;
-    1 where that is not known."""
+def chi_square(l2: L2, seen: ImageScan, replay: Replay | None) -> float:
+    """Reduced chi-square of ramps whose only noise is that of reading and of the background's
+    light; 1 where that is not known."""
     known, noise = options(l2, "ramp_fit"), read_noise(l2, seen, replay)[0]
     sky, gain = (float(l2.info.get(key) or math.nan) for key in ("medsky", "medgain"))
     if not known or noise is None or not math.isfinite(sky + gain + noise):

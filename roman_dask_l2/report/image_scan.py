@@ -1,4 +1,4 @@
-"""One pass over an L2 file, a band of rows at a time: everything that pictures of it need."""
+"""One pass over an L2 file, a band of rows at a time, for everything that its pictures need."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ..products.quality import HALVES, count_halves, exposure_of, found
 from .blocks import block_kinds, block_mean, combinations
 
 CELLS = 640
-"""Most cells along a picture's side."""
+"""Largest number of cells along the side of a picture."""
 SKY_CELLS = 64
-"""About so many cells along a side for the median of what the sky model leaves."""
+"""Approximate number of cells along a side for the medians of the sky residual."""
 ZOOM = 200
 """Side of the part that is shown pixel by pixel."""
 QUIET = 5.0
@@ -32,14 +32,14 @@ RATES = np.linspace(-2, 5, 281)
 ERRORS = np.linspace(-2.5, 2.5, 251)
 """Edges of the bins of log10(error / (DN/s))."""
 KEPT = 12
-"""Pixels that are kept of each kind whose ramps are to be shown."""
+"""Candidates that are kept for each kind of ramp to be shown."""
 EVERY = 16
-"""Of so many rows one goes into the samples of quiet pixels."""
+"""Every so many rows, one is sampled for quiet pixels."""
 
 
 @dataclass(frozen=True)
 class L2:
-    """An L2 file of this program, nothing of its arrays read.
+    """An L2 file of this program, with none of its arrays read.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class L2:
     info : mapping
         processinfo.
     meta : mapping
-        roman.meta, as it stands in the file.
+        roman.meta, as the file has it.
     """
 
     path: Path
@@ -122,7 +122,7 @@ class Band:
 
     @property
     def quiet(self) -> np.ndarray:
-        """Pixels that are not masked and see no source."""
+        """Pixels that are not masked and contain no source."""
         return ~self.mask & (self.data < QUIET * self.err)
 
 
@@ -158,8 +158,8 @@ def _no_errors() -> np.ndarray:
 
 
 @dataclass
-class Survey:
-    """What was seen of an image.
+class ImageScan:
+    """What one pass over an image has found.
 
     Attributes
     ----------
@@ -217,8 +217,8 @@ class Survey:
         return sum(n for value, n in self.flags.items() if value & PIXEL[flag])
 
 
-def survey(l2: L2) -> Survey:
-    """Look at every pixel of an image once."""
+def scan_image(l2: L2) -> ImageScan:
+    """Read every pixel of an image once."""
     side = l2.side
     k = 1
     while side / k > CELLS and side % (2 * k) == 0:
@@ -226,7 +226,7 @@ def survey(l2: L2) -> Survey:
     units = side // 8  # a side is a multiple of 128, less the border: a multiple of 8
     edges = 8 * np.rint(np.linspace(0, units, min(SKY_CELLS, units) + 1)).astype(int)
     n = len(edges) - 1
-    seen = Survey(
+    seen = ImageScan(
         k,
         np.empty((side // k, side // k), np.float32),
         np.empty((side // k, side // k), np.uint8),
@@ -270,7 +270,7 @@ def _medians(image: np.ndarray, mask: np.ndarray, edges: np.ndarray) -> np.ndarr
     return np.array([np.median(c) if c.size else math.nan for c in cells], np.float32)
 
 
-def _count_errors(band: Band, seen: Survey) -> None:
+def _count_errors(band: Band, seen: ImageScan) -> None:
     """Add a band to the two-dimensional histograms of rates and errors."""
     use = ~band.mask & (band.err > 0)
     rate, err = band.rate[use], band.err[use]
@@ -290,8 +290,8 @@ def _count_errors(band: Band, seen: Survey) -> None:
 NEVER = PIXEL["DEAD"] | PIXEL["NO_LIN_CORR"] | PIXEL["NO_SAT_CHECK"] | PIXEL["NO_GAIN_VALUE"]
 
 
-def _find_candidates(band: Band, side: int, seen: Survey) -> None:
-    """Keep the pixels whose ramps are most worth showing; the lower the score, the better."""
+def _find_candidates(band: Band, side: int, seen: ImageScan) -> None:
+    """Keep the pixels whose ramps make the best examples; the lower the score, the better."""
     significance = np.abs(band.data) / np.where(band.err > 0, band.err, np.float32(np.inf))
     y, x = np.ogrid[band.y0 : band.y1, 0:side]
     far = np.hypot(y - side / 2, x - side / 2) / side  # all else equal, near the middle
@@ -321,7 +321,7 @@ def _find_candidates(band: Band, side: int, seen: Survey) -> None:
         seen.candidates[name] = sorted(kept)[:KEPT]
 
 
-def _brightest(seen: Survey, side: int) -> tuple[int, int]:
+def _brightest(seen: ImageScan, side: int) -> tuple[int, int]:
     """First row and column of a part around the brightest cell."""
     cells = np.where(np.isfinite(seen.rate), seen.rate, -np.inf)
     size = min(ZOOM, side)

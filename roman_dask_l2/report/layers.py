@@ -1,9 +1,9 @@
-"""Noise layers in a report: pictures, distributions and power spectra, and what they should be."""
+"""Noise layers in a report: pictures, distributions and power spectra, measured and expected."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -13,21 +13,24 @@ import numpy as np
 from scipy import fft
 
 from ..config.model import readable_paths
+from ..config.noise_commands.registry import COMMANDS
 from ..config.noise_labels import Layer, parse_all
 from ..core.detector import BORDER, CHANNEL_WIDTH, Window
 from ..errors import InputError
 from ..io.layout import Layout, read_layout
+from ..products.noise_commands.drawing import QuietPixels, SumChange
+from ..products.noise_commands.registry import DRAWINGS
 from ..steps.ramp_weights import make_fit
 from .blocks import block_mean, percent
-from .image_scan import L2, Survey, bands
+from .image_scan import L2, ImageScan, bands
 from .replay import Replay
 
 SHOWN = 6
-"""Layers that get pictures; of all, the statistics are shown."""
+"""Number of layers that get pictures; the table has the statistics of all."""
 BINS = np.linspace(-6, 6, 121)
-"""Of the distribution, in standard deviations of the layer."""
+"""Edges of the bins of the distribution, in standard deviations of the layer."""
 MIXED = 40
-"""Quantiles of the variance that an expected distribution is mixed from."""
+"""Number of quantiles of the variance from which an expected distribution is made."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,13 @@ class NoiseFile:
 
     @property
     def seconds(self) -> float | None:
-        """What it took to make the layers; older files do not tell."""
+        """Wall time for making the layers, s; older files do not have it."""
         return self.layout.value("seconds")
 
 
 @dataclass
 class Seen:
-    """What was seen of one layer.
+    """What one pass over a layer has found.
 
     Attributes
     ----------
@@ -60,13 +63,13 @@ class Seen:
     cells : ndarray (y, x)
         Means of k x k pixels, DN/s.
     counts : ndarray
-        Quiet pixels by bin.
+        Number of quiet pixels in each bin.
     power : ndarray (65,)
         Sum of periodograms.
     weight : int
-        Pixels that are in it.
+        Number of pixels in `power`.
     unusable : int
-        Pixels that are not finite; they are in nothing else.
+        Number of pixels that are not finite; they are left out of all else.
     """
 
     layer: Layer
@@ -88,8 +91,8 @@ FREQUENCIES = np.arange(CHANNEL_WIDTH // 2 + 1) / CHANNEL_WIDTH
 def find_noise(l2: L2) -> Path | None:
     """The noise file that the configuration of an image names; None if it names none.
 
-    The folder that relative paths of the configuration start at is not known from the image, but
-    where the image lies is, and what OUT was.
+    The folder to which paths in the configuration are relative is not stored in the image; it is
+    found from the image's own path and OUT.
     """
     config = l2.info.get("config", {})
     out = str(config.get("OUT", ""))
@@ -135,8 +138,8 @@ def open_noise(path: Path, l2: L2) -> NoiseFile:
     return NoiseFile(layout, [layer for layer, _ in parse_all(labels)])
 
 
-def look(noise: NoiseFile, l2: L2, seen: Survey) -> list[Seen]:
-    """Look at every pixel of the first layers once, with the image beside them."""
+def look(noise: NoiseFile, l2: L2, seen: ImageScan) -> list[Seen]:
+    """Read every pixel of the first layers once, together with the image."""
     array = noise.layout.array("noise")
     assert array is not None
     n = l2.side // seen.k
@@ -170,14 +173,14 @@ def look(noise: NoiseFile, l2: L2, seen: Survey) -> list[Seen]:
 
 
 def _scale(sigma: Any) -> float:
-    """What the statistics of a layer say, if it is of use as a scale."""
+    """Standard deviation from the statistics of a layer, 1 if it cannot be used."""
     usable = isinstance(sigma, int | float) and isfinite(sigma) and sigma > 0
     return float(sigma) if usable else 1.0
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a layer should be.
+    """Expected distribution and spectrum of a layer.
 
     Attributes
     ----------
@@ -194,52 +197,81 @@ class Expected:
     spectra: dict[str, np.ndarray]
 
 
-def expect(one: Seen, l2: L2, seen: Survey, replay: Replay | None) -> Expected | None:
+def expect(one: Seen, l2: L2, seen: ImageScan, replay: Replay | None) -> Expected | None:
     """Distribution and spectrum of a layer from the image it belongs to.
 
-    Read noise has the variance err^2 - var_poisson. Poisson noise has that of the light, as
-    var_poisson has it but without dark current and flat, which the layers do not know: the rate
-    with sky (its median where only the background counts) over the gain, times the factor of a full
-    ramp. None where the image does not tell.
+    Each command of the layer declares its own (`roman_dask_l2.products.noise_commands`); variances
+    add up. Dark current and flat are not in that of the light, because the layers do not know them.
+    None if the image does not tell.
     """
-    layer, read = one.layer, seen.read_variance
-    photons = layer.poisson is not None or layer.pearson
-    light = _light_variance(l2, seen, replay) if photons else None
-    if (layer.read is not None and not read.size) or (photons and light is None):
-        return None
     white = np.zeros_like(seen.light)
-    if light is not None:
-        all_light, background = light
-        if layer.poisson is not None:
-            faint = layer.poisson.background_order is not None
-            white = white + (background if faint else all_light)
-        if layer.pearson:
-            white = white + all_light
+    coloured: list[np.ndarray | float] = []  # variances of noise that is not white
+    spectrum_of: list[Callable[[float], np.ndarray | None]] = []
+    quiet = _quiet_pixels(one.layer, l2, seen, replay)
+    for command, argument in one.layer.commands:
+        drawing = DRAWINGS[command.letter]
+        if isinstance(drawing, SumChange):
+            continue
+        noise = drawing.expect(argument, quiet)
+        if noise is None:
+            return None
+        if noise.spectrum is None:
+            white = white + noise.variance
+        else:
+            coloured.append(noise.variance)
+            spectrum_of.append(noise.spectrum)
     known = np.isfinite(white)
-    if layer.read is not None:
-        known &= np.isfinite(read)
-        read = read[known]
+    for variance in coloured:
+        known &= np.isfinite(variance)
     white = white[known]
     flat = 2 * float(np.mean(white)) if white.size else 0.0
-    if layer.read is not None:
-        white = white + read
-    if not (white > 0).any():
-        return None
     ones = np.ones(len(FREQUENCIES) - 1)
+    variances = [np.broadcast_to(variance, known.shape)[known] for variance in coloured]
+    total = sum(variances, white)
+    if not (total > 0).any():
+        return None
     spectra = {"expected": flat * ones}
-    if layer.read is not None:
-        level = float(np.mean(read))
-        simple = {"expected, white": (flat + 2 * level) * ones}
-        coloured = None if replay is None else _read_spectrum(level, l2, replay)
-        spectra = simple if coloured is None else {"expected": flat + coloured, **simple}
-    variance = np.quantile(white, (np.arange(MIXED) + 0.5) / MIXED)
-    return Expected(float(np.sqrt(np.median(white))), _mixture(variance, one.scale), spectra)
+    if coloured:
+        means = [float(np.mean(variance)) for variance in variances]
+        simple = {"expected, white": sum((2 * mean for mean in means), flat) * ones}
+        curves = [of(mean) for of, mean in zip(spectrum_of, means, strict=True)]
+        known_curves = [curve for curve in curves if curve is not None]
+        whole = len(known_curves) == len(curves)
+        spectra = ({"expected": sum(known_curves, flat * ones)} if whole else {}) | simple
+    mixed = np.quantile(total, (np.arange(MIXED) + 0.5) / MIXED)
+    return Expected(float(np.sqrt(np.median(total))), _mixture(mixed, one.scale), spectra)
+
+
+def _quiet_pixels(layer: Layer, l2: L2, seen: ImageScan, replay: Replay | None) -> QuietPixels:
+    """What the image tells about its quiet pixels; of the light only if the layer needs it."""
+    light = _light_variance(l2, seen, replay) if layer.needs_light else None
+    all_light, background = light if light is not None else (None, None)
+
+    def read_spectrum(variance: float) -> np.ndarray | None:
+        return None if replay is None else _read_spectrum(variance, l2, replay)
+
+    return QuietPixels(seen.read_variance, all_light, background, read_spectrum)
+
+
+def expectations() -> str:
+    """What is expected of the noise of each command, as the middle of a sentence."""
+    return ", ".join(f"for {command.report}" for command in COMMANDS.values() if command.report)
+
+
+def formulas(looked: Sequence[Seen]) -> list[tuple[str, str]]:
+    """Formulas (HTML) of expected spectra, with their symbols, for the commands of some layers."""
+    letters = {letter for one in looked for letter, _ in one.layer.arguments}
+    return [
+        command.report_formula
+        for letter, command in COMMANDS.items()
+        if letter in letters and command.report_formula
+    ]
 
 
 def _light_variance(
-    l2: L2, seen: Survey, replay: Replay | None
+    l2: L2, seen: ImageScan, replay: Replay | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Variance that all light, and that the background, make in quiet pixels, (DN/s)^2."""
+    """Variances from all light and from the background in quiet pixels, (DN/s)^2."""
     weights, n = l2.numbers("weights"), l2.exposure.n_resultants
     gain = None if replay is None else replay.at("gain.data", seen.places)
     if gain is None:

@@ -1,4 +1,4 @@
-"""A page of HTML that needs nothing but itself: pictures inside, no script, no network."""
+"""A self-contained page of HTML: pictures inside, no script, no network."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Page:
 
     @contextmanager
     def beside(self) -> Iterator[None]:
-        """What is written first stands on the left, the rest on its right, where there is room."""
+        """Put the first piece on the left and the rest to its right, where there is room."""
         before, self._body = self._body, []
         yield
         first, *rest = self._body
@@ -93,7 +93,7 @@ class Page:
         self._body.append(f'<div class="plots of{columns}">{"".join(shown)}</div>')
 
     def table(self, names: Sequence[str], rows: Iterable[Sequence[str | Cell]]) -> None:
-        """A table; columns of numbers stand on the right. Nothing if there are no rows."""
+        """A table; columns of numbers are aligned to the right. Nothing if there are no rows."""
         cells = [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in rows]
         if not cells:
             return
@@ -113,7 +113,7 @@ class Page:
         )
 
     def pre(self, title: str, text: str) -> None:
-        """Text as it is, folded away."""
+        """Preformatted text, folded away."""
         summary = f"<summary>{escape(title)}</summary>"
         self._body.append(f"<details>{summary}<pre>{escape(text)}</pre></details>")
 
@@ -195,3 +195,8 @@ _NUMBER = re.compile(r"[▲▼< ]*[-+−]?[\d.,]+(e[-+]?\d+)?[ ]?(%|s|DN|DN/s|GB
 
 def _is_number(text: str) -> bool:
     return _NUMBER.fullmatch(text) is not None
+
+
+def capital(text: str) -> str:
+    """A text with a capital letter at its beginning."""
+    return text[:1].upper() + text[1:]

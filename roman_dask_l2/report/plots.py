@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.dq import GROUP
 from ..core.exposure import Exposure
-from .image_scan import ERRORS, RATES, Survey
+from .image_scan import ERRORS, RATES, ImageScan
 from .panels import (
     asinh_norm,
     beyond,
@@ -56,7 +56,7 @@ def _bar(figure: Any, ax: Any, shown: Any, label: str) -> Any:
     return bar
 
 
-def rate(seen: Survey) -> Any:
+def rate(seen: ImageScan) -> Any:
     """The whole rate image, asinh stretch."""
     figure, bar = _image(
         "Rate" + per_block(seen.k, "mean"), seen.rate, seen.k, "cividis", asinh_norm(seen.rate),
@@ -77,7 +77,7 @@ def zoom(part: np.ndarray, mask: np.ndarray, at: tuple[int, int]) -> Any:
     return figure
 
 
-def flags(seen: Survey, counts: Sequence[int], pixels: int) -> Any:
+def flags(seen: ImageScan, counts: Sequence[int], pixels: int) -> Any:
     """Map of the kinds of flags, with pixels of each."""
     figure, ax = new("Flags" + per_block(seen.k, "any"), 6.0)
     draw_flags(ax, seen.kinds, seen.k)
@@ -89,7 +89,7 @@ def flags(seen: Survey, counts: Sequence[int], pixels: int) -> Any:
 
 
 def error(
-    seen: Survey, curve: np.ndarray | None, shortened: Sequence[np.ndarray], sky: float
+    seen: ImageScan, curve: np.ndarray | None, shortened: Sequence[np.ndarray], sky: float
 ) -> Any:
     """Density of pixels over rate and error, medians, and the expected curves (rates, errors): of
     a full ramp, and of those that saturation has shortened."""
@@ -157,7 +157,7 @@ def chi_square(counts: np.ndarray, degrees: int) -> Any:
 
 
 def sky_model(model: np.ndarray, k: float, order: int) -> Any:
-    """The polynomial that was taken off."""
+    """The polynomial that was subtracted."""
     from matplotlib.colors import Normalize
 
     low, high = float(model.min()), float(model.max())
@@ -296,7 +296,7 @@ def layer_image(label: str, cells: np.ndarray, k: int) -> Any:
 def layer_histogram(
     label: str, counts: np.ndarray, edges: np.ndarray, expected: np.ndarray | None
 ) -> Any:
-    """Distribution of a layer's quiet pixels, and the one that the errors promise."""
+    """Distribution of a layer's quiet pixels, and the one that the errors predict."""
     figure, ax = new(f"Layer {label}: distribution")
     density = counts / max(counts.sum(), 1) / np.diff(edges)
     ax.stairs(density, edges, fill=True, color=BLUE, alpha=0.6, label="layer")

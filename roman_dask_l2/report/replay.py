@@ -26,9 +26,9 @@ KINDS = ("normal", "cosmic ray", "saturating", "hot")
 """Kinds of ramps that are shown."""
 SEEN = ("ramp", "groupdq", "rate", "dq", "endslice")
 BANDS, ROWS = 8, 32
-"""Bands, and rows of each, in which all ramps are looked at."""
+"""Number of bands, and rows in each, whose ramps are all computed again."""
 AROUND = 2
-"""Pixels around one whose ramp is wanted, so that its window is not empty at the edge."""
+"""Pixels around the one whose ramp is wanted, so that its window is not empty at the edge."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def _ramp(replay: Replay, kind: str, y: int, x: int) -> Ramp:
 
 @dataclass(frozen=True)
 class Jumps:
-    """When the cosmic rays of some rows came.
+    """When cosmic rays hit some rows.
 
     Attributes
     ----------
@@ -287,7 +287,7 @@ def find_jumps(replay: Replay, l2: L2) -> Jumps:
 
 
 def excess(ramps: np.ndarray, exposure: Exposure) -> np.ndarray:
-    """What comes in from each resultant to the next beyond the median of the ramp's rates.
+    """The signal gained from each resultant to the next beyond the median of the ramp's rates.
 
     Parameters
     ----------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,30 +83,6 @@ def write_reference(
         tree["meta"]["instrument"]["optical_element"] = optical_element
     compression = next(iter(words & PACKED), None)
     asdf.AsdfFile({"roman": tree}).write_to(path, all_array_compression=compression)
-
-
-def rewrite_array(path: str | os.PathLike, key: str, change: Any) -> None:
-    """Replace one entry of a small ASDF file in place; for tests with bad input.
-
-    Parameters
-    ----------
-    path : path
-    key : str
-        Where it is under ``roman``, dots between levels: "data", "amp33.med".
-    change : callable, array or None
-        The new array, or a function that makes it of the old one; None removes the entry.
-    """
-    *parents, last = key.split(".")
-    with asdf.open(path, memmap=False, lazy_load=False) as file:
-        node = file["roman"]
-        for name in parents:
-            node = node[name]
-        if change is None:
-            del node[last]
-        else:
-            node[last] = change(np.array(node[last])) if callable(change) else change
-        file.write_to(f"{os.fspath(path)}.new")
-    os.replace(f"{os.fspath(path)}.new", path)
 
 
 def make_level1(

@@ -82,7 +82,24 @@ NAN_ARRAYS = [
 
 @dataclass(frozen=True)
 class Simulation:
-    """Paths of one simulated exposure; `caldir` by reference key, `config` is ready to run."""
+    """Paths of one simulated exposure.
+
+    Attributes
+    ----------
+    directory : Path
+    l1 : Path
+        The Level-1 file.
+    caldir : dict of str to Path
+        Reference files by their key in CALDIR.
+    fitswcs : Path
+        FITS header with the world coordinates.
+    config : Path
+        Configuration, ready to run.
+    truth : Path
+        What should come out, see `simulate`.
+    gwcs : Path or None
+        ASDF file with the world coordinates, if one was asked for.
+    """
 
     directory: Path
     l1: Path

@@ -24,32 +24,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import asdf
 import numpy as np
-import yaml
 
-from ..core.detector import BORDER, CHANNEL_WIDTH, check_side
-from ..core.dq import GROUP
-from ..core.exposure import index_dtype
-from ..errors import InputError
-from .detector import choose_places, condition_names, make_detector, to_linear
-from .files import make_configuration, make_level1, make_references, write_reference
-from .readout import Electronics, Wells, make_planes, read_times
-from .settings import (
-    DARK_DECAY,
-    GAIN,
-    NAN_ARRAYS,
-    NOISE,
-    PACKED,
-    READ_PATTERN,
-    WELL,
-    WFI18,
-    Given,
-    Run,
-    Simulation,
-)
-from .sky import draw_cosmic_rays, make_scene
-from .wcs import make_gwcs, wcs_cards
+from .detector import choose_places, make_detector
+from .expose import expose
+from .options import Options
+from .settings import READ_PATTERN, Given, Simulation
+from .write import write_configuration, write_level1, write_references, write_truth, write_wcs
 
 log = logging.getLogger(__name__)
 
@@ -151,124 +132,31 @@ def simulate(
     below threshold);
     `conditions`, name to (k, 2) places; `guide_window`; `options`.
     """
-    began, directory = time.monotonic(), Path(directory)
-    check_side(side, "simulate")
-    if set("#?%") & set(str(directory.absolute())):  # asdf would write elsewhere
-        raise InputError(f"{directory}: expected a directory without #, ? and % in its name")
-    names = condition_names(conditions)
-    pattern = [[int(f) for f in reads] for reads in read_pattern]
-    frames = [f for reads in pattern for f in reads]
-    if not all(pattern) or frames != sorted(set(frames)) or len(pattern) < 3:
-        raise InputError(f"read pattern {pattern}: expected 3 or more resultants, frames ascending")
-    if wcs not in ("fits", "gwcs", "l1"):
-        raise InputError(f"wcs {wcs!r}: expected 'fits', 'gwcs' or 'l1'")
-    if wfi18_transient and detector != "WFI18":
-        raise InputError(f"wfi18_transient: only WFI18 has it, not {detector}")
-    if guide_window is None and "guide_window" in names:
-        guide_window = [side // 2 - 8, side // 2 + 8] * 2
-    elif guide_window is None and "guide_window_edge" in names:
-        guide_window = [0, 16, side - 16, side]
-    formats = dict(array_format or {})
-    words = {word for how in formats.values() for word in how.split("+")}
-    if unknown := words - PACKED - {"float64", "big-endian", "quantity"}:
-        raise InputError(f"array_format: unknown {sorted(unknown)}")
-
-    run = Run(side, pattern, frame_time, seed, NOISE | dict(noise or {}), threads)
-    choose_places(run, names)
+    began = time.monotonic()
+    options = Options(
+        Path(directory), side, read_pattern, frame_time, seed, detector, optical_element,
+        conditions, sky, stars, cosmic_rays, noise, guide_window, reference_read, extra_plane,
+        amp33, biascorr, dark_decay, wfi18_transient, array_format, wcs, config, threads,
+    )  # fmt: skip
+    run = options.run()
+    choose_places(run, options.conditions)
     pixels = make_detector(run)
-    light, saturating = make_scene(run, pixels, stars)
-    layers = [light * pixels.response + pixels.hot]
-    rate = pixels.area * np.asarray(sky, np.float32)
-    layers.append(np.float32(GAIN) * rate * pixels.response + pixels.dark)
-    rate += light / np.float32(GAIN)
-    for layer in layers:
-        layer *= np.float32(frame_time)
-    full = np.float32(WELL) * pixels.gain * to_linear(pixels, pixels.threshold)
-    run.put(full, "dead", [0.0])  # a dead pixel holds nothing
-    wells = Wells(run, layers, full, draw_cosmic_rays(run, cosmic_rays))
-    electronics = Electronics(run, pixels, biascorr, t0=frame_time)
-    if dark_decay:
-        a, tau = DARK_DECAY.values()
-        electronics.add_decay(read_times(side, detector, frame_time), a, tau, -1.5, slice(None))
-    for a, tau in WFI18 if wfi18_transient else ():
-        electronics.add_decay(read_times(side, detector, frame_time), a, tau, 0, slice(1))
+    exposed, electronics = expose(options, run, pixels)
+    caldir, saturated_at = write_references(options, run, pixels, electronics, exposed)
+    del pixels, electronics  # gigabytes of a full frame, which what follows has no use for
 
-    planes, middle = len(pattern), len(pattern) // 2
-    dark = np.empty((planes, side, side), np.float32)
-    data = np.empty((planes, side, side), np.uint16)
-    data33 = np.empty((planes, side, CHANNEL_WIDTH), np.uint16)
-    for j in range(planes):
-        data[j], data33[j] = electronics.resultant(j, wells.resultant(j), dark[j])
-    for i, (y, x) in enumerate(run.at("ad_floor")):
-        data[(slice(None), slice(middle, middle + 1), slice(middle, None))[i % 3], y, x] = 0
-    hits = wells.hits
-    del wells, layers, full, light
-
-    (directory / "cal").mkdir(parents=True, exist_ok=True)
-    caldir: dict[str, Path] = {}
-    first = 0 if reference_read is None else 1
-    extra_plane = bool(first) if extra_plane is None else extra_plane
-    saturated_at = np.full((side, side), -1, index_dtype(planes - first))
-
-    def write(key: str, tree: dict[str, Any]) -> None:
-        for (file, name), (y, x) in zip(NAN_ARRAYS, run.at("nan_reference"), strict=False):
-            if file == key:
-                tree[name] = tree[name].copy()
-                shift = BORDER if tree[name].shape[-1] == run.n else 0
-                tree[name][..., y - shift, x - shift] = np.nan
-        caldir[key] = directory / "cal" / f"{key}.asdf"
-        write_reference(caldir[key], tree, formats.get(key, ""), detector, optical_element)
-
-    for key, tree in make_references(run, pixels, electronics, amp33):
-        if key == "saturation":
-            for j in reversed(range(first, planes)):  # NaN is never reached
-                saturated_at[data[j] >= tree["data"]] = j - first
-        if key == "dark":
-            tree["data"] = make_planes(dark, first, extra_plane)
-            del dark
-        write(key, tree)
-    if biascorr:
-        cube = np.stack([electronics.bias(j) for j in range(planes)])
-        write("biascorr", {"data": make_planes(cube, first, extra_plane), "t0": frame_time})
-    if dark_decay:
-        write("dark_decay", {"decay_table": {detector: dict(DARK_DECAY)}})
-    if unknown := set(formats) - set(caldir):
-        raise InputError(f"array_format: no reference file {sorted(unknown)}")
-    del pixels, electronics
-
+    directory = options.directory
     result = Simulation(
         directory, directory / "l1.asdf", caldir, directory / "wcs.txt",
         directory / "config.yaml", directory / "truth.asdf",
         directory / "gwcs.asdf" if wcs == "gwcs" else None,
     )  # fmt: skip
-    model = make_level1(run, result.l1, data, data33, reference_read)
-    model["meta"]["instrument"].update({"detector": detector, "optical_element": optical_element})
-    model["meta"]["wcsinfo"]["aperture_name"] = f"{detector}_FULL"
-    if guide_window is not None:
-        for name, value in zip(("xstart", "xstop", "ystart", "ystop"), guide_window, strict=True):
-            model["meta"]["guide_star"][f"window_{name}"] = int(value)
-    if "dropout" in names:
-        model["resultantdq"] = np.zeros((planes - first, side, side), np.uint8)
-        run.put(model["resultantdq"][middle - first], "dropout", [GROUP["DROPOUT"]])
-    if wcs == "l1":
-        model["meta"]["wcs"] = make_gwcs(side)
-    model.save(result.l1)
-
-    from astropy.io import fits
-
-    # cards of 80 characters without line breaks, which is what readers of such files expect
-    result.fitswcs.write_text(fits.Header(wcs_cards(side)).tostring())
-    if result.gwcs:
-        asdf.AsdfFile({"wcs": make_gwcs(side)}).write_to(result.gwcs)
-    settings = make_configuration(run, caldir, wcs) | dict(config or {})
-    settings = {key: value for key, value in settings.items() if value is not None}
-    result.config.write_text(yaml.safe_dump(settings, sort_keys=False))
-    truth = {"rate": rate, "saturated_at": saturated_at, "saturating_stars": saturating}
-    truth["cosmic_rays"] = dict(zip(("y", "x", "frame", "electrons"), hits.T.copy(), strict=True))
-    truth["conditions"] = run.places
-    truth["guide_window"] = None if guide_window is None else [int(v) for v in guide_window]
-    truth["options"] = {"side": side, "seed": seed, "read_pattern": pattern, "noise": run.noise}
-    asdf.AsdfFile({"truth": truth}).write_to(result.truth)
-    log.info("simulated %d x %d x %d in %s, %.1f s", planes - first, side, side, directory,
-             time.monotonic() - began)  # fmt: skip
+    write_level1(options, run, exposed, result.l1)
+    write_wcs(options, result)
+    write_configuration(options, run, result)
+    write_truth(options, run, exposed, saturated_at, result.truth)
+    log.info(
+        "simulated %d x %d x %d in %s, %.1f s",
+        len(run.pattern) - options.n_taken_out, side, side, directory, time.monotonic() - began,
+    )  # fmt: skip
     return result

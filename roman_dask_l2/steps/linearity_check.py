@@ -22,8 +22,8 @@ def implausible(
     """Find implausible linearity references.
 
     These are pixels where a number is not finite or absurdly large, where the range is less than
-    1 DN, or where the curve falls (or is flat) within its range, or rises by less than `LEAST_RISE` or
-    more than `LARGEST_RISE` linear DN for a raw one.
+    1 DN, or where the curve falls (or is flat) within its range, or rises by less than
+    `LEAST_RISE` or more than `LARGEST_RISE` linear DN for a raw one.
 
     Parameters
     ----------

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.resources
 
 from ..core.step import Step
 from ..errors import InputError
+from ..system.text import nearest
 
 STEPS: dict[str, str] = {
     "dq_init": "dq_init:step",
@@ -40,8 +40,8 @@ def find_step(name: str, where: str) -> Step:
         module, attribute = STEPS[name].split(":")
         return getattr(importlib.import_module(f"roman_dask_l2.steps.{module}"), attribute)
     if ":" not in name and "." not in name:
-        near = difflib.get_close_matches(name, STEPS, 1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
+        near = nearest(name, STEPS)
+        hint = f", did you mean {near!r}?" if near else ""
         raise InputError(f"{where}: unknown step {name!r}{hint}")
     module, _, attribute = name.replace(":", ".").rpartition(".")
     try:

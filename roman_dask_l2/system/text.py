@@ -1,8 +1,9 @@
-"""Tables and durations as lines of text."""
+"""Text for people: tables, durations, and the word that was probably meant."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 
@@ -42,3 +43,24 @@ def clock(seconds: float) -> str:
     now = datetime.now()
     end = now + timedelta(seconds=seconds)
     return end.strftime("%H:%M" if end.date() == now.date() else "%Y-%m-%d %H:%M")
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name most like `name`, ignoring the case of its letters.
+
+    Parameters
+    ----------
+    name : str
+        A name that is not known.
+    known : iterable of str
+    cutoff : float
+        How similar they must be, from 0 to 1 (equal).
+
+    Returns
+    -------
+    str or None
+        None if no known name is similar.
+    """
+    folded = {candidate.casefold(): candidate for candidate in known}
+    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
+    return folded[found[0]] if found else None

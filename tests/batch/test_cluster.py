@@ -313,7 +313,7 @@ def test_what_cannot_be_cleaned_up_is_named(campaign, capsys, monkeypatch):
     locks = [lock_path(campaign.out(1, 1))]
 
     def interrupted(outcome, *args, **how):
-        outcome.flying = {item.identity: item for item in outcome.plan.todo[:2]}
+        outcome.in_flight = {item.identity: item for item in outcome.plan.todo[:2]}
         for lock in locks:
             take(lock, "worker")
         raise KeyboardInterrupt

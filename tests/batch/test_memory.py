@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from roman_dask_l2.batch.plan import Options, make_plan
+from roman_dask_l2.batch.plan import Options, make_plan, needed
 from roman_dask_l2.products import level2, noise_layers
 from roman_dask_l2.system import memory
 
@@ -47,7 +47,7 @@ def test_limits_of_the_process(kind):
     """In a process of its own: they cannot be taken back."""
     code = f"""
 import psutil, resource
-from roman_dask_l2.batch import memory
+from roman_dask_l2.system import memory
 used = psutil.Process().memory_info()
 used = used.vms if {kind!r} == "RLIMIT_AS" else used.rss
 resource.setrlimit(resource.{kind}, (used + (500 << 20),) * 2)
@@ -92,13 +92,13 @@ def test_the_peak_is_that_of_one_exposure():
 def test_what_an_exposure_takes(campaign):
     """A projection at first, then what the manifest knows."""
     plan = make_plan(campaign.file, Options())
-    projected = plan.needed(plan)
+    projected = needed(plan)
     line = {"identity": "a", "attempt": "x", "status": "done", "products": {"l2": 1.0}}
     text = [line | {"peak_memory": n} for n in (5, 123456789, 7)]
     text += [line | {"status": "failed", "peak_memory": 10**12}]
     text += [line | {"products": {}, "note": "found finished"}]
     campaign.manifest.write_text("".join(json.dumps(entry) + "\n" for entry in text))
-    assert plan.needed(make_plan(campaign.file, Options())) == 123456789
+    assert needed(make_plan(campaign.file, Options())) == 123456789
     assert 200 * MB < projected < 900 * MB
 
 

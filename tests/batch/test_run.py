@@ -197,13 +197,13 @@ def test_other_places_do_not_count(done, capsys):
 
 
 def test_another_version_is_redone(done, capsys, monkeypatch):
-    from roman_dask_l2.system import versions
+    from roman_dask_l2.products import provenance
 
-    versions = versions.versions()
-    monkeypatch.setattr(versions, "versions", lambda: versions | {"numpy": "99.1"})
+    here = provenance.versions()
+    monkeypatch.setattr(provenance, "versions", lambda: here | {"numpy": "99.1"})
     whys = {why for _, why in dry(done, capsys).values()}
-    assert whys == {f"l2 and noise: numpy: {versions['numpy']} -> 99.1"}
-    monkeypatch.setattr(versions, "versions", lambda: versions | {"asdf": "99.1"})
+    assert whys == {f"l2 and noise: numpy: {here['numpy']} -> 99.1"}
+    monkeypatch.setattr(provenance, "versions", lambda: here | {"asdf": "99.1"})
     assert set(dry(done, capsys).values()) == {("skip", "finished")}
 
 
@@ -230,12 +230,12 @@ def test_which_sources_count(tmp_path):
     mark = versions.source_mark(package)
     assert mark == versions.versions()[versions.SOURCE]
     for name in versions.HARMLESS:
-        assert (package / name).is_dir() or (package / f"{name}.py").is_file(), name
-    for name in ("cli.py", "batch/run.py", "report/page.py", "schedulers.py"):
+        assert (package / name).is_file() if name.endswith(".py") else (package / name).is_dir()
+    for name in ("cli/app.py", "batch/run.py", "report/page.py", "engine/schedulers.py"):
         (package / name).write_text("changed = 1\n")
     assert versions.source_mark(package) == mark
     marks = {mark}
-    for name in ("steps/flat.py", "noise/pearson.py", "io/l2.py", "median.py"):
+    for name in ("steps/flat.py", "noise/pearson.py", "io/l2.py", "core/median.py"):
         (package / name).write_text("changed = 1\n")
         marks.add(versions.source_mark(package))
     assert len(marks) == 5
@@ -437,15 +437,15 @@ def test_reference_files_are_opened_once(campaign, capsys, monkeypatch):
     """Two exposures of each detector: each reference file is opened and decoded for the first."""
     from roman_dask_l2.io import opened
 
-    opened, original = [], opened.OpenFile.__init__
+    seen, original = [], opened.OpenFile.__init__
 
-    def noted(self, path, mark):
-        opened.append(path)
-        original(self, path, mark)
+    def noted(self, path, size_and_mtime):
+        seen.append(path)
+        original(self, path, size_and_mtime)
 
     monkeypatch.setattr(opened.OpenFile, "__init__", noted)
     assert batch(campaign, capsys)[0] == 0
-    references = [path for path in opened if "/cal" in path]
+    references = [path for path in seen if "/cal" in path]
     assert len(references) == len(set(references)) > 10
 
 

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
-import yaml
+from configuring import elsewhere
+from programs import load
 
 from roman_dask_l2.batch.campaign import load_campaign
 from roman_dask_l2.config.model import load_config
 from roman_dask_l2.products.level2 import calibrate
 from roman_dask_l2.products.provenance import settings
+from roman_dask_l2.simulation.simulate import simulate
 
-HERE = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"a_batch_{name}", HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+batch, traffic = load("batch"), load("traffic")
 
 
-@pytest.fixture(scope="module")
-def batch():
-    return load("batch")
-
-
-def test_both_tables_of_the_page_are_of_one_configuration(batch, simulated, tmp_path):
+def test_both_tables_of_the_page_are_of_one_configuration(simulated, tmp_path):
     """A campaign's exposure has the settings of the one whose bytes are counted."""
     made = simulated(conditions=(), seed=77)
     (tmp_path / "cal_1").mkdir()
@@ -44,16 +31,90 @@ def test_both_tables_of_the_page_are_of_one_configuration(batch, simulated, tmp_
         assert settings(campaign.config(entry), "l2") == settings(load_config(made.config), "l2")
 
 
-def test_holes_are_not_written(batch, simulated, tmp_path):
+def test_holes_are_not_written(simulated, tmp_path):
     """The bytes on disk are those that the arithmetic of traffic.py gives, to some blocks."""
-    traffic = load("traffic")
-    config = simulated(conditions=(), seed=77, side=512).config
-    raw = yaml.safe_load(config.read_text())
-    here = config.parent
-    raw["CALDIR"] = {key: str(here / path) for key, path in raw["CALDIR"].items()}
-    raw |= {"IN": str(here / raw["IN"]), "FITSWCS": str(here / raw["FITSWCS"])}
-    raw |= {"OUT": str(tmp_path / "l2.asdf"), "FITSOUT": False}
-    calibrate(raw)
-    wanted = traffic.traffic(traffic.prepare(raw))["written"]
+    config = elsewhere(simulated(conditions=(), seed=77, side=512), tmp_path, FITSOUT=False)
+    calibrate(config)
+    wanted = traffic.traffic(traffic.prepare(config))["written"]
     assert wanted <= batch.on_disk(tmp_path / "l2.asdf") < 1.02 * wanted + 2e5
     assert (tmp_path / "l2.asdf").stat().st_size > wanted + 900_000  # with the hole
+
+
+def exposure_of(i, sca, seconds, memory, began):
+    return {
+        "identity": f"filter=F158,obs={i},sca={sca}", "began": began, "seconds": seconds,
+        "cpu_seconds": 2 * seconds, "peak_memory": 10**9, "memory": memory,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def batch_result():
+    """Four exposures of two detectors, half a second between them; then with a layer."""
+
+    def one(factor):
+        lengths, began, done = (9.0, 4.0, 5.0, 4.2), 100.0, []
+        for i, seconds in enumerate(lengths):
+            spent = seconds * factor
+            done.append(exposure_of(i % 2 + 1, i // 2 + 1, spent, 1e9 + 5e6 * i, began))
+            began += spent + 0.5
+        return {
+            "wall": 30,
+            "others": 0.0,
+            "stolen": 0.0,
+            "cpu": 30,
+            "anonymous": 1e9,
+            "resident": 1.2e9,
+            "bytes": 4 * 10**8 * factor,
+            "exposures": done,
+        }
+
+    return {
+        "date": "2026-01-01 00:00 UTC", "commit": "abc", "threads": 2,
+        "machine": {"cpu": "X", "processors": 2, "memory_GB": 8.0, "kernel": "6"},
+        "campaign": {"side": 4096, "resultants": 8, "detectors": 2, "exposures": 4},
+        "cases": {"calibration": [one(1)], "layer": [one(2)]},
+    }  # fmt: skip
+
+
+def test_exposures_after_the_first(batch_result):
+    found = batch.summary(batch_result["cases"]["calibration"])
+    assert found["seconds"] == pytest.approx((4 + 5 + 4.2) / 3 + 0.5)
+    assert found["cpu_seconds"] == pytest.approx(2 * (4 + 5 + 4.2) / 3)
+    assert (found["least"], found["most"], found["first"]) == (4, 5, 9)
+    assert found["other_detector"] == 5
+    assert found["growth"] == pytest.approx(100 * 5e6 / 1.01e9)
+
+
+def test_what_it_means_for_a_survey(batch_result):
+    survey = batch.Survey(exposures=1000, detectors=10, layers=3)
+    text = batch.survey_page(batch_result, survey)
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
+    # 8.8 CPU s to calibrate and as much for a layer; 4.9 s and 4.4 s of two processors
+    assert ["a layer of read noise", "8.8 s", "8.8 s", "0.40 GB"] in rows
+    assert ["10000 images, calibration", "24 h", "27 h", "4.0 TB"] in rows
+    assert ["10000 images with 3 layers", "98 h", "101 h", "16.0 TB"] in rows
+    assert "1000 exposures with 10 detectors, so 10000 images" in text
+
+
+def test_a_quick_batch(tmp_path, monkeypatch, capsys):
+    """The whole program on small detectors: it measures what it shows, and writes nothing."""
+    monkeypatch.setattr(batch.exposures, "CACHE", tmp_path)
+    monkeypatch.setattr(batch.exposures, "_simulate", lambda to, how: simulate(to, **how))
+    written = []
+    monkeypatch.setattr(batch.report, "write_json", lambda *a: written.append(a))
+    monkeypatch.setattr(batch.report, "put_into_page", lambda *a: written.append(a))
+    small = batch.exposures.campaign
+    monkeypatch.setattr(batch.exposures, "campaign", lambda side, d, n: small(side, 2, 2))
+    monkeypatch.setattr(sys, "argv", ["batch.py", "--quick"])
+    assert batch.main() == 0
+    text = capsys.readouterr().out
+    assert "Nothing was written" in text
+    assert written == []
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
+    seconds = next(float(row[1]) for row in rows if row[0] == "calibration")
+    least, most = next(row[3] for row in rows if row[0] == "calibration").split(" to ")
+    assert 0 < float(least) <= float(most)
+    assert seconds > 0
+    (folder,) = tmp_path.iterdir()
+    assert not list(folder.glob("bench*"))
+    assert len(list((folder / "l1").iterdir())) == 4

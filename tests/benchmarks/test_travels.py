@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import sys
-from pathlib import Path
 
 import cloudpickle
 import dask
 import pytest
+from programs import load
 
 from roman_dask_l2.products.job import prepare
 from roman_dask_l2.products.level2 import calibration_graph, l2_file
 
-HERE = Path(__file__).resolve().parents[2] / "benchmarks"
+travels = load("travels")
 
 
-@pytest.fixture(scope="module")
-def travels():
-    spec = importlib.util.spec_from_file_location("travels_tested", HERE / "travels.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_who_sends_to_whom(travels):
+def test_who_sends_to_whom():
     found = {
         "program": [{("p:1", "s:0"): 10}],
         "scheduler": [{("s:0", "p:1"): 20, ("s:0", "a:7"): 30, ("s:5", "b:0"): 40}],
@@ -42,7 +31,7 @@ def test_who_sends_to_whom(travels):
     }  # fmt: skip
 
 
-def test_little_travels(travels, simulated, tmp_path):
+def test_little_travels(simulated, tmp_path):
     """For real, in kB; nothing of it grows with the pixels of a tile."""
     config = travels.configuration(simulated(conditions=(), seed=77).config, tmp_path)
     found = travels.measured(config, tile=64)
@@ -65,7 +54,7 @@ def test_graphs_are_small(simulated, tmp_path, tile):
         assert len(cloudpickle.dumps(form)) < 60e3 + 800 * tiles
 
 
-def test_the_page_shows_what_was_counted(travels):
+def test_the_page_shows_what_was_counted():
     part = travels.PAGE.read_text().split("<!-- travels: begin -->")[1]
     part = part.split("<!-- travels: end -->")[0].strip()
     assert part == travels.page(json.loads(travels.RESULT.read_text())).strip()

@@ -216,8 +216,10 @@ def test_a_file_that_ends_too_early(window, values, tmp_path):
     source = write(path, values.astype("<f4"))
     os.truncate(path, source.offset + 100)
     status = os.stat(path)
-    mark = (status.st_size, status.st_mtime_ns)
-    short = FileArray(source.path, source.key, source.shape, source.dtype, source.offset, mark)
+    size_and_mtime = (status.st_size, status.st_mtime_ns)
+    short = FileArray(
+        source.path, source.key, source.shape, source.dtype, source.offset, size_and_mtime
+    )
     with pytest.raises(InputError, match=r"a\.asdf: ends too early"):
         short.read(WINDOWS[window])
 
@@ -347,6 +349,6 @@ def test_a_damaged_packed_array(large, tmp_path):
         file.seek(source.packed.start + 8)
         file.write(bytes(100_000))
     status = os.stat(path)
-    damaged = replace(source, mark=(status.st_size, status.st_mtime_ns))
+    damaged = replace(source, size_and_mtime=(status.st_size, status.st_mtime_ns))
     with pytest.raises(InputError, match=r"a\.asdf: damaged"):
         damaged.read()

@@ -6,12 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
+from rewriting import rewrite_array
 
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.io.arrays import Constant
 from roman_dask_l2.io.l1 import open_l1
 from roman_dask_l2.io.references import ARRAYS, open_inputs
-from roman_dask_l2.simulation.files import rewrite_array
 
 R, SIDE = 4, 256
 PATTERN = [[0], [1], [2, 3], [4]]

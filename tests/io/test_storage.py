@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from storing import WAYS, store
 
 from roman_dask_l2.core.detector import Window
 from roman_dask_l2.errors import InputError
@@ -20,8 +21,6 @@ from roman_dask_l2.io.layout import known_layout, read_head, read_layout
 from roman_dask_l2.products.level2 import calibrate
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-from storing import WAYS, store  # noqa: E402
 
 WINDOWS = (None, Window(3, 40, 0, 256), Window(3, 40, 5, 200), Window(100, 200, 250, 256))
 COMPRESSED = ("zlib", "bzp2", "lz4", "lz4 whole", "fortran zlib", "external zlib")
@@ -71,7 +70,7 @@ def test_damaged_compressed_data(way, made, tmp_path):
         bad[start + position : start + position + size] = filling * min(size, used - position)
         Path(array.path).write_bytes(bad)
         status = os.stat(array.path)
-        odd = replace(array, mark=(status.st_size, status.st_mtime_ns))
+        odd = replace(array, size_and_mtime=(status.st_size, status.st_mtime_ns))
         with pytest.raises(InputError, match="damaged") as caught:
             odd.read()
         assert str(caught.value).startswith(array.path)

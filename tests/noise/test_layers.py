@@ -17,8 +17,9 @@ from roman_dask_l2.cli.app import main
 from roman_dask_l2.config.model import load_config
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.io.spill import NotWritten, TempStore
-from roman_dask_l2.products import layer_sum, layer_tasks, noise_layers
+from roman_dask_l2.products import layer_plan
 from roman_dask_l2.products.level2 import calibrate
+from roman_dask_l2.products.noise_commands import read_noise
 from roman_dask_l2.products.noise_layers import generate_noise
 from roman_dask_l2.simulation.simulate import simulate
 
@@ -141,7 +142,7 @@ def test_clipping_is_exact(case):
     quarters = np.percentile(plain[usable], [25, 50, 75])
     q25, median, q75 = quarters
     assert (np.abs(plain - median) > 3 * (q75 - q25) / 1.34896).any()
-    low, high = layer_sum.clip_limits(tuple(quarters), 2.0)
+    low, high = read_noise.clip_limits(tuple(quarters), 2.0)
     reach = 2 * (q75 - q25) / 1.34896
     assert (low, high) == (np.float32(median - reach), np.float32(median + reach))
     # Those that were outside are at the limits now. That another one falls on a limit is rare.
@@ -150,7 +151,7 @@ def test_clipping_is_exact(case):
     assert (clipped == clipped.max()).sum() > 100
     # The quartiles, and so the limits, are those of the layer before it was clipped.
     quarters = np.percentile(clipped[usable], [25, 50, 75])
-    assert layer_sum.clip_limits(tuple(quarters), 2.0) == (clipped.min(), clipped.max())
+    assert read_noise.clip_limits(tuple(quarters), 2.0) == (clipped.min(), clipped.max())
 
 
 def test_sky_is_subtracted(case):
@@ -242,7 +243,7 @@ def test_store_is_removed_after_a_failure(case, monkeypatch):
     def fail(*args):
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr(layer_tasks, "PlaneNoise", fail)
+    monkeypatch.setattr(read_noise, "PlaneNoise", fail)
     with pytest.raises(RuntimeError, match="in the middle"):
         made(case, ["R"])
     assert list((case / "scratch").iterdir()) == []
@@ -342,15 +343,15 @@ def test_compat(case, monkeypatch):
 def lose_results(monkeypatch, indices):
     """Layers whose statistics get lost once, with what they were made from dropped: what is left
     of a layer when the worker dies that has finished it."""
-    finish, lost = noise_layers.finish_layer, set()
+    finish, lost = layer_plan.finish_layer, set()
 
-    def losing(layer, images, place, *rest):
-        finish(layer, images, place, *rest)
+    def losing(layer, parts, place, *rest):
+        finish(layer, parts, place, *rest)
         if place[0] in indices and place[0] not in lost:
             lost.add(place[0])
             raise NotWritten(f"chunk of layer {place[0]}")
 
-    monkeypatch.setattr(noise_layers, "finish_layer", losing)
+    monkeypatch.setattr(layer_plan, "finish_layer", losing)
 
 
 def test_lost_results_do_not_cost_the_layers(case, reference, monkeypatch, caplog):
@@ -365,7 +366,7 @@ def test_no_endless_attempts(case, monkeypatch):
     def fails(*_):
         raise NotWritten("chunk")
 
-    monkeypatch.setattr(noise_layers, "finish_layer", fails)
+    monkeypatch.setattr(layer_plan, "finish_layer", fails)
     with pytest.raises(NotWritten):
         made(case)
     assert not (case / "noise.asdf").exists()

@@ -11,7 +11,8 @@ import yaml
 from roman_dask_l2.batch import campaign
 from roman_dask_l2.cli import app
 from roman_dask_l2.products.quality import measure
-from roman_dask_l2.report import campaign as reports
+from roman_dask_l2.report import compare as reports
+from roman_dask_l2.report import focal_plane as focal
 from roman_dask_l2.report.campaign import campaign_report
 from roman_dask_l2.simulation.simulate import simulate
 
@@ -79,8 +80,9 @@ def test_manifest_without_numbers(folder, tmp_path, check_page):
     old = [{k: v for k, v in line.items() if k != "quality"} for line in lines(case)]
     manifest = case / "campaign.manifest.jsonl"
     manifest.write_text("".join(json.dumps(line) + "\n" for line in old))
-    before = reports.look(folder / "campaign.yaml")
-    assert [e.quality for e in reports.look(case / "campaign.yaml")] == [e.quality for e in before]
+    before = reports.read_exposures(folder / "campaign.yaml")
+    after = reports.read_exposures(case / "campaign.yaml")
+    assert [e.quality for e in after] == [e.quality for e in before]
     assert sum(bool(e.quality) for e in before) == 2
     manifest.unlink()
     page = check_page(campaign_report(case / "campaign.yaml"))
@@ -108,9 +110,9 @@ def test_focal_plane_shows_medians_of_each_detector():
     group = [exposed(f"{i}", sky, detector="WFI07") for i, sky in enumerate([0.1, 0.2, 0.6])]
     group.append(exposed("x", None, detector="WFI18"))
     sky = reports.QUANTITIES[0]
-    assert reports.by_detector(sky, group) == {"WFI07": 0.2}
+    assert focal.by_detector(sky, group) == {"WFI07": 0.2}
     group[0].outliers["sky"] = 9.0
-    figure = reports.focal_plane(sky, group, "Sky")
+    figure = focal.focal_plane(sky, group, "Sky")
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts[6] == "7\n0.2"
     assert sum("\n" in text for text in texts) == 1
@@ -121,24 +123,24 @@ def test_focal_plane_shows_medians_of_each_detector():
 def test_a_stretch_does_not_make_much_of_little():
     """Detectors that differ by 0.1 % have nearly one colour; one that is far off has its own."""
     values = [0.4000, 0.4002, 0.3999, 0.4004]
-    low, high = reports.stretch(values)
+    low, high = focal.stretch(values)
     assert (low, high) == pytest.approx((0.3801, 0.4201), abs=1e-3)
-    assert reports.stretch([*values, 0.6])[1] == 0.6
-    assert reports.stretch([1.0, 1.5, 2.0]) == (0.0, pytest.approx(1.5 + 5 * 1.4826 * 0.5))
-    assert reports.stretch([0.4]) == pytest.approx((0.38, 0.42))
-    assert reports.stretch([])[0] < reports.stretch([])[1]
-    assert reports.stretch([0.0, 0.0])[0] < reports.stretch([0.0, 0.0])[1]
+    assert focal.stretch([*values, 0.6])[1] == 0.6
+    assert focal.stretch([1.0, 1.5, 2.0]) == (0.0, pytest.approx(1.5 + 5 * 1.4826 * 0.5))
+    assert focal.stretch([0.4]) == pytest.approx((0.38, 0.42))
+    assert focal.stretch([])[0] < focal.stretch([])[1]
+    assert focal.stretch([0.0, 0.0])[0] < focal.stretch([0.0, 0.0])[1]
 
 
 def test_failed_detectors_look_like_no_others(folder, tmp_path):
     """The only exposure of WFI18 has failed; WFI03 waits; WFI02 is not in the campaign."""
-    exposures = reports.look(folder / "campaign.yaml")
+    exposures = reports.read_exposures(folder / "campaign.yaml")
     assert [e.detector for e in exposures] == ["WFI01", "WFI10", "WFI18"]
     exposures.append(reports.Exposed("x", "not begun", {}, {}, "WFI03"))
     exposures.append(reports.Exposed("y", "failed", {}, {}, "WFI03"))
     exposures.append(reports.Exposed("z", "failed", {}, {}, "WFI01"))
-    assert reports.idle_detectors(exposures) == {"WFI18": "failed", "WFI03": "to do"}
-    figure = reports.focal_plane(reports.QUANTITIES[0], exposures, "Sky")
+    assert focal.idle_detectors(exposures) == {"WFI18": "failed", "WFI03": "to do"}
+    figure = focal.focal_plane(reports.QUANTITIES[0], exposures, "Sky")
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert (texts[17], texts[2], texts[1]) == ("18\nfailed", "3\nto do", "2")
     hatched = [bool(patch.get_hatch()) for patch in figure.axes[0].patches]
@@ -157,14 +159,14 @@ def test_detector_of_an_exposure_that_failed(folder, tmp_path):
         ((("night", "1"),), {}, None),
     ]:
         entry = campaign.Entry(values, settings)
-        assert reports._detector(entry, tmp_path) == found
+        assert reports.detector_of(entry, tmp_path) == found
     entry = campaign.Entry((("night", "1"),), {"IN": "l1/sim_L1_F158_1_1.asdf"})
-    assert reports._detector(entry, folder) == "WFI01"
-    assert reports._detector(entry, None) is None
+    assert reports.detector_of(entry, folder) == "WFI01"
+    assert reports.detector_of(entry, None) is None
 
 
 def test_detectors_do_not_overlap():
-    places = [*reports.CENTRES, *((-x, y) for x, y in reports.CENTRES)]
+    places = [*focal.CENTRES, *((-x, y) for x, y in focal.CENTRES)]
     for i, (x, y) in enumerate(places):
         for a, b in places[:i]:
-            assert max(abs(x - a), abs(y - b)) > reports.DETECTOR
+            assert max(abs(x - a), abs(y - b)) > focal.DETECTOR

@@ -7,13 +7,13 @@ import pytest
 
 from roman_dask_l2.noise.read_noise import pink_series
 from roman_dask_l2.report import expected, layers, replay
-from roman_dask_l2.report import exposure as reports
-from roman_dask_l2.report.image_scan import ERRORS, RATES, open_image, survey
+from roman_dask_l2.report import facts as reports
+from roman_dask_l2.report.image_scan import ERRORS, RATES, open_image, scan_image
 
 
 @pytest.fixture(scope="module")
 def facts(exposure_with_noise):
-    return reports._look(open_image(exposure_with_noise.l2), exposure_with_noise.noise)
+    return reports.gather(open_image(exposure_with_noise.l2), exposure_with_noise.noise)
 
 
 def test_ramps_are_those_that_were_fitted(facts):
@@ -50,12 +50,12 @@ def test_layers(facts):
         _, power = one.spectrum()
         due = layers.expect(one, facts.l2, facts.seen, facts.replay)
         ratio = power / due.spectra["expected"]
-        assert abs(ratio.mean() - 1) < (0.02 if one.layer.read else 0.012), one.layer.label
+        assert abs(ratio.mean() - 1) < (0.02 if one.layer.ramp else 0.012), one.layer.label
         assert abs(ratio[0] - 1) < 0.2, one.layer.label
         density = one.counts / one.counts.sum() / np.diff(layers.BINS * one.scale)
         middle = slice(40, 80)
         assert abs(density[middle].mean() / due.density[middle].mean() - 1) < 0.02
-        if one.layer.read is None:  # by the median gain
+        if one.layer.ramp is None:  # by the median gain
             alone = layers.expect(one, facts.l2, facts.seen, None)
             assert abs(alone.sigma / due.sigma - 1) < 0.01
     # Read noise is not white: the curve that takes it for white is far off at low frequencies.
@@ -121,11 +121,11 @@ def test_excess(exposure):
         np.testing.assert_allclose(charge[i], 80, rtol=1e-6)
 
 
-def test_survey_of_sides(simulated):
+def test_scan_of_sides(simulated):
     """Cells cover the whole image, whatever its side."""
     from roman_dask_l2.products.level2 import calibrate
 
-    made = survey(open_image(calibrate(simulated(seed=11).config).out))
+    made = scan_image(open_image(calibrate(simulated(seed=11).config).out))
     assert made.k == 1
     assert made.edges[0] == 0
     assert made.edges[-1] == 248

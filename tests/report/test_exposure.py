@@ -18,6 +18,7 @@ from roman_dask_l2.products.level2 import calibrate
 from roman_dask_l2.products.noise_layers import generate_noise
 from roman_dask_l2.report import exposure, replay, write_report
 from roman_dask_l2.report.exposure import exposure_report
+from roman_dask_l2.report.facts import gather
 from roman_dask_l2.report.image_scan import open_image
 from roman_dask_l2.report.replay import open_replay
 from roman_dask_l2.simulation.simulate import simulate
@@ -151,7 +152,7 @@ def test_chi_square_is_worth_a_warning_where_it_is_not_expected(tmp_path):
         if not known:
             del config["CALDIR"]["biascorr"]
             made.config.write_text(yaml.safe_dump(config))
-        facts = exposure._look(open_image(calibrate(made.config).out), None)
+        facts = gather(open_image(calibrate(made.config).out), None)
         assert (facts.chi_square > 1.5) == (name != "good")
         found = [line for line in exposure._warnings(facts) if "reduced chi-square" in line]
         assert len(found) == warned, (name, found)
@@ -176,7 +177,7 @@ def test_without_the_exposure(tmp_path, simulated, check_page):
     page = check_page(exposure_report(l2))
     assert page.ids == SECTIONS
     assert page.text.count("l1.asdf, is not there") == 3
-    assert "read noise reference is not at hand" in page.text
+    assert "read noise reference is not available" in page.text
 
 
 def test_files_found_beside_the_image(exposure_with_noise, tmp_path, monkeypatch):

@@ -8,11 +8,11 @@ import warnings
 import asdf
 import numpy as np
 import pytest
+from rewriting import rewrite_array
 
 from roman_dask_l2.products.level2 import calibrate
 from roman_dask_l2.products.noise_layers import generate_noise
 from roman_dask_l2.report import write_report
-from roman_dask_l2.simulation.files import rewrite_array
 from roman_dask_l2.simulation.simulate import simulate
 
 SIDE = 256

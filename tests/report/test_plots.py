@@ -15,7 +15,7 @@ from roman_dask_l2.core.dq import PIXEL
 from roman_dask_l2.report import page as pages
 from roman_dask_l2.report import plots
 from roman_dask_l2.report.blocks import KINDS, kind_counts, percent
-from roman_dask_l2.report.image_scan import open_image, survey
+from roman_dask_l2.report.image_scan import open_image, scan_image
 from roman_dask_l2.report.panels import flag_handles
 from roman_dask_l2.report.replay import Ramp
 
@@ -62,7 +62,7 @@ def test_rows_are_not_smeared():
 def test_medians_of_ramps_that_do_not_saturate(exposure_with_noise):
     """Where ramps begin to saturate, pixels lie on several branches, and medians between them."""
     l2 = open_image(exposure_with_noise.l2)
-    seen = survey(l2)
+    seen = scan_image(l2)
     saturated = seen.errors - seen.full
     assert (saturated >= 0).all()
     assert 0 < saturated.sum() <= seen.count("SATURATED")

@@ -39,7 +39,8 @@ def simulated(folder: Path, seed: int, python: Path, side: int = 4096) -> Path:
     by newer ones it could not read."""
     config = folder / "config.yaml"
     stamp = folder / "simulated.json"
-    source = (ROOT / "roman_dask_l2" / "simulate.py").read_bytes()
+    sources = sorted((ROOT / "roman_dask_l2" / "simulation").glob("*.py"))
+    source = b"".join(path.read_bytes() for path in sources)
     made_by = {"seed": seed, "simulator": len(source), "sum": sum(source)}
     made_by |= {"side": side} if side != 4096 else {}
     if stamp.is_file() and json.loads(stamp.read_text()) == made_by:

@@ -295,20 +295,20 @@ def run_noise(config: Path, name: str, labels: list[str]) -> np.ndarray:
     path = config.with_name(f"config_noise_{name}.yaml")
     path.write_text(yaml.safe_dump(settings))
     if name == "alike":
-        original = layer_plan._base_inputs
+        original = layer_plan.base_inputs
 
         def with_own_amp33(inputs: Inputs) -> Inputs:
             changed = original(inputs)
             changed.sources["l1.amp33"] = inputs.sources["l1.amp33"]
             return changed
 
-        layer_plan._base_inputs = with_own_amp33
+        layer_plan.base_inputs = with_own_amp33
     began = time.perf_counter()
     try:
         out = noise_layers.generate_noise(path).out
     finally:
         if name == "alike":
-            layer_plan._base_inputs = original
+            layer_plan.base_inputs = original
     say(f"{len(labels)} noise layers took {time.perf_counter() - began:.0f} s")
     return array_of(out)
 

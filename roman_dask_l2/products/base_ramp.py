@@ -1,0 +1,158 @@
+"""The ramp that noise is added to: the dark cube, or the exposure as the detector gave it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core.detector import BORDER, Window
+from ..core.dq import PIXEL
+from ..io.arrays import Placed
+from ..io.references import Inputs
+from ..io.spill import STRIP_ROWS, Spilled
+from ..noise.read_noise import Border, base_plane
+
+DO_NOT_USE = np.uint32(PIXEL["DO_NOT_USE"])
+
+
+@dataclass(frozen=True)
+class NoiseStrips:
+    """What noisy planes are made from, in the store so that a strip of columns can be read alone.
+
+    Attributes
+    ----------
+    base : Spilled
+        Active pixels of the ramp that noise is added to, (R, N, N) uint16.
+    read_noise : Spilled
+        (N, N) float32.
+    """
+
+    base: Spilled
+    read_noise: Spilled
+
+
+@dataclass(frozen=True)
+class UsableFlags:
+    """Store of the only flag of a noisy image that its sky fit reads, DO_NOT_USE, as one byte.
+
+    Attributes
+    ----------
+    store : Spilled
+        (N, N) uint8.
+    """
+
+    store: Spilled
+
+    def put(self, values: np.ndarray, window: Window) -> None:
+        self.store.put((values & DO_NOT_USE).astype(np.uint8), window)
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        return self.store.read(window).astype(np.uint32)
+
+
+@dataclass(frozen=True)
+class DarkRamp:
+    """The dark cube cast to Level-1 integers."""
+
+    dark: Placed
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        return base_plane(self.dark.read(window))
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """The reference output without noise: its mean in every resultant."""
+
+    median: Placed
+    n_resultants: int
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        median = np.nan_to_num(self.median.read())
+        return np.broadcast_to(median, (self.n_resultants, *median.shape))
+
+
+@dataclass(frozen=True)
+class ResultantPlane:
+    """One resultant of a cube."""
+
+    source: Placed
+    index: int
+
+    def read(self, window: Window) -> np.ndarray:
+        source = self.source
+        first = source.array.shape[0] - (source.planes or source.array.shape[0])
+        plane = slice(first + self.index, first + self.index + 1)
+        values: np.ndarray = source.array.read(window, plane)[0]
+        return values.astype(source.dtype or values.dtype, copy=False)
+
+
+def border(source: Placed | ResultantPlane, n: int) -> Border:
+    """The reference pixels of an image of n x n pixels."""
+    bands = (0, BORDER), (n - BORDER, n)
+    return Border(
+        np.concatenate([source.read(Window(*band, 0, n)) for band in bands]).astype(np.float32),
+        np.concatenate([source.read(Window(0, n, *band)) for band in bands], 1).astype(np.float32),
+    )
+
+
+# -- as exposures --------------------------------------------------------------------------------
+
+
+def base_inputs(inputs: Inputs) -> Inputs:
+    """The dark cube as an exposure: its image is subtracted from those of noisy ramps."""
+    exposure = dataclasses.replace(inputs.exposure, encoding_offset=0.0, guide_window=None)
+    sources = dict(inputs.sources)
+    for name in ("l1.reference_read", "l1.reference_amp33", "l1.resultantdq"):
+        sources.pop(name, None)
+    sources["l1.data"] = DarkRamp(inputs.sources["dark.data"])
+    if "read.amp33.med" in sources:
+        sources["l1.amp33"] = Quiet(sources["read.amp33.med"], exposure.n_resultants)
+    return Inputs(exposure, sources, inputs.layouts)
+
+
+def noisy_inputs(inputs: Inputs, cube: tuple[Spilled, Spilled], own: bool) -> Inputs:
+    """A noisy ramp in the store as an exposure; `own`: of the exposure's own ramp."""
+    exposure = dataclasses.replace(inputs.exposure, encoding_offset=0.0)
+    if not own:
+        exposure = dataclasses.replace(exposure, guide_window=None)
+    sources = dict(inputs.sources)
+    for name in ("l1.reference_read", "l1.reference_amp33"):
+        sources.pop(name, None)
+    if not own:
+        sources.pop("l1.resultantdq", None)
+    sources["l1.data"], sources["l1.amp33"] = cube
+    return Inputs(exposure, sources, inputs.layouts)
+
+
+# -- tasks ---------------------------------------------------------------------------------------
+
+
+def write_read_noise(inputs: Inputs, image: Spilled, waits: Any) -> None:
+    """Copy the white noise of a read to the store."""
+    for window in _bands(inputs.exposure.side):
+        image.put(np.asarray(inputs.sources["read.data"].read(window), np.float32), window)
+
+
+def write_base_ramp(j: int, own: bool, inputs: Inputs, ramp: Spilled, waits: Any) -> None:
+    """Write resultant `j` of the ramp that noise is added to, to the store."""
+    plane = ResultantPlane(inputs.sources["l1.data" if own else "dark.data"], j)
+    for window in _bands(inputs.exposure.side):
+        values = plane.read(window)
+        ramp.put(_decoded(values, window, inputs) if own else base_plane(values), window, j)
+
+
+def _bands(n: int) -> list[Window]:
+    """The rows of chunks that strips are read from."""
+    return [Window(y, min(y + STRIP_ROWS, n), 0, n) for y in range(0, n, STRIP_ROWS)]
+
+
+def _decoded(values: np.ndarray, window: Window, inputs: Inputs) -> np.ndarray:
+    """A resultant as the detector gave it, before the reference read was subtracted on board."""
+    values = values.astype(np.float32) - np.float32(inputs.exposure.encoding_offset)
+    if inputs.available("l1.reference_read"):
+        values += inputs.sources["l1.reference_read"].read(window)
+    return base_plane(np.rint(values))

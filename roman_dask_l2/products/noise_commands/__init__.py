@@ -1,0 +1,1 @@
+"""The letters of the layer language, one file each: how their noise is drawn and expected."""

@@ -1,0 +1,106 @@
+"""What `simulate` is asked for, checked before anything is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.detector import check_side
+from ..errors import InputError
+from .detector import condition_names
+from .settings import NOISE, PACKED, Given, Run
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """The arguments of `simulate`, which explains them.
+
+    Raises
+    ------
+    InputError
+        For options that cannot be.
+    """
+
+    directory: Path
+    side: int
+    read_pattern: Sequence[Sequence[int]]
+    frame_time: float
+    seed: int
+    detector: str
+    optical_element: str
+    conditions: str | Iterable[str]
+    sky: float | np.ndarray
+    stars: Given
+    cosmic_rays: Given
+    noise: Mapping[str, float] | None
+    guide_window: Sequence[int] | None
+    reference_read: int | None
+    extra_plane: bool | None
+    amp33: bool
+    biascorr: bool
+    dark_decay: bool
+    wfi18_transient: bool
+    array_format: Mapping[str, str] | None
+    wcs: str
+    config: Mapping[str, Any] | None
+    threads: int
+
+    def __post_init__(self) -> None:
+        check_side(self.side, "simulate")
+        if set("#?%") & set(str(self.directory.absolute())):  # asdf would write elsewhere
+            raise InputError(
+                f"{self.directory}: expected a directory without #, ? and % in its name"
+            )
+        # An iterable of conditions may be one that can be read only once.
+        object.__setattr__(self, "conditions", condition_names(self.conditions))
+        pattern = [[int(f) for f in reads] for reads in self.read_pattern]
+        object.__setattr__(self, "read_pattern", pattern)
+        frames = [f for reads in pattern for f in reads]
+        if not all(pattern) or frames != sorted(set(frames)) or len(pattern) < 3:
+            raise InputError(
+                f"read pattern {pattern}: expected 3 or more resultants, frames ascending"
+            )
+        if self.wcs not in ("fits", "gwcs", "l1"):
+            raise InputError(f"wcs {self.wcs!r}: expected 'fits', 'gwcs' or 'l1'")
+        if self.wfi18_transient and self.detector != "WFI18":
+            raise InputError(f"wfi18_transient: only WFI18 has it, not {self.detector}")
+        words = {word for how in self.formats.values() for word in how.split("+")}
+        if unknown := words - PACKED - {"float64", "big-endian", "quantity"}:
+            raise InputError(f"array_format: unknown {sorted(unknown)}")
+
+    @property
+    def formats(self) -> dict[str, str]:
+        """`array_format`; empty if there is none."""
+        return dict(self.array_format or {})
+
+    @property
+    def n_taken_out(self) -> int:
+        """Resultants at the start of the read pattern that are not planes of the L1 cube: 0 or 1,
+        the reference read."""
+        return 0 if self.reference_read is None else 1
+
+    @property
+    def has_extra_plane(self) -> bool:
+        """Whether the cubes of reference files have one plane more than the exposure."""
+        return bool(self.n_taken_out) if self.extra_plane is None else self.extra_plane
+
+    @property
+    def window(self) -> list[int] | None:
+        """The guide window (xstart, xstop, ystart, ystop), given or of a condition; or None."""
+        if self.guide_window is not None:
+            return [int(v) for v in self.guide_window]
+        if "guide_window" in self.conditions:
+            return [self.side // 2 - 8, self.side // 2 + 8] * 2
+        if "guide_window_edge" in self.conditions:
+            return [0, 16, self.side - 16, self.side]
+        return None
+
+    def run(self) -> Run:
+        """What all parts of the simulation share; no condition has its places yet."""
+        pattern = [list(reads) for reads in self.read_pattern]
+        noise = NOISE | dict(self.noise or {})
+        return Run(self.side, pattern, self.frame_time, self.seed, noise, self.threads)

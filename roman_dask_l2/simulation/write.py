@@ -1,0 +1,129 @@
+"""A simulated exposure is written: references, Level 1, WCS, configuration, truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import asdf
+import numpy as np
+import yaml
+
+from ..core.detector import BORDER
+from ..core.dq import GROUP
+from ..core.exposure import index_dtype
+from ..errors import InputError
+from .detector import Pixels
+from .expose import Exposed
+from .files import make_configuration, make_level1, make_references, write_reference
+from .options import Options
+from .readout import Electronics, make_planes
+from .settings import DARK_DECAY, NAN_ARRAYS, Run, Simulation
+from .wcs import make_gwcs, wcs_cards
+
+
+def write_references(
+    options: Options, run: Run, pixels: Pixels, electronics: Electronics, exposed: Exposed
+) -> tuple[dict[str, Path], np.ndarray]:
+    """Write every reference file; `exposed` gives its dark cube away.
+
+    Returns
+    -------
+    caldir : dict of str to Path
+        The files, by reference key.
+    saturated_at : (N, N) int8 or int16 ndarray
+        The first resultant whose raw value reaches the threshold of the saturation file, or -1.
+    """
+    (options.directory / "cal").mkdir(parents=True, exist_ok=True)
+    formats, caldir = options.formats, dict[str, Path]()
+    first, extra, planes = options.n_taken_out, options.has_extra_plane, len(run.pattern)
+    saturated_at = np.full((run.side, run.side), -1, index_dtype(planes - first))
+
+    def write(key: str, tree: dict[str, Any]) -> None:
+        _put_nans(run, key, tree)
+        path = caldir[key] = options.directory / "cal" / f"{key}.asdf"
+        how = formats.get(key, "")
+        write_reference(path, tree, how, options.detector, options.optical_element)
+
+    for key, tree in make_references(run, pixels, electronics, options.amp33):
+        if key == "saturation":
+            for j in reversed(range(first, planes)):  # NaN is never reached
+                saturated_at[exposed.data[j] >= tree["data"]] = j - first
+        if key == "dark":
+            assert exposed.dark is not None
+            tree["data"] = make_planes(exposed.dark, first, extra)
+            exposed.dark = None
+        write(key, tree)
+    if options.biascorr:
+        cube = np.stack([electronics.bias(j) for j in range(planes)])
+        write("biascorr", {"data": make_planes(cube, first, extra), "t0": run.frame_time})
+    if options.dark_decay:
+        write("dark_decay", {"decay_table": {options.detector: dict(DARK_DECAY)}})
+    if unknown := set(formats) - set(caldir):
+        raise InputError(f"array_format: no reference file {sorted(unknown)}")
+    return caldir, saturated_at
+
+
+def _put_nans(run: Run, key: str, tree: dict[str, Any]) -> None:
+    """Put NaN into arrays of a reference file where the condition asks for it."""
+    for (file, name), (y, x) in zip(NAN_ARRAYS, run.at("nan_reference"), strict=False):
+        if file == key:
+            tree[name] = tree[name].copy()
+            shift = BORDER if tree[name].shape[-1] == run.n else 0
+            tree[name][..., y - shift, x - shift] = np.nan
+
+
+def write_level1(options: Options, run: Run, exposed: Exposed, path: Path) -> None:
+    """Write the Level 1 file."""
+    model = make_level1(run, path, exposed.data, exposed.amp33, options.reference_read)
+    meta = model["meta"]
+    meta["instrument"].update(
+        {"detector": options.detector, "optical_element": options.optical_element}
+    )
+    meta["wcsinfo"]["aperture_name"] = f"{options.detector}_FULL"
+    if options.window is not None:
+        for name, value in zip(("xstart", "xstop", "ystart", "ystop"), options.window, strict=True):
+            meta["guide_star"][f"window_{name}"] = value
+    if "dropout" in options.conditions:
+        first, planes = options.n_taken_out, len(run.pattern)
+        model["resultantdq"] = np.zeros((planes - first, run.side, run.side), np.uint8)
+        run.put(model["resultantdq"][planes // 2 - first], "dropout", [GROUP["DROPOUT"]])
+    if options.wcs == "l1":
+        meta["wcs"] = make_gwcs(run.side)
+    model.save(path)
+
+
+def write_wcs(options: Options, result: Simulation) -> None:
+    """Write the FITS header, and the gwcs file if it was asked for."""
+    from astropy.io import fits
+
+    # cards of 80 characters without line breaks, which is what readers of such files expect
+    result.fitswcs.write_text(fits.Header(wcs_cards(options.side)).tostring())
+    if result.gwcs:
+        asdf.AsdfFile({"wcs": make_gwcs(options.side)}).write_to(result.gwcs)
+
+
+def write_configuration(options: Options, run: Run, result: Simulation) -> None:
+    """Write a configuration that is ready to run."""
+    settings = make_configuration(run, result.caldir, options.wcs) | dict(options.config or {})
+    settings = {key: value for key, value in settings.items() if value is not None}
+    result.config.write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def write_truth(
+    options: Options, run: Run, exposed: Exposed, saturated_at: np.ndarray, path: Path
+) -> None:
+    """Write what the calibration should find; see the notes of `simulate`."""
+    truth: dict[str, Any] = {
+        "rate": exposed.rate,
+        "saturated_at": saturated_at,
+        "saturating_stars": exposed.saturating,
+    }
+    columns = ("y", "x", "frame", "electrons")
+    truth["cosmic_rays"] = dict(zip(columns, exposed.hits.T.copy(), strict=True))
+    truth["conditions"] = run.places
+    truth["guide_window"] = options.window
+    truth["options"] = {
+        "side": run.side, "seed": run.seed, "read_pattern": run.pattern, "noise": run.noise,
+    }  # fmt: skip
+    asdf.AsdfFile({"truth": truth}).write_to(path)
