@@ -1,8 +1,8 @@
-"""Data-quality flags and the mask-growth table: the one place where they stand.
+"""Data-quality flags and the mask-growth table: the only place where they are defined.
 
 The bit values are those of ``roman_datamodels.dqflags`` (a test compares them); they are written
-out here because importing that package costs more than a second, which a worker or
-``roman-dask-l2 --help`` should not pay.
+out here because importing that package costs more than a second, which neither a worker
+nor ``roman-dask-l2 --help`` should spend.
 """
 
 from __future__ import annotations
@@ -85,6 +85,6 @@ GROWTHS: tuple[int, ...] = (1, 5, 9, 25)
 
 
 def growth_halo(table: dict[str, int]) -> int:
-    """Pixels that the combined mask looks beyond a tile's edge for a growth `table`."""
+    """How many pixels beyond a tile's edge the combined mask needs for a growth `table`."""
     reach = {1: 0, 5: 1, 9: 1, 25: 2}
     return max((reach[n] for n in table.values()), default=0)

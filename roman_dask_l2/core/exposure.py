@@ -1,4 +1,4 @@
-"""What is known of one exposure without reading a pixel: geometry, read pattern, times."""
+"""What is known about an exposure before any pixel is read: geometry, read pattern, times."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import InputError
 
 MOST_RESULTANTS = 32767
-"""An index of a resultant is an int16 at most."""
+"""The index of a resultant must fit into int16."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,11 @@ class Exposure:
 
 
 def index_dtype(n_resultants: int) -> str:
-    """Type in which files keep the index of a resultant, or -1 for none."""
+    """The dtype in which files store the index of a resultant (-1 for none)."""
     return "int8" if n_resultants <= 127 else "int16"
 
 
 def _single(times: np.ndarray) -> np.ndarray:
-    """Times as processinfo stores them (float32): the weights can be recomputed from the file."""
+    """Times rounded to float32, as processinfo stores them, so that the weights can be recomputed
+    from the file."""
     return times.astype(np.float32).astype(np.float64)

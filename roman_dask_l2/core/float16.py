@@ -8,19 +8,29 @@ from .jit import kernel
 
 
 def to_float16(array: np.ndarray) -> np.ndarray:
-    """To float16, clipped to its range: an overflow must not become infinity."""
+    """Convert to float16, clipped to its range so that overflow does not become infinity.
+
+    Parameters
+    ----------
+    array : ndarray of float
+        Any shape; NaN stays NaN.
+
+    Returns
+    -------
+    ndarray of float16
+    """
     values = np.ascontiguousarray(array, np.float32)
     out = np.empty(values.shape, np.uint16)
-    _half(values.reshape(-1), values.reshape(-1).view(np.uint32), out.reshape(-1))
+    _convert(values.reshape(-1), values.reshape(-1).view(np.uint32), out.reshape(-1))
     return out.view(np.float16)
 
 
 @kernel
-def _half(values, bits, out):
+def _convert(values, bits, out):
     """Bits of float16 for float32 `values` (with their `bits`), rounded to nearest even.
 
-    NumPy converts one by one; this is vectorised. Normal numbers are rounded as integers. For those
-    below 2^-14 the addition of 1/2 does the rounding: the sum's last bit is that of float16.
+    NumPy converts element by element; this loop is vectorised. Normal numbers are rounded as
+    integers. For those below 2^-14 adding 1/2 rounds: the last bit of the sum is float16's.
     """
     step = 4096
     sums = np.empty(step, np.float32)
@@ -42,6 +52,6 @@ def _half(values, bits, out):
 
 
 def round_to_float16(array: np.ndarray) -> np.ndarray:
-    """Values as float16 can hold them (clipped to its range), in float32."""
+    """Round to the nearest float16 value (clipped to its range), returned as float32."""
     largest = np.finfo(np.float16).max
     return np.clip(array, -largest, largest).astype(np.float16).astype(np.float32)

@@ -1,4 +1,9 @@
-"""All numba switches in one place."""
+"""All use of numba in one place: how kernels are compiled, and where they are cached.
+
+The cache overrides private names of numba, which may change with any release: written for 0.68
+(`IndexDataCacheFile` and `FunctionCache` of `numba.core.caching`, a dispatcher's ``_cache``). They
+stand here and not in `system.workarounds` because every kernel needs them.
+"""
 
 from __future__ import annotations
 
@@ -50,19 +55,19 @@ if _directory:
 class _CheckedFile(IndexDataCacheFile):
     """Index and code of a function's variants, each with a check sum.
 
-    What a crash, a full disk or another program has left there is no file of ours: it counts as
-    missing, so that the function is compiled again and the file replaced.
+    A file damaged by a crash, a full disk or another program counts as missing: the function is
+    compiled again and the file replaced.
     """
 
     def _dump(self, obj: Any) -> bytes:
         data: bytes = super()._dump(obj)
-        return data + _digest(data)  # unpickling ends before it
+        return data + _digest(data)  # unpickling stops before the check sum
 
     def _load_index(self) -> dict[Any, str]:
         try:
             with open(self._index_path, "rb") as file:
                 version = pickle.load(file)
-                if version == self._version and not _sound(file.read()):
+                if version == self._version and not _intact(file.read()):
                     return {}
             found: dict[Any, str] = super()._load_index()
         except Exception:  # unpickling garbage may end in any of them
@@ -72,7 +77,7 @@ class _CheckedFile(IndexDataCacheFile):
     def _load_data(self, name: str) -> Any:
         with open(self._data_path(name), "rb") as file:
             data = file.read()
-        if not _sound(data):
+        if not _intact(data):
             raise OSError(f"{self._data_path(name)}: damaged")
         return super()._load_data(name)
 
@@ -81,17 +86,17 @@ def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def _sound(data: bytes) -> bool:
-    """Whether data of a file end with their check sum."""
+def _intact(data: bytes) -> bool:
+    """Whether the contents of a file end with their check sum."""
     return _digest(data[:-16]) == data[-16:]
 
 
 class _SharedCache(FunctionCache):
-    """numba's cache on disk, for many processes that start at once.
+    """numba's cache on disk, made safe for many processes that start at once.
 
-    numba writes the index of a function's variants first and the code of the new one after it. In
-    between, another process may find old code under the new entry, or give its own variant the
-    same file.
+    numba first writes the index of a function's variants, then the code of the new one. In between,
+    another process may find old code under the new entry, or write its own variant to the same
+    file.
     """
 
     def __init__(self, py_func: Any) -> None:
@@ -106,7 +111,7 @@ class _SharedCache(FunctionCache):
         try:
             with self._locked(fcntl.LOCK_SH):
                 return super()._load_overload(sig, target_context)
-        except Exception as error:  # whatever is wrong with it, it can be compiled again
+        except Exception as error:  # whatever is wrong, the function can be compiled again
             log.debug("%s: %s: compiled again", self._impl.filename_base, error)
             return None
 
@@ -114,13 +119,15 @@ class _SharedCache(FunctionCache):
         try:
             with self._locked(fcntl.LOCK_EX):
                 super()._save_overload(sig, data)
-        except OSError as error:  # a full disk, say: the run needs no cache
-            _warn_once(f"{self.cache_path}: kernels cannot be kept there ({error.strerror})")
+        except OSError as error:  # such as a full disk: the run does not need the cache
+            _warn_once(
+                f"{self.cache_path}: compiled kernels cannot be stored there ({error.strerror})"
+            )
 
     @contextlib.contextmanager
     def _locked(self, kind: int) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
-            with contextlib.suppress(OSError):  # read-only, or without locks: as numba has it
+            with contextlib.suppress(OSError):  # read-only, or no file locks: as numba does it
                 self._impl.locator.ensure_cache_path()
                 path = os.path.join(self.cache_path, f"{self._impl.filename_base}.lock")
                 file = stack.enter_context(open(path, "ab"))
@@ -134,12 +141,12 @@ def _warn_once(message: str) -> None:
 
 
 _kernels: list[Any] = []
-"""Every kernel of the modules that are imported."""
+"""Every kernel of the modules imported so far."""
 
 
 def cold_cache() -> Path | None:
-    """Where compiled kernels are kept, if that can be written to and has nothing yet for most of
-    the kernels that are imported; else None."""
+    """The directory of compiled kernels if it is writable and lacks most of the imported kernels,
+    else None."""
     caches = [k._cache for k in _kernels]
     if not caches:
         return None

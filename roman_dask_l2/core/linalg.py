@@ -1,9 +1,9 @@
 """Small linear algebra whose last bit is the same on every machine.
 
-BLAS and LAPACK choose their kernels by processor, and so sum in another order or with fused
-multiply-add: a laptop and a cluster then differ in the last bit of weights and sky coefficients,
-and here and there of a pixel. The matrices are small and made once for an exposure, so plain
-elementwise operations in a fixed order do as well.
+BLAS and LAPACK choose their kernels by processor, so the order of sums and the use of fused
+multiply-add vary: a laptop and a cluster would differ in the last bit of weights and sky
+coefficients, and of some pixels. The matrices are small and computed once per exposure, so plain
+elementwise operations in a fixed order are fast enough.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def least_squares(design: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Coefficients c that minimise ``|design c - values|``.
 
     Orthogonalised twice (Gram-Schmidt), with correctly rounded sums: as good as Householder's
-    reflections for the few well-conditioned polynomials of a sky model. A column that the ones
-    before it already span gets the coefficient zero.
+    reflections for the few well-conditioned polynomials of a sky model. A column that is
+    a combination of earlier ones gets the coefficient zero.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ import numpy as np
 from .jit import kernel
 
 Parts = Callable[[], Iterable[np.ndarray]]
-"""Values in pieces, which are asked for twice: all of them need not be in memory."""
+"""Yields the values in pieces. It is called twice, so they need not all be in memory at once."""
 
 _LOWEST, _HIGHEST = 0x0080, 0xFF7F
 """Upper halves of the keys of the lowest and the highest finite float32."""
@@ -17,10 +17,10 @@ _LOWEST, _HIGHEST = 0x0080, 0xFF7F
 
 @kernel
 def _count_upper(bits, counts):
-    """Count the upper halves of the keys of float32 values given as uint32; whether one is NaN.
+    """Count the upper halves of the keys of float32 values given as uint32; returns whether any is
+    NaN.
 
-    Positive floats are ordered as their bits are, negative ones the other way round: a key is
-    ordered as the values.
+    Positive floats sort like their bits, negative ones in reverse: keys sort like the values.
     """
     half, sign = np.uint32(16), np.uint32(0x80000000)
     size, largest = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
@@ -65,7 +65,7 @@ def _count_lower(bits, number, lower):
 
 
 @kernel
-def _answers(number, lower, high, rest, out):
+def _assemble(number, lower, high, rest, out):
     """The values, as uint32."""
     sign = np.uint32(0x80000000)
     for r in range(len(high)):
@@ -80,15 +80,15 @@ def _answers(number, lower, high, rest, out):
 def _select(
     parts: Parts, ranks: Callable[[int], Sequence[int]], finite: bool = False
 ) -> np.ndarray | None:
-    """The `ranks` (ascending, of the number of values) smallest values; None if one is NaN.
+    """The values at `ranks` (ascending, a function of the number of values); None if any is NaN.
 
-    With `finite` those that are not finite are left out, and None says that there are no others.
+    With `finite`, values that are not finite are ignored; None if there are no others.
     """
     counts = np.zeros(1 << 16, np.int64)
     nan = False
     for part in parts():
         nan |= _count_upper(_bits(part), counts)
-    if finite:  # infinity and NaN have upper halves of their own, at either end
+    if finite:  # the upper halves of infinity and NaN lie at either end
         counts[:_LOWEST], counts[_HIGHEST + 1 :] = 0, 0
         nan = not counts.any()
     if nan:
@@ -100,7 +100,7 @@ def _select(
     for part in parts():
         _count_lower(_bits(part), number, lower)
     out = np.empty(len(wanted), np.uint32)
-    _answers(number, lower, high, rest, out)
+    _assemble(number, lower, high, rest, out)
     return out.view(np.float32)
 
 
@@ -112,12 +112,12 @@ def median(values: np.ndarray, finite: bool = False) -> float:
     values : ndarray of float32
         At least one.
     finite : bool
-        Leave values out that are not finite.
+        Ignore values that are not finite.
 
     Returns
     -------
     float
-        NaN if there is a NaN, with `finite` if there is nothing else. The mean of the two
+        NaN if any value is NaN; with `finite`, if no value is finite. The mean of the two
         middle values is rounded to float32.
     """
     found = _select(lambda: [values], lambda n: range((n - 1) // 2, n // 2 + 1), finite)
@@ -130,16 +130,16 @@ def quartiles(parts: Parts, finite: bool = False) -> tuple[float, float, float]:
     Parameters
     ----------
     parts : callable
-        Gives the values in pieces, ndarrays of float32, each time that it is called; together at
-        least one value.
+        Returns the values in pieces, ndarrays of float32, each time it is called; at least one
+        value in all.
     finite : bool
-        Leave values out that are not finite.
+        Ignore values that are not finite.
 
     Returns
     -------
     tuple of float
-        Interpolated between the two nearest values in float64; NaN if there is a NaN, with `finite`
-        if there is nothing else.
+        Interpolated between the two nearest values in float64; NaN if any value is NaN; with
+        `finite`, if no value is finite.
     """
     places: list[float] = []
 
@@ -152,13 +152,13 @@ def quartiles(parts: Parts, finite: bool = False) -> tuple[float, float, float]:
         return (float("nan"),) * 3
     found = found.astype(float)
     low, mid, high = (
-        _between(float(a), float(b), p - int(p))
+        _interpolate(float(a), float(b), p - int(p))
         for a, b, p in zip(found[::2], found[1::2], places, strict=True)
     )
     return low, mid, high
 
 
-def _between(a: float, b: float, part: float) -> float:
+def _interpolate(a: float, b: float, part: float) -> float:
     """Linear interpolation, as NumPy rounds it."""
     return b - (b - a) * (1 - part) if part >= 0.5 else a + (b - a) * part
 

@@ -23,14 +23,13 @@ NOT_IMAGING: dict[str, str] = {
     "GRISM": "its light is dispersed",
     "PRISM": "its light is dispersed",
     "DARK": "it lets no light through",
-    "NOT_CONFIGURED": "nothing is known of it",
+    "NOT_CONFIGURED": "it is unknown",
 }
-"""The other optical elements of the Level 1 schema, and why an image of theirs has no photometry.
-"""
+"""Other optical elements of the Level 1 schema, and why they have no photometry."""
 
 
 def not_imaging(optical_element: str) -> str:
-    """A warning for exposures that are no images of the sky; empty for those that are."""
+    """A warning for exposures that are not images of the sky; empty for those that are."""
     why = NOT_IMAGING.get(optical_element)
     if why is None:
         return ""

@@ -1,4 +1,4 @@
-"""When, within a frame, each pixel is read."""
+"""The time within a frame at which each pixel is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reference files call themselves in their metadata."""
+"""Types by which reference files identify themselves in their metadata."""
 
 from __future__ import annotations
 

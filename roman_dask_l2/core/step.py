@@ -2,7 +2,7 @@
 
 A step is data: a pure kernel and the declaration of what it reads and writes. Nothing here, and
 nothing in `roman_dask_l2.steps`, knows of Dask, files or configuration; `roman_dask_l2.engine`
-alone turns declarations into work.
+alone turns declarations into tasks.
 """
 
 from __future__ import annotations
@@ -95,12 +95,12 @@ class Tile:
 
 @dataclass(frozen=True)
 class Reduction:
-    """A few numbers about the frame that a step needs before it can work on tiles.
+    """How to measure a few numbers on the whole frame before a step works on tiles.
 
     Attributes
     ----------
     windows : callable
-        ``windows(exposure, params)`` -> windows of the full frame to look at.
+        ``windows(exposure, params)`` -> windows of the full frame to measure.
     partial : callable
         Keyword arguments: the `reads`, the references of `references`, and any of ``tile``,
         ``exposure``, ``params``. Returns something small.
@@ -108,13 +108,13 @@ class Reduction:
         ``combine(partials, exposure=, params=, **whole)`` -> mapping handed to the kernel as
         ``measured``. ``whole`` are references (and L1 strips) that are read whole.
     reads : tuple of str
-        Variables, as they are when the step begins.
+        Variables, with the values that they have when the step begins.
     references, whole : mapping of str to str
         Keyword name -> reference array, cut to the window (or a function of the parameters that
         returns such a mapping) / read whole by `combine`.
     thin : bool
-        The windows are thin strips: what precedes is computed on just these strips. Otherwise
-        the reduction looks at the finished tiles.
+        The windows are thin strips, and the preceding steps are computed on these strips alone.
+        Otherwise the reduction uses the finished tiles.
     """
 
     windows: Callable[[Exposure, Any], list[Window]]
@@ -138,6 +138,7 @@ def _no_halo(params: Any) -> int:
 
 
 def always(exposure: Exposure, params: Any, available: Callable[[str], bool]) -> bool:
+    """The condition of a step that applies to every exposure."""
     return True
 
 
@@ -163,9 +164,9 @@ class Step:
         Keyword of the kernel -> "file.array" in `roman_dask_l2.io.references.ARRAYS`, or a
         function of the parameters that returns such a mapping.
     optional_reads : tuple of str
-        Variables handed to the kernel, as None where no earlier step of the recipe made them.
+        Variables passed to the kernel, None where no earlier step of the recipe writes them.
     halo : callable
-        ``halo(params)`` -> pixels that the kernel looks beyond the tile in what it reads.
+        ``halo(params)`` -> how many pixels beyond the tile the kernel reads.
     reference_halo : callable
         The same for its reference arrays alone.
     params : type
@@ -176,7 +177,7 @@ class Step:
         Numbers about the frame that the kernel needs first.
     when : callable
         ``when(exposure, params, available)`` -> whether the step applies; ``available(name)``
-        tells whether a reference array is there.
+        tells whether a reference array exists.
     sets : mapping of str to tuple of str
         Variable of `writes` -> flags that the kernel sets in it, names of `dq.GROUP` for
         ``groupdq`` and of `dq.PIXEL` for the others. Flags that it copies from the ``dq`` of a
@@ -184,14 +185,14 @@ class Step:
     cal_step : str
         Key of ``meta.cal_step`` that this step completes, if any.
     imports : tuple of str
-        Modules of other packages that the kernel or the reduction asks `foreign.load` for: they are
-        loaded before the first task.
+        Modules of other packages that the kernel or the reduction gets from `foreign.load`; they
+        are imported before the first task.
 
     Raises
     ------
     TypeError
-        If the declaration does not fit the signature of the kernel or of the reduction, or names a
-        variable, flag or parameter that there is not.
+        If the declaration mismatches the signature of the kernel or of the reduction, or names a
+        variable, flag or parameter that does not exist.
     """
 
     name: str
@@ -218,9 +219,10 @@ class Step:
         if bad:
             raise TypeError(f"step {self.name}: settings for unknown parameters {bad}")
         known = {(v, f) for v in self.writes for f in (GROUP if v == "groupdq" else PIXEL)}
-        strange = [(v, f) for v, flags in self.sets.items() for f in flags if (v, f) not in known]
-        if strange:
-            raise TypeError(f"step {self.name}: sets what it cannot set, {strange}")
+        declared = [(v, f) for v, flags in self.sets.items() for f in flags]
+        impossible = [pair for pair in declared if pair not in known]
+        if impossible:
+            raise TypeError(f"step {self.name}: declares flags that it cannot set, {impossible}")
         references = self.references_for(self.params())
         inputs = [*self.reads, *self.optional_reads, *references]
         _check_signature(f"step {self.name}: kernel", self.kernel, inputs)
@@ -248,15 +250,15 @@ class Step:
 def _check_signature(
     what: str, func: Callable[..., Any], inputs: Sequence[str], context: Sequence[str] = _CONTEXT
 ) -> None:
-    """A declaration that does not match its function is an error at import."""
+    """Raise `TypeError` unless a declaration matches its function."""
     parameters = inspect.signature(func).parameters
-    # A parameter with a default may be fed by references that only some options ask for.
+    # A parameter with a default may come from references that only some options require.
     required = {n for n, p in parameters.items() if p.default is p.empty}
     missing = required - set(inputs) - set(context)
     surplus = set(inputs) - set(parameters)
     if missing or surplus:
         raise TypeError(
-            f"{what} {func.__name__} does not fit its declaration: "
+            f"{what} {func.__name__} does not match its declaration: "
             f"takes undeclared {sorted(missing)}, lacks declared {sorted(surplus)}"
         )
 

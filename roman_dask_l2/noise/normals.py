@@ -1,13 +1,13 @@
-"""Unit normals by the hundred million: a counter-based generator and a table, both in vectors.
+"""Unit normals by the hundred million: a vectorised counter-based generator and a table.
 
 Words come from Philox4x32-10 (Salmon et al. 2011, SC'11, doi:10.1145/2063384.2063405), whose rounds
-need nothing but 32-bit products, so that many counters are worked on at once. A word of 32 bits
+need only 32-bit products, so that many counters are processed at once. A word of 32 bits
 becomes a normal by inversion: its upper bit is the sign, the others are m of the probability
 p = (m + 1/2) / 2^32 of the tail beyond the normal. The inverse of the normal distribution is a
-cubic in each sixteenth of an octave of p, right to 3e-7, about the rounding of float32.
+cubic in each sixteenth of an octave of p, accurate to 3e-7, about the rounding of float32.
 
-One normal takes a fifth of the time of NumPy's ziggurat. Normals beyond 6.33, of which 2.5e-10 are
-left out by 32 bits, do not occur.
+One normal takes a fifth of the time of NumPy's ziggurat. Normals beyond 6.33, a fraction of
+2.5e-10, do not occur with 32 bits.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _LEAST = 126 << _BITS
 
 
 def fill(key: int, out: np.ndarray) -> None:
-    """The first normals of a stream.
+    """Fill an array with the first normals of a stream.
 
     Parameters
     ----------
     key : int
         128 bits: the lower 64 are Philox's key, the upper 64 the upper half of its counter.
     out : ndarray (n,) of float32
-        Is filled with numbers of mean 0 and variance 1; at most 2^34 of them.
+        Filled with numbers of mean 0 and variance 1; at most 2^34 of them.
     """
     a, b, c, d = (np.uint64(key >> shift & 0xFFFFFFFF) for shift in (0, 32, 64, 96))
     _fill(a, b, c, d, _table(), out)

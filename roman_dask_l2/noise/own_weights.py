@@ -33,7 +33,7 @@ def own_weights(
     Returns
     -------
     rows : ndarray (y, x) of int64
-        Which row of the weights is the pixel's: `ends` where nothing was left out.
+        The pixel's row of the weights: `ends` where nothing was left out.
     weights : ndarray (R + 1 + patterns, R) of float64
     """
     rows = ends.astype(np.int64)

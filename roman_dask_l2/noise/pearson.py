@@ -32,9 +32,9 @@ from ..core.exposure import Exposure
 from ..core.jit import kernel
 from .poisson import frame_weights
 
-_LEAST_CHARGE = 0.01
-"""e/s: the least signal that the moments are taken at."""
-_BORDER = 1e-10
+_LOWEST_RATE = 0.01
+"""e/s: the lowest signal for which moments are computed."""
+_BOUNDARY = 1e-10
 """Relative distance in beta2 (or d) at which a pair counts as type III (or V). On such a border the
 general formulas lose digits (r, nu or p grow without bound), but the distributions are continuous
 across it: taking the border's own changes moments by about 1e-10, far below any sample's error."""
@@ -57,7 +57,7 @@ def moments(exposure: Exposure, weights: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray (R + 1, 3) of float64
-        t21, t31, t41 in seconds, as the design states them: with ``nm1 = sum_s T_s^m``,
+        t21, t31, t41 of `pearson_noise`: with ``nm1 = sum_s T_s^m``,
         t21 = n21, t31 = n31 - 3 n21^2, t41 = n41 - 10 n21 n31 - 3 n21^3 + 18 n21^3,
         times frame_time, its square and its cube.
     """
@@ -131,7 +131,7 @@ def _noise(rng, level, gain, ends, full, moments, noise):
             g[x] = gain[y, x]
             g[x] = min(max(g[x], 1e-4), 1e4) if np.isfinite(g[x]) else 1.0
             signal = g[x] * level[y, x]
-            charge[x] = max(signal, _LEAST_CHARGE) if np.isfinite(signal) else np.nan
+            charge[x] = max(signal, _LOWEST_RATE) if np.isfinite(signal) else np.nan
         for x in range(nx):
             z[x] = rng.standard_normal()
             u[x] = 1 - rng.random()
@@ -184,22 +184,34 @@ def _try_symmetric(charge, mu2, beta1, excess, z, u, m, n, t, tried, kept, out):
 
 @kernel
 def pearson_variate(rng, mu2, beta1, excess, sign):
-    """A draw with kurtosis 3 + `excess`; NaN if there is no such distribution.
+    """One draw of zero mean and given moments, a kernel.
 
-    The excess, not the kurtosis, because bright pixels have one of 1e-6 and less.
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    mu2, beta1, excess : float
+        Variance, squared skewness, kurtosis less 3. (Not the kurtosis, because the excess of bright
+        pixels is 1e-6 and less.)
+    sign : float
+        The skewness has this sign.
+
+    Returns
+    -------
+    float
+        NaN, which `pearson_noise` counts and replaces by 0, if no distribution has these moments.
     """
     above = 2 + excess - beta1  # beta2 - (beta1 + 1)
-    if not (mu2 > 0 and mu2 < np.inf and beta1 >= 0 and above > _BORDER * (1 + beta1)):
+    if not (mu2 > 0 and mu2 < np.inf and beta1 >= 0 and above > _BOUNDARY * (1 + beta1)):
         return np.nan  # among them all NaN; the border itself has two values only
     c = 2 * excess - 3 * beta1
-    if abs(c) <= _BORDER * (1 + beta1):
+    if abs(c) <= _BOUNDARY * (1 + beta1):
         z = _type_iii(rng, beta1)
     elif c < 0:
         z = _type_i(rng, beta1, -6 * above / c)
     else:
         r = 6 * above / c
         d = 16 * (r - 1) - beta1 * (r - 2) ** 2
-        if abs(d) <= _BORDER * 16 * (r - 1):
+        if abs(d) <= _BOUNDARY * 16 * (r - 1):
             z = (r / _gamma(rng, r + 1) - 1) * sqrt(r - 1)
         elif d > 0:
             z = _type_iv(rng, beta1, r, d)
@@ -310,7 +322,7 @@ def _gamma(rng, shape):
 
 @kernel
 def _log_gamma(rng, shape):
-    """Logarithm of a gamma variate; for shape < 1 from that of shape + 1, as their paper says."""
+    """Logarithm of a gamma variate; for shape < 1 from that of shape + 1, as they propose."""
     if shape >= 1:
         return log(_gamma_from_1(rng, shape))
     return log(_gamma_from_1(rng, shape + 1)) + log(1 - rng.random()) / shape

@@ -39,7 +39,7 @@ _STEPS = 96.0
 _MOST_ROUNDS = 24.0
 """Rates above the grid are drawn in rounds; more of them than this cost more than single frames."""
 _LARGEST = 1e15
-"""e/frame; more is no measurement, and counts would overflow."""
+"""e/frame; more is implausible, and counts would overflow."""
 _TAIL = 1e-24
 _TERMS = 1 << 20
 """Most products of weights and frames that are in memory at a time."""
@@ -291,7 +291,7 @@ def _alias(share, shift, cells, ties):
             n_large -= 1
             small[n_small] = j
             n_small += 1
-    # What is left on either stack is 1 up to rounding; its other value is its own.
+    # Cells that remain on either stack have 1 up to rounding and keep their own value.
     for i in range(n):
         scaled = min(share[i], 1.0) * 2.0**shift
         bound = np.floor(scaled)
@@ -313,7 +313,7 @@ def _rounds(charge, rates):
 
 @kernel
 def _pick(word, row, rows, cells):
-    """Draw from a row: (value, whether the word does not decide, cell). No branch: it is fast."""
+    """Draw from a row: (value, whether the word does not decide, cell). No branches, for speed."""
     row = np.uint64(row)
     shift = np.uint64(rows[row, 1])
     cell = np.uint64(word) >> shift
@@ -325,8 +325,8 @@ def _pick(word, row, rows, cells):
 
 
 @kernel
-def _settle(rng, row, i, rows, cells, ties):
-    """The value that a row gives where the word did not decide."""
+def _break_tie(rng, row, i, rows, cells, ties):
+    """Draw the value of a row where the word alone did not decide."""
     own = rng.random() < ties[i]
     return rows[row, 2] + (i - rows[row, 0] if own else np.int64(cells[i] >> 16))
 
@@ -362,14 +362,14 @@ def _draw(rng, words, charge, gain, ends, by_frame, top, drop, tables, noise):
                     count, tie, i = _pick(words[used], row, rows, cells)
                     used += 1
                     if tie:
-                        count = _settle(rng, row, i, rows, cells, ties)
+                        count = _break_tie(rng, row, i, rows, cells, ties)
                     total += top[e, p] * count
                     if sums[p] >= 0:
                         row = sums[p] + count
                         position, tie, i = _pick(words[used], row, rows, cells)
                         used += 1
                         if tie:
-                            position = _settle(rng, row, i, rows, cells, ties)
+                            position = _break_tie(rng, row, i, rows, cells, ties)
                         moved += drop[e, p] * position
                 rest -= rates[level]
                 if level < n_levels - 1:
@@ -382,7 +382,7 @@ def _draw(rng, words, charge, gain, ends, by_frame, top, drop, tables, noise):
             count, tie, i = _pick(words[used], row, rows, cells)
             used += 1
             if tie:
-                count = _settle(rng, row, i, rows, cells, ties)
+                count = _break_tie(rng, row, i, rows, cells, ties)
             step = rates[level + 1] - rates[level]
             for _ in range(count):
                 u = rng.random() * n_frames  # integer part: which frame; the rest: whether kept

@@ -43,27 +43,27 @@ def pink_series(normals: np.ndarray) -> np.ndarray:
     """
     spectrum = np.empty(len(normals) // 2 + 1, np.complex64)
     spectrum.view(np.float32)[2:] = normals
-    return _transformed(spectrum)
+    return _series_of(spectrum)
 
 
 def _pink(
     streams: Streams,
-    what: DrawKind,
+    kind: DrawKind,
     resultant: int,
     block: int,
     side: int,
     spectrum: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The 1/f noise of a stream, see `pink_series`; its normals are drawn into their place, a
-    `spectrum` (128 N + 1,) that may be used for this again."""
+    """The 1/f noise of a stream, see `pink_series`; its normals are drawn into `spectrum`
+    (128 N + 1,), which can be used again."""
     if spectrum is None:
         spectrum = np.empty(CHANNEL_WIDTH * side + 1, np.complex64)
-    streams.fill(what, resultant, block, spectrum.view(np.float32)[2:])
-    return _transformed(spectrum)
+    streams.fill(kind, resultant, block, spectrum.view(np.float32)[2:])
+    return _series_of(spectrum)
 
 
-def _transformed(spectrum: np.ndarray) -> np.ndarray:
-    """The series of normals that stand in a spectrum from the second mode on; overwrites it."""
+def _series_of(spectrum: np.ndarray) -> np.ndarray:
+    """The series of a spectrum that holds normals from the second mode on; overwrites it."""
     length = 2 * (len(spectrum) - 1)
     spectrum[0] = 0
     spectrum.view(np.float32)[2:] *= _amplitudes(length)
@@ -108,7 +108,7 @@ def common_series(streams: Streams, resultant: int, side: int) -> np.ndarray:
 
 
 def base_plane(dark: np.ndarray) -> np.ndarray:
-    """A plane of the dark cube as Level-1 data: decimals cut off, 0 where not finite.
+    """A plane of the dark cube as Level-1 data: truncated, 0 where not finite.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def base_plane(dark: np.ndarray) -> np.ndarray:
         DN.
     """
     out = np.empty(dark.shape, np.uint16)
-    _cut_off(np.ascontiguousarray(dark).reshape(-1), out.reshape(-1))
+    _truncate(np.ascontiguousarray(dark).reshape(-1), out.reshape(-1))
     return out
 
 
@@ -135,7 +135,7 @@ class Border(NamedTuple):
 
 
 @kernel
-def _cut_off(values, out):
+def _truncate(values, out):
     for i in range(out.size):
         value = values[i] if np.isfinite(values[i]) else values.dtype.type(0)
         value = min(max(value, values.dtype.type(0)), values.dtype.type(65535))
@@ -143,7 +143,7 @@ def _cut_off(values, out):
 
 
 @kernel
-def _sane(value):
+def _finite_or_zero(value):
     """The value, 0 if it is NaN or infinite."""
     return value if np.isfinite(value) else np.float32(0)
 
@@ -173,7 +173,7 @@ def _add_to_channel(plane, sigma, rows, columns, white, own, common, u, c, scale
         row, noise = plane[y, first - left : last - left], sigma[y, first - left : last - left]
         w, o, p = white[y, first - x0 :], own[y, first - x0 :], common[y, first - x0 :]
         for i in range(row.size):
-            value = _level1(np.float32(row[i]) + _sane(noise[i]) * w[i] * scale)
+            value = _level1(np.float32(row[i]) + _finite_or_zero(noise[i]) * w[i] * scale)
             row[i] = np.uint16(_level1(value + (c * p[i] + u * o[i]) * scale))
         for x in range(x0, x0 + 128):
             if first <= x < last:
@@ -183,7 +183,7 @@ def _add_to_channel(plane, sigma, rows, columns, white, own, common, u, c, scale
                 value = columns[y, x if x < 4 else x - n + 8]
             else:
                 value = rows[y if y < 4 else y - n + 8, x]
-            value = value + _sane(sigma[y, x - left]) * white[y, i] * scale
+            value = value + _finite_or_zero(sigma[y, x - left]) * white[y, i] * scale
             plane[y, x - left] = np.uint16(
                 _level1(value + (c * common[y, i] + u * own[y, i]) * scale)
             )
@@ -272,8 +272,8 @@ class PlaneNoise:
 def _scratch(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Two blocks (N, 128) of float32 and a spectrum, all zero, for one channel after the other.
 
-    They lie in pages of their own: what comes from the heap and goes back for each channel leaves
-    it in pieces, which stay."""
+    They have memory pages of their own, because blocks allocated and freed for each channel would
+    fragment the heap for good."""
     block, modes = CHANNEL_WIDTH * n, CHANNEL_WIDTH * n + 1
     memory = np.frombuffer(mmap.mmap(-1, 4 * (2 * block + 2 * modes)), np.float32)
     white, own = memory[: 2 * block].reshape(2, n, CHANNEL_WIDTH)
@@ -305,7 +305,7 @@ def noisy_amp33(
     m_pink : float
         M_PINK, without unit.
     ru_pink : float
-        RU_PINK, 1/f noise of the reference output's own, DN.
+        RU_PINK, 1/f noise of the reference output alone, DN.
     c_pink : float
         C_PINK, DN.
     n_reads : float

@@ -1,4 +1,4 @@
-"""Random streams: every draw is named by what it is for, never by who draws it or when.
+"""Random streams: a draw is identified by its purpose, not by the task that makes it.
 
 A stream is a counter-based generator of Salmon et al. (2011, *Parallel random numbers: as easy as
 1, 2, 3*, SC'11, doi:10.1145/2063384.2063405) with a 128-bit key of its own and its counter at 0:
@@ -6,7 +6,7 @@ NumPy's Philox4x64-10, or for the hundreds of millions of normals of read noise 
 `normals`), which is never given the key of the other. The key is the BLAKE2b hash (RFC 7693), 16
 bytes long, of the text
 
-    seed LF occurrence LF what LF resultant LF block LF label
+    seed LF occurrence LF kind LF resultant LF block LF label
 
 with decimal integers and ``-`` for no resultant. Only the label, which is last, could hold a line
 feed, so different tuples are different texts. `VERSION` is BLAKE2b's personalisation: a change of
@@ -59,19 +59,19 @@ class DrawKind(StrEnum):
 
 
 def stream_key(
-    seed: int, label: str, occurrence: int, what: str, resultant: int | None, block: int
+    seed: int, label: str, occurrence: int, kind: str, resultant: int | None, block: int
 ) -> int:
     """The 128-bit key of a stream; see `stream`."""
-    if not re.fullmatch("[a-z0-9_]+", what):
-        raise ValueError(f"stream {what!r}: expected lower-case letters, digits and underscores")
+    if not re.fullmatch("[a-z0-9_]+", kind):
+        raise ValueError(f"stream {kind!r}: expected lower-case letters, digits and underscores")
     j = "-" if resultant is None else index(resultant)
-    text = f"{index(seed)}\n{index(occurrence)}\n{what}\n{j}\n{index(block)}\n{label}"
+    text = f"{index(seed)}\n{index(occurrence)}\n{kind}\n{j}\n{index(block)}\n{label}"
     digest = hashlib.blake2b(text.encode(), digest_size=16, person=VERSION).digest()
     return int.from_bytes(digest, "little")
 
 
 def stream(
-    seed: int, label: str, occurrence: int, what: str, resultant: int | None, block: int
+    seed: int, label: str, occurrence: int, kind: str, resultant: int | None, block: int
 ) -> np.random.Generator:
     """A new generator at the beginning of a stream.
 
@@ -82,12 +82,12 @@ def stream(
     label : str
         The layer's label.
     occurrence : int
-        How many equal labels stand before it.
-    what : str
-        What is drawn: a `DrawKind`, or a name of lower-case letters, digits and underscores that a
-        command of another file has for itself.
+        How many equal labels precede it.
+    kind : str
+        What is drawn: a `DrawKind`, or the name (lower-case letters, digits and underscores) of a
+        draw that another file defines.
     resultant : int or None
-        Index of the resultant; None for draws that all share.
+        Index of the resultant; None for draws that all resultants share.
     block : int
         A fixed part of the detector, which no tile size may change; see `DrawKind`.
 
@@ -96,7 +96,7 @@ def stream(
     numpy.random.Generator
         On a Philox bit generator.
     """
-    key = stream_key(seed, label, occurrence, what, resultant, block)
+    key = stream_key(seed, label, occurrence, kind, resultant, block)
     return np.random.Generator(np.random.Philox(key=key))
 
 
@@ -115,19 +115,20 @@ class Streams:
     label: str
     occurrence: int
 
-    def __call__(self, what: str, resultant: int | None, block: int) -> np.random.Generator:
+    def __call__(self, kind: str, resultant: int | None, block: int) -> np.random.Generator:
         """A generator at the beginning of a stream, see `stream`."""
-        return stream(self.seed, self.label, self.occurrence, what, resultant, block)
+        return stream(self.seed, self.label, self.occurrence, kind, resultant, block)
 
     def normals(
-        self, what: str, resultant: int | None, block: int, shape: tuple[int, ...]
+        self, kind: str, resultant: int | None, block: int, shape: tuple[int, ...]
     ) -> np.ndarray:
-        """The first unit normals of a stream of nothing else, float32; see `normals.fill`."""
+        """The first unit normals of a stream that is used for nothing else, float32; see
+        `normals.fill`."""
         out = np.empty(shape, np.float32)
-        self.fill(what, resultant, block, out.reshape(-1))
+        self.fill(kind, resultant, block, out.reshape(-1))
         return out
 
-    def fill(self, what: str, resultant: int | None, block: int, out: np.ndarray) -> None:
+    def fill(self, kind: str, resultant: int | None, block: int, out: np.ndarray) -> None:
         """`normals` into an array (n,) of float32."""
-        key = stream_key(self.seed, self.label, self.occurrence, what, resultant, block)
+        key = stream_key(self.seed, self.label, self.occurrence, kind, resultant, block)
         fill(key, out)

@@ -1,4 +1,4 @@
-"""Bias correction: what the dark current and the linearity curve do not explain of a dark."""
+"""Bias correction: the part of a dark that dark current and linearity do not explain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from ..core.dq import PIXEL
 from ..core.jit import kernel
 from ..core.step import Params, Step, Tile
-from .common import copy, finite, flagged, joined
+from .common import copy, replace_bad, with_flag, with_reference_flags
 
 
 class BiasParams(Params):
@@ -57,13 +57,13 @@ def subtract_bias(
     ramp, pixeldq : ndarray
         UNRELIABLE_BIAS where the correction is not finite (then nothing is subtracted).
     """
-    bias, bad = finite(bias, 0.0)
+    bias, bad = replace_bad(bias, 0.0)
     where: Any = None if bad is None else bad.any(axis=0)
     rows, columns = tile.active
     out = np.empty_like(ramp)
     _subtract(ramp, bias, (rows.start, rows.stop), (columns.start, columns.stop), out)
-    pixeldq = joined(pixeldq, bias_dq, tile.active)
-    return out, flagged(pixeldq, where, PIXEL["UNRELIABLE_BIAS"], tile.active)
+    pixeldq = with_reference_flags(pixeldq, bias_dq, tile.active)
+    return out, with_flag(pixeldq, where, PIXEL["UNRELIABLE_BIAS"], tile.active)
 
 
 def _references(params: BiasParams) -> dict[str, str]:

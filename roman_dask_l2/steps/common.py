@@ -1,4 +1,4 @@
-"""Small things that several kernels share."""
+"""Helpers that several kernels share."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ..core.jit import kernel
 
 @kernel
 def copy(source, target):
-    """For rows inside kernels: an assignment of slices makes numba compile the message of the error
-    that it could raise, which takes two seconds."""
+    """Copy a row inside a kernel. (For a slice assignment numba compiles the message of a possible
+    error, which takes two seconds.)"""
     for i in range(len(target)):
         target[i] = source[i]
 
 
 LARGEST = 2.0**24
-"""No number of a reference file is as large, in DN, DN/s, or e/DN: what is counts as missing."""
+"""No valid reference value is this large, in DN, DN/s or e/DN; larger ones count as missing."""
 
 _INFINITE, _TOO_LARGE = (np.array(v, np.float32).view(np.uint32)[()] for v in (np.inf, LARGEST))
 
@@ -44,7 +44,7 @@ def _all_usable(array: np.ndarray) -> bool:
     return bool((np.abs(array) < LARGEST).all())
 
 
-def finite(
+def replace_bad(
     array: np.ndarray, fill: float, positive: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Replace values that are not finite or absurdly large (`LARGEST`), so that one bad reference
@@ -56,12 +56,12 @@ def finite(
     fill : float
         Neutral value of this reference.
     positive : bool
-        Replace what is not above zero as well.
+        Also replace values that are not above zero.
 
     Returns
     -------
     array : ndarray
-        The input itself where nothing was bad, else a repaired copy.
+        The input itself where nothing was bad, else a usable_references copy.
     bad : ndarray of bool or None
         Where values were replaced; None if nowhere.
     """
@@ -73,9 +73,22 @@ def finite(
     return np.where(bad, array.dtype.type(fill), array), bad
 
 
-def joined(dq: np.ndarray, more: np.ndarray | None, window=...) -> np.ndarray:
-    """A copy of `dq` with the flags of a reference file inside `window`; `dq` itself if it has
-    none."""
+def with_reference_flags(dq: np.ndarray, more: np.ndarray | None, window=...) -> np.ndarray:
+    """Add the flags of a reference file.
+
+    Parameters
+    ----------
+    dq : ndarray (y, x) of uint32
+    more : ndarray (y, x) of uint32 or None
+        Flags to add.
+    window : tuple of slice, optional
+        Where to add them.
+
+    Returns
+    -------
+    ndarray (y, x) of uint32
+        A copy, or `dq` itself if there is nothing to add.
+    """
     if more is None or not more[window].any():
         return dq
     out = dq.copy()
@@ -83,8 +96,24 @@ def joined(dq: np.ndarray, more: np.ndarray | None, window=...) -> np.ndarray:
     return out
 
 
-def flagged(dq: np.ndarray, where: np.ndarray | None, flag: int, window=...) -> np.ndarray:
-    """A copy of `dq` with `flag` set where `where` is true inside `window`; `dq` itself if none."""
+def with_flag(dq: np.ndarray, where: np.ndarray | None, flag: int, window=...) -> np.ndarray:
+    """Set one flag.
+
+    Parameters
+    ----------
+    dq : ndarray (y, x) of uint
+    where : ndarray (y, x) of bool or None
+        Pixels to flag.
+    flag : int
+        Its bit.
+    window : tuple of slice, optional
+        Only pixels inside are flagged.
+
+    Returns
+    -------
+    ndarray, like `dq`
+        A copy, or `dq` itself if no pixel is flagged.
+    """
     if where is None or not where[window].any():
         return dq
     out = dq.copy()

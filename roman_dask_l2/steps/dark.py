@@ -8,8 +8,8 @@ from ..core.dq import PIXEL
 from ..core.exposure import Exposure
 from ..core.jit import kernel
 from ..core.step import Params, Step, Tile
-from .common import copy, finite, flagged
-from .ipc import deconvolve, repaired
+from .common import copy, replace_bad, with_flag
+from .ipc import deconvolve, usable_references
 
 
 @kernel
@@ -46,7 +46,7 @@ def subtract_dark(
         Linear DN.
     pixeldq : ndarray (y, x) of uint32
     dark_slope : ndarray (y, x) of float32
-        Linear DN/s, as measured, that is with inter-pixel capacitance in it.
+        Linear DN/s as measured, including inter-pixel capacitance.
     dark_dq : ndarray (y, x) of uint32
 
     Returns
@@ -63,10 +63,10 @@ def subtract_dark(
 
 
 def _slope_and_flags(pixeldq, dark_slope, dark_dq, tile):
-    slope, bad = finite(dark_slope, 0.0)
+    slope, bad = replace_bad(dark_slope, 0.0)
     pixeldq = pixeldq.copy()
     pixeldq[tile.active] |= dark_dq[tile.active]
-    return slope, flagged(pixeldq, bad, PIXEL["UNRELIABLE_DARK"], tile.active)
+    return slope, with_flag(pixeldq, bad, PIXEL["UNRELIABLE_DARK"], tile.active)
 
 
 step = Step(
@@ -84,7 +84,7 @@ class DarkRateParams(Params):
     """Parameters of `subtract_dark_rate`."""
 
     order: int = 2
-    """Terms of the IPC inversion of the dark current; 0 leaves it as it is."""
+    """Terms of the IPC inversion of the dark current; 0: none."""
     check_references: bool = True
     """As the option of `ipc`."""
 
@@ -109,7 +109,7 @@ def subtract_dark_rate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Subtract the dark current from the fitted rate.
 
-    Inter-pixel capacitance is taken out of it before.
+    Inter-pixel capacitance is first removed from it.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def subtract_dark_rate(
     """
     slope, dq = _slope_and_flags(dq, dark_slope, dark_dq, tile)
     if gain is not None and ipc is not None:
-        gain, ipc, _ = repaired(gain, ipc, tile, params.check_references)
+        gain, ipc, _ = usable_references(gain, ipc, tile, params.check_references)
         slope = deconvolve(slope, gain, ipc, tile, params.order)
     out = rate.copy()
     out[tile.active] -= slope[tile.active]

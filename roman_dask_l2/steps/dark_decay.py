@@ -1,4 +1,4 @@
-"""Dark decay: a signal after reset that dies away exponentially."""
+"""Dark decay: a signal after reset that decays exponentially."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def subtract_decay(
     tile: Tile,
     exposure: Exposure,
 ) -> np.ndarray:
-    """Subtract a signal that dies away exponentially after reset.
+    """Subtract a signal that decays exponentially after reset.
 
     That is the mean over a resultant's reads of ``amplitude exp(-t / time_constant)``.
 

@@ -1,4 +1,4 @@
-"""Initialisation: the ramp in float32, the flags that are known before any correction."""
+"""Initialisation: the ramp in float32, and the flags known before any correction."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..core.detector import Window
 from ..core.dq import GROUP, PIXEL
 from ..core.exposure import Exposure
 from ..core.step import Params, Step, Tile
-from .common import finite, flagged
+from .common import replace_bad, with_flag
 from .interpolation import interpolate_excluded
 
 
@@ -16,8 +16,8 @@ class DqInitParams(Params):
     """Parameters of `initialise`."""
 
     interpolate: bool = True
-    """Put interpolated values where `l1.resultantdq` is DO_NOT_USE or DROPOUT (romanimpreprocess
-    keeps what is there)."""
+    """Interpolate where `l1.resultantdq` is DO_NOT_USE or DROPOUT (romanimpreprocess
+    keeps the values)."""
 
 
 _DEFAULT = DqInitParams()
@@ -33,21 +33,21 @@ def initialise(
     exposure: Exposure,
     params: DqInitParams = _DEFAULT,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Begin with the ramp as float32 and the flags of the files.
+    """Convert the ramp to float32 and collect the flags of the files.
 
     Parameters
     ----------
     science : ndarray (R, y, x), uint16
         Raw data, DN.
     reference_read : ndarray (y, x), optional
-        Read that was subtracted on board, DN.
+        Read subtracted on board, DN.
     resultantdq : ndarray (R, y, x) of uint8, optional
     mask_dq : ndarray (y, x) of uint32, optional
 
     Returns
     -------
     ramp : ndarray (R, y, x) of float32
-        ``science + reference_read - encoding_offset``, DN. Formed in float32: in uint16 it wraps.
+        ``science + reference_read - encoding_offset``, DN. In float32, as uint16 would overflow.
         With `interpolate`, see `interpolate_excluded`.
     groupdq : ndarray (R, y, x) of uint8
     pixeldq : ndarray (y, x) of uint32
@@ -57,7 +57,7 @@ def initialise(
     ramp = science.astype(np.float32)
     lost = None
     if reference_read is not None:
-        reference_read, lost = finite(reference_read.astype(np.float32), 0.0)
+        reference_read, lost = replace_bad(reference_read.astype(np.float32), 0.0)
         ramp += reference_read
     if exposure.encoding_offset:
         ramp -= np.float32(exposure.encoding_offset)
@@ -73,7 +73,7 @@ def initialise(
     shape = science.shape[1:]
     pixeldq = np.zeros(shape, np.uint32) if mask_dq is None else mask_dq.astype(np.uint32)
     _flag_guide_window(pixeldq, tile, exposure)
-    return ramp, groupdq, flagged(pixeldq, lost, PIXEL["UNRELIABLE_BIAS"])
+    return ramp, groupdq, with_flag(pixeldq, lost, PIXEL["UNRELIABLE_BIAS"])
 
 
 def _flag_guide_window(pixeldq: np.ndarray, tile: Tile, exposure: Exposure) -> None:
@@ -87,12 +87,12 @@ def _flag_guide_window(pixeldq: np.ndarray, tile: Tile, exposure: Exposure) -> N
     columns = Window(0, side, xstart, min(xstop, side))
     window = Window(ystart, ystop, xstart, xstop).grown(1, side)
     affected = np.uint32(PIXEL["GW_AFFECTED_DATA"])
-    pixeldq[_cut(columns, tile.window)] |= affected
-    pixeldq[_cut(window, tile.window)] |= affected | np.uint32(PIXEL["DO_NOT_USE"])
+    pixeldq[_overlap(columns, tile.window)] |= affected
+    pixeldq[_overlap(window, tile.window)] |= affected | np.uint32(PIXEL["DO_NOT_USE"])
 
 
-def _cut(region: Window, window: Window) -> tuple[slice, slice]:
-    """Slices of an array over `window` that lie in `region` (empty if they do not meet)."""
+def _overlap(region: Window, window: Window) -> tuple[slice, slice]:
+    """Slices of an array over `window` that lie in `region` (empty if they do not overlap)."""
     y0, x0 = max(region.y0, window.y0), max(region.x0, window.x0)
     y1, x1 = max(min(region.y1, window.y1), y0), max(min(region.x1, window.x1), x0)
     return Window(y0, y1, x0, x1).within(window)

@@ -1,4 +1,4 @@
-"""Flat field, with the pixels' solid angles, and the flags of what cannot be divided by."""
+"""Flat field, with the pixels' solid angles, and flags where the flat or the gain is unusable."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from ..core.dq import PIXEL
 from ..core.float16 import round_to_float16
 from ..core.jit import kernel as compiled
 from ..core.step import Params, Step, Tile
-from .common import all_finite, joined
-from .ipc import LARGEST_GAIN, deconvolve, repaired
+from .common import all_finite, with_reference_flags
+from .ipc import LARGEST_GAIN, deconvolve, usable_references
 
 LOWEST, HIGHEST = 0.1, 10.0
 """A flat outside this range sets NO_FLAT_FIELD; a gain up to `LOWEST`, or above `LARGEST_GAIN`,
@@ -26,7 +26,7 @@ class FlatParams(Params):
     order: int = 2
     """Terms of the IPC inversion of the flat; 0 leaves it as it is."""
     area_shift: int = 0
-    """Pixels by which the solid angle is looked up too far in x and y (romanimpreprocess: 4)."""
+    """Offset (pixels) in x and y at which the solid angle is looked up (romanimpreprocess: 4)."""
     check_references: bool = True
     """As the option of `ipc`."""
     reference_dq: bool = True
@@ -36,10 +36,9 @@ class FlatParams(Params):
 
 
 @compiled
-def _look(flat, gain, rows, columns, limits, dq, f, g):
-    """Flag what cannot be divided by, and make flat and gain harmless: `f` on active pixels within
-    its limits, 1 where not finite; `g` everywhere not below its limit, 1 where it is not finite or
-    above the other one."""
+def _flag_and_clip(flat, gain, rows, columns, limits, dq, f, g):
+    """Flag unusable flats and gains, and clip them: `f` to its limits on active pixels, 1 where not
+    finite; `g` to its lower limit everywhere, 1 where not finite or above the upper limit."""
     low, high, least, most = limits
     (y0, y1), (x0, x1) = rows, columns
     for y in range(len(g)):
@@ -48,23 +47,24 @@ def _look(flat, gain, rows, columns, limits, dq, f, g):
             value = value if np.isfinite(value) and value <= most else least / least
             g[y, x] = max(value, least)
         if y0 <= y < y1:
-            field, level, flags, found = flat[y, x0:x1], gain[y, x0:x1], dq[y, x0:x1], f[y, x0:x1]
+            field, level, flags, clipped = flat[y, x0:x1], gain[y, x0:x1], dq[y, x0:x1], f[y, x0:x1]
             for x in range(len(field)):
-                there = np.isfinite(field[x])
-                bad = not there or field[x] < low or field[x] > high
-                value = field[x] if there else np.float32(1)
-                found[x] = min(max(value, low), high)
-                dark = not (level[x] > least) or not level[x] <= most or not np.isfinite(level[x])
-                flags[x] |= (_NO_FLAT if bad else _NONE) | (_NO_GAIN if dark else _NONE)
+                known = np.isfinite(field[x])
+                bad = not known or field[x] < low or field[x] > high
+                value = field[x] if known else np.float32(1)
+                clipped[x] = min(max(value, low), high)
+                no_gain = not (level[x] > least) or not level[x] <= most
+                no_gain = no_gain or not np.isfinite(level[x])
+                flags[x] |= (_NO_FLAT if bad else _NONE) | (_NO_GAIN if no_gain else _NONE)
 
 
 @compiled
 def _divide(rate, poisson, read, dumo, flat, area, out_rate, err, out_poisson, out_read, out_dumo):
-    """Everything over ``flat / area``, rounded as NumPy's functions do one by one."""
+    """Divide everything by ``flat / area``, rounded as by NumPy's functions one after the other."""
     ny, nx = rate.shape
     f, sigma = np.empty(nx, np.float32), np.empty(nx, np.float32)
     for y in range(ny):
-        # In short loops: with more arrays in one the compiler gives up on vectors.
+        # In short loops: with more arrays in one loop the compiler does not vectorise it.
         response, solid = flat[y], area[y]
         for x in range(nx):
             f[x] = np.float32(response[x] / solid[x])
@@ -133,9 +133,9 @@ def divide_flat(
     most = LARGEST_GAIN if params.check_references else np.finfo(gain.dtype).max
     kind = gain.dtype.type
     limits = (np.float32(LOWEST), np.float32(HIGHEST), kind(LOWEST), kind(most))
-    _look(np.asarray(flat, np.float32), gain, rows, columns, limits, dq, f, g)
+    _flag_and_clip(np.asarray(flat, np.float32), gain, rows, columns, limits, dq, f, g)
     if ipc is not None:
-        _, kernel, _ = repaired(gain, ipc, tile, params.check_references)
+        _, kernel, _ = usable_references(gain, ipc, tile, params.check_references)
         f = deconvolve(f, g, kernel, tile, params.order)
     made = tuple(np.empty(rate.shape, np.float32) for _ in range(5))
     _divide(rate, var_poisson, var_rnoise, dumo, f, area, *made)
@@ -146,7 +146,7 @@ def divide_flat(
         if not all_finite(array):
             dq[~np.isfinite(array)] |= np.uint32(PIXEL["DO_NOT_USE"])
     for more in (flat_dq, gain_dq):
-        dq = joined(dq, more, tile.active)
+        dq = with_reference_flags(dq, more, tile.active)
     return out_rate, err, var_poisson, var_rnoise, out_dumo, dq
 
 

@@ -1,4 +1,4 @@
-"""Values in place of resultants that the Level-1 file says must not be used."""
+"""Interpolated values for resultants that the Level-1 file marks as unusable."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def interpolate_excluded(
 ) -> None:
     """Replace resultants that are DO_NOT_USE or DROPOUT, on active pixels, in place.
 
-    They are not fitted, but what stands there must not look like saturation, or like a signal that
-    linearity does not know, nor reach the neighbours through the inter-pixel capacitance.
+    They are not fitted, but their values must not look like saturation or leave the range of the
+    linearity curve, nor spread to neighbours in the correction of inter-pixel capacitance.
 
     Parameters
     ----------

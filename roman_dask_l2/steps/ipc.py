@@ -9,7 +9,7 @@ import numpy as np
 from ..core.dq import PIXEL
 from ..core.jit import kernel
 from ..core.step import Params, Step, Tile
-from .common import copy, finite, flagged, joined
+from .common import copy, replace_bad, with_flag, with_reference_flags
 
 
 class IpcParams(Params):
@@ -18,24 +18,24 @@ class IpcParams(Params):
     order: int = 2
     """Terms of the series that inverts the kernel; each reaches one pixel further."""
     check_references: bool = True
-    """Take a gain or kernel that cannot be right for missing (`repaired`); romanimpreprocess works
-    with any number."""
+    """Treat an implausible gain or kernel as missing (`usable_references`); romanimpreprocess uses
+    any number."""
     reference_dq: bool = True
     """Join the kernel file's flags, if it has any."""
 
 
 _BLOCK = 256
-"""Columns that are worked on together, so that kernel and charge stay in the processor's cache for
+"""Columns that are processed together, so that kernel and charge stay in the processor's cache for
 all planes."""
 _U = np.uint64
 
 
 @kernel
-def _step(o, k, e, ny, n, width, out):
+def _iterate(o, k, e, ny, n, width, out):
     """``out = o + e - K o`` on a block of `ny` rows of `n` pixels in a border of zeros.
 
     All arrays are flat, in rows of `width` = n + 2 (at least), k nine such planes. The shares are
-    added in the order in which they stand: it decides the last bit. Indices are unsigned: one that
+    added in exactly this order, which determines the last bit. Indices are unsigned: one that
     might be negative is not vectorised, and views of rows cost more than the work on them.
     """
     plane, w, one = _U((ny + 2) * width), _U(width), _U(1)
@@ -83,7 +83,7 @@ def _deconvolve(planes, gain, ipc, rows, columns, order, out):
                     start = (3 * i + j) * size + (y + 1) * width + 1
                     copy(ipc[i, j, y0 + y, lo:hi], k[start : start + n])
                     k[start + n] = 0
-        for y in range(1, ny + 1):  # what a wider block has left behind
+        for y in range(1, ny + 1):  # clear what a wider block left behind
             e[y * width + n + 1] = 0
             o[y * width + n + 1] = 0
             o_next[y * width + n + 1] = 0
@@ -95,7 +95,7 @@ def _deconvolve(planes, gain, ipc, rows, columns, order, out):
                     charge[x] = s[x] * g[x]
             last = e
             for _ in range(order):
-                _step(last, k, e, ny, n, width, o)
+                _iterate(last, k, e, ny, n, width, o)
                 last, o, o_next = o, o_next, o
             for y in range(ny):
                 start = (y + 1) * width + 1 + left - lo
@@ -139,7 +139,7 @@ def deconvolve(
 
 
 LEAST_GAIN, LARGEST_GAIN = 0.1, 100.0
-"""e/DN: a gain that is not between these is no measurement."""
+"""e/DN: a gain outside this range is implausible."""
 LEAST_SHARE, LARGEST_SUM = 0.1, 1.9
 """A pixel keeps more than this share of its charge; its shares' magnitudes add up to less than
 this (to 1 within a few per cent in any measured kernel): beyond, the series does not converge."""
@@ -155,7 +155,7 @@ def usable_gain(gain: np.ndarray) -> np.ndarray:
 
 @kernel
 def _clean_gain(gain, out, least, largest):
-    """Fill `out`; whether nothing was to be done."""
+    """Fill `out`; returns whether nothing had to be replaced."""
     good = True
     one = least / least
     for y in range(gain.shape[0]):
@@ -168,9 +168,9 @@ def _clean_gain(gain, out, least, largest):
 
 
 @kernel
-def _look(ipc, rows, columns, least, most, bad):
-    """Where the kernel of an active pixel cannot be right (NaN among them), into `bad`; whether
-    there is one."""
+def _find_bad_kernels(ipc, rows, columns, least, most, bad):
+    """Mark active pixels with an implausible kernel (NaN included) in `bad`; returns whether there
+    are any."""
     (y0, y1), (x0, x1) = rows, columns
     total = np.empty(x1 - x0, ipc.dtype)
     found = False
@@ -189,14 +189,31 @@ def _look(ipc, rows, columns, least, most, bad):
     return found
 
 
-def repaired(
+def usable_references(
     gain: np.ndarray, ipc: np.ndarray, tile: Tile, check: bool = True
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Gain and kernel with what cannot be right made harmless (gain 1, no sharing), and where the
-    kernel was bad. Without `check` only what is not finite or absurdly large."""
+    """Replace implausible gains by 1 e/DN and implausible kernels by the identity.
+
+    Parameters
+    ----------
+    gain : ndarray (y, x) of float32 or float64
+        e/DN.
+    ipc : ndarray (3, 3, y, x) of float32
+        See `deconvolve`.
+    tile : Tile
+    check : bool
+        Otherwise only numbers that are not finite or absurdly large are replaced.
+
+    Returns
+    -------
+    gain, ipc : ndarray
+        The inputs themselves if nothing was replaced.
+    bad : ndarray (y, x) of bool or None
+        Where the kernel was replaced; None if nowhere.
+    """
     if not check:
-        gain, _ = finite(gain, 1.0)
-        ipc, bad = finite(ipc, 0.0)
+        gain, _ = replace_bad(gain, 1.0)
+        ipc, bad = replace_bad(ipc, 0.0)
         where: Any = None if bad is None else bad.any(axis=(0, 1))
         copied = bad is not None
     else:
@@ -204,7 +221,7 @@ def repaired(
         where, copied = np.zeros(ipc.shape[2:], np.bool_), False
         least, most = ipc.dtype.type(LEAST_SHARE), ipc.dtype.type(LARGEST_SUM)
         rows, columns = ((s.start, max(s.stop, s.start)) for s in tile.active)
-        if not _look(ipc, rows, columns, least, most, where):
+        if not _find_bad_kernels(ipc, rows, columns, least, most, where):
             where = None
     if where is None:
         return gain, ipc, None
@@ -225,9 +242,7 @@ def correct_ipc(
     tile: Tile,
     params: IpcParams,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Undo inter-pixel capacitance in every resultant.
-
-    `deconvolve` says how.
+    """Undo inter-pixel capacitance in every resultant, see `deconvolve`.
 
     Parameters
     ----------
@@ -244,11 +259,11 @@ def correct_ipc(
         OTHER_BAD_PIXEL where the kernel is not finite or cannot be inverted (that pixel then shares
         no charge).
     """
-    gain, ipc, bad = repaired(gain, ipc, tile, params.check_references)
-    pixeldq = joined(pixeldq, ipc_dq, tile.active)
+    gain, ipc, bad = usable_references(gain, ipc, tile, params.check_references)
+    pixeldq = with_reference_flags(pixeldq, ipc_dq, tile.active)
     return (
         deconvolve(ramp, gain, ipc, tile, params.order),
-        flagged(pixeldq, bad, PIXEL["OTHER_BAD_PIXEL"], tile.active),
+        with_flag(pixeldq, bad, PIXEL["OTHER_BAD_PIXEL"], tile.active),
     )
 
 

@@ -8,8 +8,8 @@ from ..core.dq import GROUP, PIXEL
 from ..core.exposure import Exposure
 from ..core.jit import kernel
 from ..core.step import Params, Step, Tile
-from .common import LARGEST, finite
-from .linearity_check import senseless
+from .common import LARGEST, replace_bad
+from .linearity_check import implausible
 
 _NO_LIN = np.uint32(PIXEL["NO_LIN_CORR"])
 _SKIP = np.uint32(PIXEL["NO_LIN_CORR"] | PIXEL["REFERENCE_PIXEL"])
@@ -21,13 +21,13 @@ class LinearityParams(Params):
     """Parameters of `linearise`."""
 
     check_references: bool = True
-    """Do not correct a pixel whose curve cannot be right (`linearity_check.senseless`);
-    romanimpreprocess takes any numbers."""
+    """Do not correct a pixel with an implausible curve (`linearity_check.implausible`);
+    romanimpreprocess uses any numbers."""
 
 
 @kernel
 def _outside(coef, z):
-    """The series beyond |z| = 1, where each P_L goes on along its tangent."""
+    """The series beyond |z| = 1, where each P_L is continued along its tangent."""
     one = np.float32(1)
     sign = one if z > 0 else -one
     total, parity = coef[0], one
@@ -42,7 +42,8 @@ def _linearise(ramp, groupdq, coef, smin, smax, sref, dq, first_is_reset, out, o
     """Fill `out` (R, y, x) and `out_dq` (y, x); see `linearise`.
 
     A piece of a row at a time, so that the recurrence runs over pixels, is vectorised and stays in
-    the processor's nearest cache; the few pixels that are flagged or out of range are done again.
+    the processor's nearest cache; the few pixels that are flagged or out of range
+    are computed again.
     """
     one, two = np.float32(1), np.float32(2)
     n_coef = coef.shape[0]
@@ -126,7 +127,7 @@ def linearise(
         exposure, say NO_LIN_CORR or REFERENCE_PIXEL.
     pixeldq : ndarray (y, x) of uint32
         With the linearity flags, and NO_LIN_CORR where an unsaturated resultant left the range
-        of the fit, a reference value is not finite, or the curve of an active pixel makes no sense.
+        of the fit, a reference value is not finite, or the curve of an active pixel is implausible.
 
     Notes
     -----
@@ -140,7 +141,7 @@ def linearise(
         coef = np.where(bad, np.float32(0), coef)
         Smin = np.where(bad, np.float32(0), Smin)
         Smax = np.where(bad, np.float32(65535), Smax)
-        Sref, _ = finite(Sref, 0.0)
+        Sref, _ = replace_bad(Sref, 0.0)
     out = np.empty_like(ramp)
     out_dq = pixeldq.copy()
     first_is_reset = exposure.read_pattern[0] == (0,)
@@ -151,7 +152,7 @@ def linearise(
 def _bad(coef, Smin, Smax, Sref, tile: Tile, check: bool) -> np.ndarray | None:
     """Pixels whose references cannot be used, None if there are none; without `check`, and on the
     border, only numbers that are missing and empty ranges count."""
-    bad = senseless(coef, Smin, Smax, Sref)
+    bad = implausible(coef, Smin, Smax, Sref)
     if bad is None:
         return None
     places = np.nonzero(bad)

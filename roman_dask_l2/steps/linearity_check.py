@@ -1,4 +1,4 @@
-"""Which pixels' linearity curves make sense: a curve maps raw DN to linear DN, so it must rise."""
+"""Which linearity curves are plausible: a curve maps raw DN to linear DN, so it must rise."""
 
 from __future__ import annotations
 
@@ -13,47 +13,48 @@ measured curve."""
 _LARGEST = np.float32(LARGEST)
 _LEAST_RISE, _LARGEST_RISE = np.float32(LEAST_RISE), np.float32(LARGEST_RISE)
 _POINTS = 8
-"""Points at which the slope of a doubtful curve is looked at, for each of its coefficients."""
+"""Points per coefficient at which the slope of a suspect curve is evaluated."""
 
 
-def senseless(
+def implausible(
     coef: np.ndarray, smin: np.ndarray, smax: np.ndarray, sref: np.ndarray
 ) -> np.ndarray | None:
-    """Where linearity references cannot be right.
+    """Find implausible linearity references.
 
-    That is where a number is not finite or absurdly large, where the range is less than 1 DN, or
-    where the curve falls (or stands still) within its range, or rises by less than `LEAST_RISE` or
-    more than `LARGEST_RISE` linear DN for a raw one.
+    These are pixels where a number is not finite or absurdly large, where the range is less than
+    1 DN, or where the curve falls (or is flat) within its range, or rises by less than
+    `LEAST_RISE` or more than `LARGEST_RISE` linear DN for a raw one.
 
     Parameters
     ----------
     coef : ndarray (order + 1, y, x) of float32
         Legendre coefficients, linear DN.
     smin, smax, sref : ndarray (y, x) of float32
-        Range of the fit and empty well, DN.
+        Range of the fit and empty good, DN.
 
     Returns
     -------
     ndarray (y, x) of bool or None
-        None if all of them make sense.
+        None if all are plausible.
     """
-    doubtful = np.empty(smin.shape, np.bool_)
-    if not _doubtful(coef, smin, smax, sref, doubtful):
+    suspect = np.empty(smin.shape, np.bool_)
+    if not _find_suspects(coef, smin, smax, sref, suspect):
         return None
-    y, x = np.nonzero(doubtful)
+    y, x = np.nonzero(suspect)
     wrong = np.empty(len(y), np.bool_)
     curves = np.ascontiguousarray(coef[:, y, x].T, np.float64)
     low, high, empty = (np.asarray(a[y, x], np.float64) for a in (smin, smax, sref))
-    _judge(curves, low, high, empty, _slopes(len(coef)), wrong)
+    _check_slopes(curves, low, high, empty, _slopes(len(coef)), wrong)
     if not wrong.any():
         return None
-    doubtful[y, x] = wrong
-    return doubtful
+    suspect[y, x] = wrong
+    return suspect
 
 
 @kernel
-def _doubtful(coef, smin, smax, sref, out):
-    """Where a look at the coefficients alone does not prove that all is well; whether anywhere.
+def _find_suspects(coef, smin, smax, sref, out):
+    """Mark curves that their coefficients alone do not prove plausible; returns whether there are
+    any.
 
     The slope of P_L is at most L (L + 1) / 2 in magnitude: the curve rises if the coefficient of
     P_1 is larger than the sum of the others' times that.
@@ -72,20 +73,20 @@ def _doubtful(coef, smin, smax, sref, out):
             for x in range(nx):
                 others[x] += abs(c[x]) * steepest
                 rise[x] += c[x] * odd
-        zero, low, high, empty, doubt = coef[0, y], smin[y], smax[y], sref[y], out[y]
+        zero, low, high, empty, suspect_row = coef[0, y], smin[y], smax[y], sref[y], out[y]
         for x in range(nx):
             span = np.float32(0.5) * (high[x] - low[x])
-            well = (first[x] > others[x]) & (first[x] < _LARGEST) & (span >= np.float32(0.5))
-            well &= (rise[x] >= _LEAST_RISE * span) & (rise[x] <= _LARGEST_RISE * span)
-            well &= (abs(low[x]) < _LARGEST) & (abs(high[x]) < _LARGEST)
-            well &= (abs(zero[x]) < _LARGEST) & (abs(empty[x]) < _LARGEST)
-            doubt[x] = not well
-            found |= not well
+            good = (first[x] > others[x]) & (first[x] < _LARGEST) & (span >= np.float32(0.5))
+            good &= (rise[x] >= _LEAST_RISE * span) & (rise[x] <= _LARGEST_RISE * span)
+            good &= (abs(low[x]) < _LARGEST) & (abs(high[x]) < _LARGEST)
+            good &= (abs(zero[x]) < _LARGEST) & (abs(empty[x]) < _LARGEST)
+            suspect_row[x] = not good
+            found |= not good
     return found
 
 
 def _slopes(n_coef: int) -> np.ndarray:
-    """Slopes of P_0, P_1, .. (columns) at points that lie closer towards -1 and 1 (rows)."""
+    """Slopes of P_0, P_1, .. (columns) at points that are denser towards -1 and 1 (rows)."""
     n = _POINTS * n_coef
     z = np.cos(np.pi * np.arange(n + 1) / n)
     slopes = np.zeros((n + 1, n_coef))
@@ -97,23 +98,23 @@ def _slopes(n_coef: int) -> np.ndarray:
 
 
 @kernel
-def _judge(curves, smin, smax, sref, slopes, wrong):
-    """See `senseless`; in float64, pixel by pixel."""
+def _check_slopes(curves, smin, smax, sref, slopes, wrong):
+    """See `implausible`; in float64, pixel by pixel."""
     for i in range(len(wrong)):
         c = curves[i]
         span = smax[i] - smin[i]
-        well = span >= 1 and abs(smin[i]) < LARGEST and abs(smax[i]) < LARGEST
-        well = well and abs(sref[i]) < LARGEST
+        good = span >= 1 and abs(smin[i]) < LARGEST and abs(smax[i]) < LARGEST
+        good = good and abs(sref[i]) < LARGEST
         rise = 0.0
         for L in range(len(c)):
-            well = well and abs(c[L]) < LARGEST
+            good = good and abs(c[L]) < LARGEST
             rise += 2 * c[L] if L % 2 else 0.0
-        well = well and LEAST_RISE * span <= rise <= LARGEST_RISE * span
+        good = good and LEAST_RISE * span <= rise <= LARGEST_RISE * span
         point = 0
-        while well and point < len(slopes):
+        while good and point < len(slopes):
             slope = 0.0
             for L in range(1, len(c)):
                 slope += c[L] * slopes[point, L]
-            well = slope > 0
+            good = slope > 0
             point += 1
-        wrong[i] = not well
+        wrong[i] = not good

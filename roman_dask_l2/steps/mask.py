@@ -1,4 +1,4 @@
-"""The combined mask: which pixels must not be used, with their neighbours where that is wise."""
+"""The combined mask: which pixels must not be used, grown to their neighbours for some flags."""
 
 from __future__ import annotations
 

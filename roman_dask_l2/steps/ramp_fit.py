@@ -1,4 +1,4 @@
-"""Ramp fit with fixed weights, jump detection, and the folding of flags into two dimensions."""
+"""Ramp fit with fixed weights, and jump detection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..core.exposure import Exposure
 from ..core.float16 import round_to_float16
 from ..core.jit import kernel
 from ..core.step import Step, Tile
-from .common import finite, flagged, joined
+from .common import replace_bad, with_flag, with_reference_flags
 from .ramp_flags import first_saturated, fold_flags
 from .ramp_params import RampFitParams
 from .ramp_subsets import EXCLUDING, refit, with_exclusions
@@ -25,8 +25,8 @@ def _fit_pixels(ramp, gain, dark_slope, ends, k, poisson, start, rate, var_poiss
 
     `rate` is the sum over resultants in their order, of differences to resultant 1 (the weights
     add up to zero, so any would do), without fused multiply-add: the last bit counts. All pixels
-    of a row are fitted as full ramps first, which is vectorised, then the few that saturate again
-    with their own weights.
+    of a row are fitted as full ramps first, which is vectorised, then the few that saturate are
+    fitted again with their own weights.
     """
     n_res, ny, nx = ramp.shape
     for y in range(ny):
@@ -42,7 +42,7 @@ def _fit_pixels(ramp, gain, dark_slope, ends, k, poisson, start, rate, var_poiss
             if e < n_res:
                 total = np.float32(0)
                 for j in range(start, n_res):
-                    # Not times zero: a resultant after saturation may hold anything.
+                    # Not multiplied by zero: resultants after saturation may even be NaN.
                     if k[e, j] != 0:
                         total += k[e, j] * (ramp[j, y, x] - first[x])
                 slope[x] = total
@@ -71,8 +71,8 @@ def _flag_jumps(
 ):
     """Set JUMP_DET in `groupdq` on active pixels; see `fit_ramp`.
 
-    Almost no difference is near the threshold, so a first look over whole rows, without square
-    root or logarithm and two per cent too generous, finds the pixels that are tested in earnest.
+    Almost no difference is near the threshold, so a first test of whole rows, without square root
+    or logarithm and two per cent too low, selects the pixels for the exact test.
     """
     n_res, _, nx = ramp.shape
     sa, sb, ia, ib, log_ratio = thresholds
@@ -187,7 +187,7 @@ def fit_ramp(
     exposure: Exposure,
     params: RampFitParams,
 ) -> tuple[np.ndarray, ...]:
-    """Fit the slope of every pixel and its errors, find jumps, and gather the pixel's flags.
+    """Fit the slope of every pixel and its errors, find jumps, and fold the resultants' flags.
 
     Parameters
     ----------
@@ -200,8 +200,8 @@ def fit_ramp(
     read_noise : ndarray (y, x) of float32
         Standard deviation sigma of one read, DN.
     dark_slope : ndarray (y, x) of float32, optional
-        Dark current that was subtracted from the ramp, DN/s. Its shot noise is in the ramp still,
-        so it counts in the errors and in the jump test.
+        Dark current that was subtracted from the ramp, DN/s. Its shot noise is still in the ramp,
+        so it is included in the errors and the jump test.
     ipc : ndarray (3, 3, y, x) of float32, optional
         Kernel by which the ramp was corrected. To first order the correction multiplies
         uncorrelated noise by one over the share that a pixel keeps, so sigma is divided by it.
@@ -227,13 +227,13 @@ def fit_ramp(
     chisq, dumo : ndarray (y, x) of float32
     """
     shape = ramp.shape[1:]
-    gain, _ = finite(gain, 1.0)
-    read_noise, bad_noise = finite(read_noise, params.sigma_read, params.check_references)
+    gain, _ = replace_bad(gain, 1.0)
+    read_noise, bad_noise = replace_bad(read_noise, params.sigma_read, params.check_references)
     if ipc is not None:
-        read_noise = amplified(read_noise, ipc, tile)
+        read_noise = ipc_read_noise(read_noise, ipc, tile)
     if dark_slope is None:
         dark_slope = np.zeros((1, 1), np.float32)
-    dark_slope = np.broadcast_to(finite(dark_slope, 0.0)[0], shape)
+    dark_slope = np.broadcast_to(replace_bad(dark_slope, 0.0)[0], shape)
     start = exposure.start
     ends = np.empty(shape, np.int16)
     seen = first_saturated(groupdq, start, ends)
@@ -256,10 +256,10 @@ def fit_ramp(
     )
     dq = np.empty(shape, np.uint32)
     endslice = np.empty(shape, np.int16)
-    pixeldq = joined(pixeldq, read_dq, tile.active)
-    pixeldq = flagged(pixeldq, bad_noise, PIXEL["UNRELIABLE_ERROR"], tile.active)
+    pixeldq = with_reference_flags(pixeldq, read_dq, tile.active)
+    pixeldq = with_flag(pixeldq, bad_noise, PIXEL["UNRELIABLE_ERROR"], tile.active)
     if where is not None and where.any():
-        lacking = refit(
+        too_few = refit(
             ramp,
             groupdq,
             where,
@@ -271,8 +271,8 @@ def fit_ramp(
             active=_active(tile),
             exposure=exposure,
         )
-        lacking &= pixeldq & _REFERENCE == 0
-        pixeldq = flagged(pixeldq, lacking, PIXEL["DO_NOT_USE"])
+        too_few &= pixeldq & _REFERENCE == 0
+        pixeldq = with_flag(pixeldq, too_few, PIXEL["DO_NOT_USE"])
         if not params.quality:
             for values in found[4:]:
                 values.fill(0)
@@ -335,8 +335,22 @@ def _fit_common(
     return rate, var_poisson, var_rnoise, err, chisq, dumo
 
 
-def amplified(read_noise: np.ndarray, ipc: np.ndarray, tile: Tile) -> np.ndarray:
-    """Read noise after the correction of inter-pixel capacitance, on active pixels."""
+def ipc_read_noise(read_noise: np.ndarray, ipc: np.ndarray, tile: Tile) -> np.ndarray:
+    """Read noise after the correction of inter-pixel capacitance.
+
+    Parameters
+    ----------
+    read_noise : ndarray (y, x) of float32
+        DN.
+    ipc : ndarray (3, 3, y, x) of float32
+        Kernel of the correction.
+    tile : Tile
+
+    Returns
+    -------
+    ndarray (y, x) of float32
+        DN: on active pixels divided by the share of charge that a pixel keeps.
+    """
     share = ipc[1, 1][tile.active]
     out = read_noise.copy()
     out[tile.active] /= np.where((share > 0.1) & (share < 10), share, np.float32(1))

@@ -15,8 +15,9 @@ _REFERENCE = np.uint32(PIXEL["REFERENCE_PIXEL"])
 
 @kernel
 def first_saturated(groupdq, start, ends):
-    """Index of the first resultant flagged SATURATED, R if there is none; returns all flags of the
-    resultants from `start` on."""
+    """Write to `ends` (y, x) the first resultant flagged SATURATED, R if there is none.
+
+    Returns the union of all flags of the resultants from `start` on (uint8)."""
     n_res, ny, nx = groupdq.shape
     seen, every = np.zeros(nx, np.uint8), np.uint8(0)
     for y in range(ny):
@@ -37,7 +38,10 @@ def first_saturated(groupdq, start, ends):
 
 @kernel
 def fold_flags(groupdq, pixeldq, ends, start, dq, endslice):
-    """Fold resultant flags into `dq`, on pixels that are not reference pixels."""
+    """Fold resultant flags (R, y, x) into `dq` (y, x), except on reference pixels.
+
+    SATURATED and other flags count as in `fit_ramp`; `endslice` (y, x) gets the last resultant
+    before a transition into saturation, -1 if there is none."""
     n_res, ny, nx = groupdq.shape
     seen, unusable = np.empty(nx, np.uint8), np.empty(nx, np.uint8)
     for y in range(ny):

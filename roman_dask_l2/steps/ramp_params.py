@@ -29,20 +29,20 @@ class RampFitParams(Params):
     truncated_min: int = 2
     """Used resultants before saturation that a two-point fit needs (romanimpreprocess: 3)."""
     dark_noise: bool = False
-    """The dark current was taken off the ramp before: count its shot noise all the same."""
+    """The dark current was subtracted from the ramp before: include its shot noise."""
     ipc_noise: bool = False
-    """The ramp was corrected for inter-pixel capacitance, which amplifies read noise: count it."""
+    """The ramp was corrected for inter-pixel capacitance: include the amplified read noise."""
     quality: bool = True
     """Compute chisq and dumo (romanimpreprocess writes zeros)."""
     exclude: bool = True
-    """Leave resultants that are DO_NOT_USE or DROPOUT out of their pixel's fit (romanimpreprocess
+    """Exclude resultants that are DO_NOT_USE or DROPOUT from their pixel's fit (romanimpreprocess
     fits them)."""
     check_references: bool = True
-    """Take a read noise that is not positive for missing; romanimpreprocess works with it."""
+    """Treat a read noise that is not positive as missing; romanimpreprocess uses it."""
     reference_dq: bool = True
     """Join the read-noise file's flags, if it has any."""
     half_precision_errors: bool = False
-    """Round err and var_poisson to float16 as soon as they are known, as romanimpreprocess does."""
+    """Round err and var_poisson to float16 immediately, as romanimpreprocess does."""
 
     @property
     def noise_ratio(self) -> float:

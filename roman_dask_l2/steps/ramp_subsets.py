@@ -1,10 +1,10 @@
-"""Ramp fit of the pixels that have to do without some of their resultants.
+"""Ramp fit of pixels from which some resultants are excluded.
 
 A resultant that is DO_NOT_USE or DROPOUT is left out of its pixel's fit. Any set of resultants may
-be left, so nothing is tabulated: the differences of successive resultants in use have a tridiagonal
-covariance, and generalised least squares takes a time proportional to their number. (With an
-intercept free, the fit of the differences is that of the resultants.) Neighbouring pixels often
-miss the same resultants; what depends on these alone is kept until the next pixel misses others.
+remain, so weights cannot be tabulated. But the differences of successive used resultants have a
+tridiagonal covariance, so generalised least squares takes a time proportional to their number.
+(With a free intercept, fitting the differences is the same as fitting the resultants.) Neighbouring
+pixels often lack the same resultants: the weights are kept until a pixel lacks others.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ EXCLUDING = np.uint8(GROUP["DO_NOT_USE"] | GROUP["DROPOUT"])
 """Flags of resultants that are left out."""
 _JUMP = np.uint8(GROUP["JUMP_DET"])
 _ROWS = 8
-"""Rows of a plan, see `_plan`."""
+"""Rows of a plan, see `_prepare_fit`."""
 
 
 @kernel
-def _mark(groupdq, ends, start, where):
+def _find_excluded(groupdq, ends, start, where):
     """True in `where` (y, x) if a resultant from `start` to before `ends` is to be left out."""
     n_res, ny, nx = groupdq.shape
     for y in range(ny):
@@ -52,7 +52,7 @@ def with_exclusions(groupdq: np.ndarray, ends: np.ndarray, start: int) -> np.nda
     ndarray (y, x) of bool
     """
     where = np.empty(ends.shape, np.bool_)
-    _mark(groupdq, ends, start, where)
+    _find_excluded(groupdq, ends, start, where)
     return where
 
 
@@ -63,8 +63,8 @@ def _enough(n, saturates, truncated_min):
 
 
 @kernel
-def _plan(used, n, two_point, times, u, plan):
-    """All that a fit of the first `n` resultants of `used` needs, into the rows of `plan`.
+def _prepare_fit(used, n, two_point, times, u, plan):
+    """Compute what a fit of the first `n` resultants of `used` needs, into the rows of `plan`.
 
     Rows: 0 weights g of the n - 1 differences (1/s), ``rate = sum g_i (S_{i+1} - S_i)``; 1, 2
     pivots and multipliers of the decomposition of the differences' covariance over sigma_read^2;
@@ -118,7 +118,7 @@ def _plan(used, n, two_point, times, u, plan):
 
 
 @kernel
-def _flag(s, used, n, plan, times, pixel, variances, thresholds, flags):
+def _flag_jumps(s, used, n, plan, times, pixel, variances, thresholds, flags):
     """Set JUMP_DET in `flags` (R,): the test of `fit_ramp` on differences of resultants in use.
 
     `pixel` is rate, rate with the dark current (DN/s), Poisson variance per second and read-noise
@@ -159,12 +159,13 @@ def _quality(s, used, n, plan, slope, noise2):
 
 
 @kernel
-def _in_use(groupdq, end, start, now):
-    """Write the resultants from `start` to before `end` that are in use to `now`; their number."""
+def _in_use(groupdq, end, start, current):
+    """Write the used resultants from `start` up to, but not including, `end` to `current`; returns
+    their number."""
     n = 0
     for j in range(start, end):
         if groupdq[j] & EXCLUDING == 0:
-            now[n] = j
+            current[n] = j
             n += 1
     return n
 
@@ -174,26 +175,26 @@ def _refit(ramp, maps, places, times, u, start, truncated_min, thresholds, activ
     """Fit the pixels at `places` (n, 2) anew; see `refit`."""
     n_res = len(ramp)
     ends, gain, dark_slope, read_noise = maps
-    rate, var_poisson, var_rnoise, err, chisq, dumo, lacking = out
-    used, now = np.zeros(n_res, np.int64), np.zeros(n_res, np.int64)
+    rate, var_poisson, var_rnoise, err, chisq, dumo, too_few = out
+    used, current = np.zeros(n_res, np.int64), np.zeros(n_res, np.int64)
     plan, s = np.zeros((_ROWS, n_res)), np.zeros(n_res)
-    known, two_point, variances = 0, False, (0.0, 0.0)
+    n_known, two_point, variances = 0, False, (0.0, 0.0)
     for place in range(len(places)):
         y, x = places[place, 0], places[place, 1]
         end = ends[y, x]
-        n = _in_use(groupdq[:, y, x], end, start, now)
+        n = _in_use(groupdq[:, y, x], end, start, current)
         saturates = end < n_res
         if not _enough(n, saturates, truncated_min):
-            lacking[y, x] = True
+            too_few[y, x] = True
             continue
-        same = n == known and saturates == two_point
+        same = n == n_known and saturates == two_point
         for i in range(n):
-            same &= used[i] == now[i]
-            used[i] = now[i]
-            s[now[i]] = ramp[now[i], y, x]
+            same &= used[i] == current[i]
+            used[i] = current[i]
+            s[current[i]] = ramp[current[i], y, x]
         if not same:
-            known, two_point = n, saturates
-            variances = _plan(used, n, two_point, times, u, plan)
+            n_known, two_point = n, saturates
+            variances = _prepare_fit(used, n, two_point, times, u, plan)
         slope = 0.0
         for i in range(n - 1):
             slope += plan[0, i] * (s[used[i + 1]] - s[used[i]])
@@ -206,7 +207,7 @@ def _refit(ramp, maps, places, times, u, start, truncated_min, thresholds, activ
         chisq[y, x], dumo[y, x] = _quality(s, used, n, plan, slope, noise2)
         if active[0] <= y < active[1] and active[2] <= x < active[3]:
             pixel = (slope, total, v, noise2)
-            _flag(s, used, n, plan, times, pixel, variances, thresholds, groupdq[:, y, x])
+            _flag_jumps(s, used, n, plan, times, pixel, variances, thresholds, groupdq[:, y, x])
 
 
 def refit(
@@ -222,17 +223,17 @@ def refit(
     active: tuple[int, int, int, int],
     exposure: Exposure,
 ) -> np.ndarray:
-    """Fit some pixels with the resultants that they have left.
+    """Fit some pixels with their remaining resultants.
 
-    Those that do not saturate get the weights that are optimal for what is left, those that do the
-    slope between the first and the last resultant left before.
+    Pixels that do not saturate get the optimal weights for the remaining resultants; those that do
+    get the slope between the first and the last one before saturation.
 
     Parameters
     ----------
     ramp : ndarray (R, y, x) of float32
-        Linear DN. What is left out may hold anything.
+        Linear DN. Excluded resultants may have any value.
     groupdq : ndarray (R, y, x) of uint8
-        JUMP_DET is set in it, on active pixels.
+        Changed in place: JUMP_DET is set on active pixels.
     where : ndarray (y, x) of bool
         The pixels to fit.
     maps : tuple of ndarray (y, x)
@@ -243,7 +244,7 @@ def refit(
     u : float
         slope / (gain sigma_read^2) of the weights, 1/s.
     truncated_min : int
-        Resultants that a saturating pixel needs, two at least.
+        Resultants that a saturating pixel needs, at least two.
     thresholds : tuple of float32
         Of the jump test: at low and high rates, these rates, logarithm of their ratio.
     active : tuple of int
@@ -253,9 +254,9 @@ def refit(
     Returns
     -------
     ndarray (y, x) of bool
-        Pixels of `where` that have too few resultants left.
+        Pixels of `where` with too few remaining resultants.
     """
-    lacking = np.zeros(where.shape, np.bool_)
+    too_few = np.zeros(where.shape, np.bool_)
     times = (exposure.tbar, exposure.tau, exposure.n_reads)
     _refit(
         ramp,
@@ -268,29 +269,29 @@ def refit(
         thresholds,
         active,
         groupdq,
-        (*out, lacking),
+        (*out, too_few),
     )
-    return lacking
+    return too_few
 
 
 @kernel
 def _fill_weights(used, ends, times, u, truncated_min, full, weights):
     """Row by row of `used` (n, R); see `subset_weights`."""
     n_res = used.shape[1]
-    now, plan = np.zeros(n_res, np.int64), np.zeros((_ROWS, n_res))
+    current, plan = np.zeros(n_res, np.int64), np.zeros((_ROWS, n_res))
     for row in range(len(used)):
         n = 0
         for j in range(min(ends[row], n_res)):
             if used[row, j]:
-                now[n] = j
+                current[n] = j
                 n += 1
         saturates = ends[row] < n_res
         if not _enough(n, saturates, truncated_min):
             weights[row] = full
             continue
-        _plan(now, n, saturates, times, u, plan)
+        _prepare_fit(current, n, saturates, times, u, plan)
         for i in range(n):
-            weights[row, now[i]] = plan[3, i]
+            weights[row, current[i]] = plan[3, i]
 
 
 def subset_weights(
@@ -302,16 +303,16 @@ def subset_weights(
     truncated_min: int,
     exposure: Exposure,
 ) -> np.ndarray:
-    """Weights with which `refit` fits pixels.
+    """The weights that `refit` uses.
 
     Parameters
     ----------
     used : ndarray (n, R) of bool
-        Resultants that are left.
+        Resultants that remain.
     ends : ndarray (n,) of int
         First saturated resultant, R if there is none.
     full : ndarray (R,) of float64
-        Weights of the full ramp, which a pixel keeps that has too few resultants.
+        Weights of the full ramp, for pixels with too few resultants.
     u, truncated_min, exposure
         As for `refit`.
 
@@ -328,7 +329,7 @@ def subset_weights(
 
 
 def pack(groupdq: np.ndarray) -> np.ndarray:
-    """Which resultants are to be left out, as bits.
+    """Pack into bits which resultants are excluded.
 
     Parameters
     ----------
@@ -348,5 +349,5 @@ def unpack(bits: np.ndarray, n_resultants: int) -> np.ndarray:
 
 
 def any_excluded(groupdq: np.ndarray) -> bool:
-    """Whether a resultant of any pixel is to be left out."""
+    """Whether any resultant (R, y, x) of uint8 flags is excluded."""
     return bool((np.bitwise_or.reduce(groupdq, axis=0) & EXCLUDING).any())

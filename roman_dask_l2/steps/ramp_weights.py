@@ -70,7 +70,19 @@ def optimal_weights(exposure: Exposure, u: float) -> np.ndarray:
 
 
 def scaled_covariance(exposure: Exposure, u: float) -> np.ndarray:
-    """Covariance of the used resultants over sigma_read^2, float64."""
+    """Covariance of the used resultants over sigma_read^2, see `optimal_weights`.
+
+    Parameters
+    ----------
+    exposure : Exposure
+    u : float
+        slope / (gain sigma_read^2), 1/s.
+
+    Returns
+    -------
+    ndarray (n, n) of float64
+        n resultants from `exposure.start` on.
+    """
     start = exposure.start
     t, tau, n = exposure.tbar[start:], exposure.tau[start:], exposure.n_reads[start:]
     c = u * np.minimum(t[:, None], t[None, :])
@@ -79,9 +91,15 @@ def scaled_covariance(exposure: Exposure, u: float) -> np.ndarray:
 
 
 def two_point_weights(exposure: Exposure, n: int) -> np.ndarray:
-    """Weights of the slope between the first used resultant and resultant n - 1."""
+    """Weights of the slope between the first used resultant and resultant n - 1.
+
+    Returns
+    -------
+    ndarray (R,) of float32
+        1/s.
+    """
     k = np.zeros(exposure.n_resultants, np.float32)
-    t = exposure.tbar.astype(np.float32)  # in this precision throughout: the last bit counts
+    t = exposure.tbar.astype(np.float32)  # float32 throughout: the last bit matters
     k[n - 1] = np.float32(1) / (t[n - 1] - t[exposure.start])
     k[exposure.start] = -k[n - 1]
     return k
@@ -95,11 +113,24 @@ def _variance_terms(w: np.ndarray, exposure: Exposure) -> tuple[float, float]:
 
 
 def make_fit(exposure: Exposure, k: np.ndarray, n: int) -> Fit:
-    """All constants of a fit with weights `k` on the resultants before `n`."""
+    """All constants of a fit with weights `k` to the resultants before `n`.
+
+    Parameters
+    ----------
+    exposure : Exposure
+    k : ndarray (R,) of float32
+        Weights, 1/s.
+    n : int
+
+    Returns
+    -------
+    Fit
+        Pairs to test for jumps as in Sharma & Casertano (2024, PASP 136, 054504).
+    """
     start, t = exposure.start, exposure.tbar
     poisson, read = _variance_terms(k, exposure)
     pairs, dts, a, b = [], [], [], []
-    # The one difference of two resultants is the slope itself: only rounding would be tested.
+    # With two resultants the only difference is the slope itself: a test would see only rounding.
     for i in range(start, n - 1) if n - start > 2 else ():
         for d in (1, 2):
             # With three resultants, or at the end, the double difference tests nothing new.
@@ -128,9 +159,14 @@ def make_fit(exposure: Exposure, k: np.ndarray, n: int) -> Fit:
 
 @lru_cache(maxsize=64)
 def fits(exposure: Exposure, params: RampFitParams) -> list[Fit]:
-    """The fit for every n = number of resultants before saturation, n = 0..R.
+    """The fits for every number n = 0..R of resultants before saturation.
 
-    Where n leaves too few resultants the full weights stand, without pairs to test.
+    Where n leaves too few resultants, the weights of the full ramp are used, and no pair is tested.
+
+    Returns
+    -------
+    list of Fit
+        R + 1 of them; the last is that of a full ramp.
     """
     r = exposure.n_resultants
     full = make_fit(
@@ -149,7 +185,14 @@ def fits(exposure: Exposure, params: RampFitParams) -> list[Fit]:
 
 @lru_cache(maxsize=64)
 def fit_tables(exposure: Exposure, params: RampFitParams):
-    """`fits` as rectangular arrays for the compiled kernel."""
+    """`fits` as rectangular arrays for compiled kernels.
+
+    Returns
+    -------
+    tuple of ndarray
+        For every n = 0..R: `k`, `read`, `poisson`, the number of pairs, and, padded with zeros to
+        the largest number, `pairs`, `pair_dt`, `pair_a`, `pair_b` of `Fit`.
+    """
     table = fits(exposure, params)
     most = max(len(f.pairs) for f in table)
 
@@ -174,10 +217,17 @@ def fit_tables(exposure: Exposure, params: RampFitParams):
 
 @lru_cache(maxsize=64)
 def quality_tables(exposure: Exposure, params: RampFitParams):
-    """For every n: whitened residual operator (n, R, R) and uniform weights (n, R), float32.
+    """For every n = 0..R: whitened residual operator and uniform weights.
 
     chi-square = |T S|^2 / sigma^2 with T S the residuals of the fit, whitened by the Cholesky
     factor of the inverse scaled covariance that the weights assume, best-fit intercept removed.
+
+    Returns
+    -------
+    whiten : ndarray (R + 1, R, R) of float32
+        T, over the root of the degrees of freedom.
+    uniform : ndarray (R + 1, R) of float32
+        Weights of the unweighted slope, 1/s.
     """
     r, start = exposure.n_resultants, exposure.start
     c = scaled_covariance(exposure, params.noise_ratio)

@@ -16,7 +16,7 @@ from ..core.detector import BORDER, CHANNEL_WIDTH, Window
 from ..core.exposure import Exposure
 from ..core.jit import kernel
 from ..core.step import Params, Reduction, Step, Tile
-from .common import all_finite, finite
+from .common import all_finite, replace_bad
 
 
 class RefpixParams(Params):
@@ -24,7 +24,7 @@ class RefpixParams(Params):
 
     through_dark: bool = False
     """Subtract the dark cube before the correction and add it back after. The result is the same
-    up to the rounding of float32, at the price of reading the cube; romanimpreprocess does it."""
+    up to the rounding of float32, but the cube has to be read; romanimpreprocess does this."""
     first_planes: bool = False
     """Where the dark cube has a plane more than the exposure, take its first planes, not the last
     ones, as romanimpreprocess does."""
@@ -37,8 +37,8 @@ def strips(exposure: Exposure, params: RefpixParams) -> list[Window]:
 
 
 def above_dark(ramp: np.ndarray, dark: np.ndarray) -> np.ndarray:
-    """Border rows above the mean dark, float32 (R, 4, N), DN; NaN where the dark is not known."""
-    dark, bad = finite(dark, 0.0)
+    """Border rows above the mean dark, float32 (R, 4, N), DN; NaN where the dark is unusable."""
+    dark, bad = replace_bad(dark, 0.0)
     above = ramp - dark
     if bad is not None:
         above[bad] = np.nan
@@ -46,7 +46,7 @@ def above_dark(ramp: np.ndarray, dark: np.ndarray) -> np.ndarray:
 
 
 def row_weight(common: float, own: float, own_pink: float, std: np.ndarray) -> float:
-    """Share of a row's offset in the reference output that the detector's channels have as well.
+    """Share of a row's offset in the reference output that the detector's channels share.
 
     The Wiener weight ``M C^2 / (M^2 C^2 + RU^2 + s^2 / (128 ln 4096))``: covariance of the two
     over the variance of a row's reference-output median.
@@ -58,14 +58,14 @@ def row_weight(common: float, own: float, own_pink: float, std: np.ndarray) -> f
     own : float
         M_PINK, response of the reference output to it.
     own_pink : float
-        RU_PINK, 1/f noise of the reference output's own, DN.
+        RU_PINK, 1/f noise of the reference output alone, DN.
     std : ndarray
         White noise of the reference output, DN; the median of its finite values counts.
 
     Returns
     -------
     float
-        0 where there is no noise, NaN where the numbers do not give a weight.
+        0 where there is no noise, NaN where no weight can be computed.
     """
     std = std[np.isfinite(std)]
     if std.size == 0:
@@ -86,7 +86,7 @@ def _medians(values: np.ndarray, axis: int | None = None) -> np.ndarray:
     if all_finite(values):
         return np.asarray(np.median(values, axis=axis))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of nothing but NaN
+        warnings.simplefilter("ignore", RuntimeWarning)  # of all-NaN slices
         return np.asarray(np.nanmedian(np.where(np.isfinite(values), values, np.nan), axis=axis))
 
 
@@ -193,7 +193,7 @@ def _subtract(ramp, dark, rows, slope, low, y0, x0, out):
             row = rows[j, y0 + y]
             for c in range(x0 // 128, (x0 + nx - 1) // 128 + 1):
                 a, b = max(128 * c - x0, 0), min(128 * (c + 1) - x0, nx)
-                # In this order: the last bit of the line decides roundings, if very few of them.
+                # In this order: the last bit of the line decides a few roundings.
                 line = slope[j, c] * (y0 + y) + low[j, c] - 1.5 * slope[j, c]
                 s, target = ramp[j, y, a:b], out[j, y, a:b]
                 if through_dark:
@@ -213,7 +213,7 @@ def subtract_reference(
     tile: Tile,
     measured: Mapping[str, np.ndarray],
 ) -> np.ndarray:
-    """Subtract row and channel offsets that reference pixels show.
+    """Subtract the row and channel offsets measured on reference pixels.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def subtract_reference(
     -------
     ndarray (R, y, x) of float32
     """
-    dark = np.empty((0, 0, 0), np.float32) if dark is None else finite(dark, 0.0)[0]
+    dark = np.empty((0, 0, 0), np.float32) if dark is None else replace_bad(dark, 0.0)[0]
     out = np.empty_like(ramp)
     m = measured
     window = tile.window

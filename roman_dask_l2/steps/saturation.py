@@ -12,7 +12,7 @@ from ..core.jit import kernel
 from ..core.step import Params, Step
 from ..system.foreign import load
 
-# stcal reports its counts per call, that is per tile here: noise.
+# stcal reports its counts per call, here per tile: too many lines.
 logging.getLogger("stcal").setLevel(logging.WARNING)
 
 ATOD_LIMIT = 65535
@@ -40,9 +40,9 @@ def halo(params: SaturationParams) -> int:
 
 
 @kernel
-def _look(ramp, groupdq, threshold, threshold_dq, pixeldq, trigger):
-    """Add the threshold's flags to `pixeldq`, and find the pixels that stcal has to look at: those
-    that reach their threshold or zero, or are flagged already."""
+def _find_triggers(ramp, groupdq, threshold, threshold_dq, pixeldq, trigger):
+    """Add the threshold's flags to `pixeldq`, and find the pixels that stcal must examine: those
+    that reach their threshold or zero, or are already flagged."""
     n_res, ny, nx = ramp.shape
     limit = np.empty(nx, np.float32)
     for y in range(ny):
@@ -88,9 +88,9 @@ def flag_saturation(
     """
     out, pixeldq, saturated = groupdq.copy(), pixeldq.copy(), _SATURATED
     trigger = np.empty(threshold.shape, np.bool_)
-    _look(ramp, groupdq, threshold, threshold_dq, pixeldq, trigger)
+    _find_triggers(ramp, groupdq, threshold, threshold_dq, pixeldq, trigger)
     _call_stcal_near(trigger, ramp, out, threshold, threshold_dq, exposure, params)
-    for _ in range(min(params.backup, len(out))):  # after so many nothing is left to flag
+    for _ in range(min(params.backup, len(out))):  # more rounds would flag nothing
         for i in range(1, len(out) - 1):
             if exposure.n_reads[i] > 1:
                 out[i] |= out[i + 1] & saturated
@@ -98,12 +98,12 @@ def flag_saturation(
 
 
 def _call_stcal_near(trigger, ramp, groupdq, threshold, threshold_dq, exposure, params) -> None:
-    """Run stcal where it has something to say, updating `groupdq` in place.
+    """Run stcal only where it can set a flag, updating `groupdq` in place.
 
     stcal takes a second per full frame, but its flags lie within `halo` pixels of one that reaches
     its threshold or zero (`trigger`), and depend on nothing more than `halo` pixels from there. So
-    square patches around the triggers, stacked into one tall image, tell all: what the stacking
-    spoils at a patch's rim is not taken back.
+    square patches around the triggers, stacked into one tall image, are enough: the rim of a
+    patch, which stacking spoils, is discarded.
     """
     ys, xs = np.nonzero(trigger)
     reach = halo(params)
@@ -148,7 +148,7 @@ def _call_stcal(ramp, groupdq, threshold, threshold_dq, exposure, params) -> Non
     flags = {name: GROUP[name] for name in ("DO_NOT_USE", "SATURATED", "AD_FLOOR")}
     flags["NO_SAT_CHECK"] = PIXEL["NO_SAT_CHECK"]
     updated, _, _ = flag_saturated_pixels(
-        ramp[np.newaxis, 1:].copy(),  # stcal may write into what it is given
+        ramp[np.newaxis, 1:].copy(),  # stcal may change its inputs
         groupdq[np.newaxis, 1:].astype(np.uint32),
         np.zeros(threshold.shape, np.uint32),
         threshold.copy(),

@@ -63,7 +63,7 @@ def _usable(rate, dq, values):
 
 
 def cell_median(rate: np.ndarray, dq: np.ndarray | None = None) -> tuple[float, int]:
-    """Median of a cell's usable pixels. Stars are a small part of a cell and cannot move it far.
+    """Median of a cell's usable pixels. Stars fill a small part of a cell and hardly shift it.
 
     Parameters
     ----------
@@ -81,25 +81,25 @@ def cell_median(rate: np.ndarray, dq: np.ndarray | None = None) -> tuple[float, 
     """
     if dq is None:
         return exact_median(rate), 0
-    values = np.empty(rate.size + 1, np.float32)  # one more, for what is written and not kept
+    values = np.empty(rate.size + 1, np.float32)  # one more, for the last value that is not kept
     n = _usable(rate, dq, values)
     return exact_median(values[:n]) if n else float("nan"), rate.size - n
 
 
 def measure_cell(rate: np.ndarray, dq: np.ndarray, *, params: SkyParams) -> tuple[float, int]:
-    """`cell_median`, of every pixel if `params` say so."""
+    """`cell_median`; of every pixel with ``every_pixel``."""
     return cell_median(rate, None if params.every_pixel else dq)
 
 
 def fit_cells(
     partials: Sequence[tuple[float, int]], *, exposure: Exposure, params: SkyParams
 ) -> Mapping[str, Any]:
-    """`fit_sky` to what `measure_cell` has found.
+    """Apply `fit_sky` to the results of `measure_cell`.
 
     Returns
     -------
     mapping
-        ``coefs``, empty if there is no model; ``cells`` and ``pixels`` that are left out.
+        ``coefs`` (DN/s), empty if there is no model; numbers of ``cells`` and ``pixels`` left out.
     """
     medians = [middle for middle, _ in partials]
     coefs = None if params.order is None else fit_sky(medians, params.order, exposure)
@@ -126,8 +126,8 @@ def fit_sky(medians: Sequence[float], order: int, exposure: Exposure) -> np.ndar
     Returns
     -------
     ndarray of float64 or None
-        c_ij in the order 00, 01, .., 0n, 10, .. of (i, j), DN/s; None if the cells that are left do
-        not determine them.
+        c_ij in the order 00, 01, .., 0n, 10, .. of (i, j), DN/s; None if the remaining cells
+        do not determine them.
     """
     values = np.asarray(medians, float)
     size = exposure.side - 2 * BORDER
@@ -188,8 +188,8 @@ def subtract_model(
 def _factors(
     coefs: np.ndarray, order: int, window: Window, side: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The model is the sum over j of the products of these, (order + 1, nx) and (order + 1, ny): a
-    pixel's value does not depend on the window's size."""
+    """Factors (order + 1, nx) and (order + 1, ny), whose products sum to the model: a pixel's value
+    does not depend on the size of the window."""
     size = side - 2 * BORDER
     u = 2 * (np.arange(window.x0, window.x1) - BORDER) / size - 1
     v = 2 * (np.arange(window.y0, window.y1) - BORDER) / size - 1
@@ -219,7 +219,7 @@ def _subtract(rate, along_x, along_y, out):
 def subtract_sky(
     rate: np.ndarray, *, tile: Tile, params: SkyParams, measured: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """Subtract a polynomial, fitted to the sky, from the rate.
+    """Subtract the polynomial that was fitted to the sky from the rate.
 
     Parameters
     ----------
@@ -332,22 +332,22 @@ def _smoothed_histogram(values, points, width, bend):
     return out
 
 
-def _only(partials: Sequence[float]) -> Mapping[str, Any]:
+def _only_value(partials: Sequence[float]) -> Mapping[str, Any]:
     return {"medsky": partials[0]}
 
 
-def nothing() -> tuple[()]:
+def measure_only() -> tuple[()]:
     """Measure the mode of the background; no array is changed."""
     return ()
 
 
 medsky = Step(
     name="medsky",
-    kernel=nothing,
+    kernel=measure_only,
     reduction=Reduction(
         windows=whole_frame,
         partial=background_mode,
-        combine=_only,
+        combine=_only_value,
         reads=("rate", "mask"),
         thin=False,
     ),

@@ -1,4 +1,4 @@
-"""The transient in the first resultant of detector WFI18: fitted by rows and removed, or masked."""
+"""The transient in the first resultant of detector WFI18: fitted and removed, or masked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..system.foreign import load
 MASKED_ROWS = 1000
 """Rows of resultant 0 that are flagged where the transient cannot be removed."""
 BAND = 128
-"""Rows that are looked at together (any number gives the same result)."""
+"""Rows that are processed together (any number gives the same result)."""
 
 
 class TransientParams(Params):
@@ -29,7 +29,7 @@ class TransientParams(Params):
 
 
 def bands(exposure: Exposure, params: TransientParams) -> list[Window]:
-    """Bands of full active rows; none where nothing is to be fitted."""
+    """Bands of full active rows; none if nothing is fitted."""
     n = exposure.side
     if params.mask_rows or not params.correct or exposure.n_resultants < 5:
         return []

@@ -43,8 +43,8 @@ def reference_poisson_noise(rng, level, gain, ends, weights, exposure):
     Slow. The distribution that `poisson_noise` is tested against; arguments and result as there.
     """
     g = np.clip(np.where(np.isfinite(gain), gain, 1.0), 1e-4, 1e4)
-    charge = np.where(np.isfinite(level), np.maximum(level * g * exposure.frame_time, 0), 0)
-    charge = np.where(charge > 1e15, 0, charge)  # no measurement
+    charge = np.maximum(level * g * exposure.frame_time, 0)
+    charge = np.where(charge < 1e15, charge, 0)  # no measurement is larger; NaN compares false
     ramp = np.zeros(charge.shape)
     resultants = np.zeros((exposure.n_resultants, *charge.shape))
     for frame in range(exposure.read_pattern[-1][-1] + 1):

@@ -113,7 +113,7 @@ def test_a_flag_that_a_step_cannot_set():
     def kernel(dq):
         return dq
 
-    with pytest.raises(TypeError, match="sets what it cannot set"):
+    with pytest.raises(TypeError, match="declares flags that it cannot set"):
         Step("x", kernel, ("dq",), ("dq",), params=NoParams, sets={"dq": ("WFI18_TRANSIENT",)})
-    with pytest.raises(TypeError, match="sets what it cannot set"):
+    with pytest.raises(TypeError, match="declares flags that it cannot set"):
         Step("x", kernel, ("dq",), ("dq",), params=NoParams, sets={"groupdq": ("JUMP_DET",)})
