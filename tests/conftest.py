@@ -16,8 +16,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 @pytest.fixture(autouse=True)
 def program_log():
-    """Undo what an earlier command, run in this process, did to the program's log: pytest before 9.2
-    sees no messages of a logger that keeps them to itself."""
+    """Undo what an earlier command, run in this process, did to the program's log: pytest before
+    9.2 sees no messages of a logger that keeps them to itself."""
     log = logging.getLogger("roman_dask_l2")
     log.propagate = True
     log.setLevel(logging.NOTSET)
