@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from roman_dask_l2.engine import graph, kernels
+from roman_dask_l2.engine import kernels, tiles
 from roman_dask_l2.products.level2 import calibrate
 
 SIDE = 512
@@ -88,7 +88,7 @@ def measured(request, exposure):
         tasks[0] += 1
 
     with pytest.MonkeyPatch.context() as patch, Callback(posttask=finished):
-        for module in (kernels, graph):
+        for module in (kernels, tiles):
             patch.setattr(module, "run_steps", counting)
         before = _io()
         job(exposure.config)

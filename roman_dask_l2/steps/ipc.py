@@ -242,7 +242,7 @@ def correct_ipc(
     tile: Tile,
     params: IpcParams,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Undo inter-pixel capacitance in every resultant, see `deconvolve`.
+    """Undo inter-pixel capacitance in every resultant.
 
     Parameters
     ----------
