@@ -48,6 +48,15 @@ CHAIN = [
         "resultants that must not be used left out of the fit",
         {"dq_init": {"interpolate": True}, "ramp_fit": {"exclude": True}},
     ),
+    (
+        "references that cannot be right flagged, not used",
+        {step: {"check_references": True} for step in ("linearity", "ipc", "ramp_fit", "flat")},
+    ),
+    (
+        "flags of further reference files joined",
+        {step: {"reference_dq": True} for step in ("bias", "ipc", "ramp_fit", "flat")},
+    ),
+    ("sky without unusable pixels", {"sky": {"every_pixel": False}}),
     ("solid angle where the pixel is, not 4 pixels off", {"flat": {"area_shift": 0}}),
     (
         "errors in float32 until they are written",
