@@ -222,14 +222,15 @@ def calibrate_here(made: Simulation, layers: bool, limit: float = LIMIT) -> Beca
     """Validate and calibrate in this process, without threads; with layers, also the report."""
 
     def work() -> None:
+        from ..products.job import prepare
         from ..products.level2 import calibrate
         from ..products.noise_layers import generate_noise
         from ..report import write_report
 
-        config = load_config(made.config)
-        calibrate(config, scheduler="synchronous")
+        job = prepare(load_config(made.config), noise=layers)
+        calibrate(job, scheduler="synchronous")
         if layers:
-            generate_noise(config, scheduler="synchronous")
+            generate_noise(job, scheduler="synchronous")
             write_report(made.config)
 
     return _attempted(made, work, limit)
@@ -242,6 +243,7 @@ def _attempted(made: Simulation, work: Callable[[], None], limit: float) -> Beca
             with _limited(limit):
                 if problems := find_problems(made.config):
                     return Became(2, problems, warnings)
+                warnings.clear()  # `validate` is a run of its own and says the same
                 work()
             return Became(0, [], warnings, load_config(made.config).OUT)
         except InputError as error:
