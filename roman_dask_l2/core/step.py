@@ -39,6 +39,8 @@ VARIABLES: dict[str, Variable] = {
     "var_poisson": Variable("yx", "float32", "(DN/s)^2", "Poisson variance of the rate"),
     "var_rnoise": Variable("yx", "float32", "(DN/s)^2", "read-noise variance of the rate"),
     "chisq": Variable("yx", "float32", "", "chi-square of the ramp fit per degree of freedom"),
+    "unused": Variable("ryx", "uint8", "", "1 where the likelihood fit has no next difference"),
+    "noise_ratio": Variable("yx", "float32", "1/s", "Poisson to read noise of the fit's weights"),
     "dumo": Variable("yx", "float32", "DN/s", "uniform-weight slope minus the optimal one"),
     "endslice": Variable("yx", "int16", "", "last resultant before saturation, -1 if none"),
     "mask": Variable("yx", "bool", "", "combined mask, True = not to be used"),
@@ -137,6 +139,10 @@ def _no_halo(params: Any) -> int:
     return 0
 
 
+def _suits(exposure: Exposure, params: Any) -> str:
+    return ""
+
+
 def always(exposure: Exposure, params: Any, available: Callable[[str], bool]) -> bool:
     """The condition of a step that applies to every exposure."""
     return True
@@ -178,6 +184,8 @@ class Step:
     when : callable
         ``when(exposure, params, available)`` -> whether the step applies; ``available(name)``
         tells whether a reference array exists.
+    check : callable
+        ``check(exposure, params)`` -> why the step cannot work on this exposure, empty if it can.
     sets : mapping of str to tuple of str
         Variable of `writes` -> flags that the kernel sets in it, names of `dq.GROUP` for
         ``groupdq`` and of `dq.PIXEL` for the others. Flags that it copies from the ``dq`` of a
@@ -207,6 +215,7 @@ class Step:
     settings: Mapping[str, str] = field(default_factory=dict)
     reduction: Reduction | None = None
     when: Callable[[Exposure, Any, Callable[[str], bool]], bool] = always
+    check: Callable[[Exposure, Any], str] = _suits
     sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cal_step: str = ""
     imports: tuple[str, ...] = ()

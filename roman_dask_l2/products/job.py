@@ -150,6 +150,9 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
         return None
     steps = plan.applicable(recipe.steps, with_wcs)
     problems += _missing_references(steps, with_wcs)
+    for bound in steps:
+        if unfit := bound.step.check(exposure, bound.params):
+            problems.append(f"{config.IN}: {unfit}")
     return Job(config, recipe, steps, with_wcs, wcs, checked or [])
 
 

@@ -20,6 +20,7 @@ STEPS: dict[str, str] = {
     "dark_rate": "dark:rate_step",
     "ipc": "ipc:step",
     "ramp_fit": "ramp_fit:step",
+    "ramp_fit_likelihood": "ramp_likelihood:step",
     "flat": "flat:step",
     "mask": "mask:step",
     "medsky": "sky:medsky",
