@@ -1,4 +1,4 @@
-"""``report`` and ``graph``: what people look at."""
+"""``report``, ``compare`` and ``graph``: what people look at."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError
 from .options import Shared
 
-COMMANDS = ("report", "graph")
+COMMANDS = ("report", "compare", "graph")
 
 
 def add(commands: Any, shared: Shared) -> None:
@@ -31,6 +31,18 @@ def add(commands: Any, shared: Shared) -> None:
         "--noise", type=Path, metavar="FILE", help="noise file (default: as the Level-2 file says)"
     )
     report.set_defaults(action=act)
+
+    compare = commands.add_parser(
+        "compare",
+        parents=[shared.common],
+        help="say what differs between two Level-2 or two noise files (status 1 if numbers do)",
+    )
+    compare.add_argument("first", type=Path, help="Level-2 or noise file")
+    compare.add_argument("second", type=Path, help="another file of that kind")
+    compare.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="also draw where they differ (.png, .pdf)"
+    )
+    compare.set_defaults(action=compare_two)
 
     graph = commands.add_parser(
         "graph", parents=[shared.common], help="draw a recipe, or the Dask graph that is made of it"
@@ -53,6 +65,18 @@ def add(commands: Any, shared: Shared) -> None:
         help=".svg, .html or .png (default: RECIPE.svg)",
     )
     graph.set_defaults(action=draw_graph)
+
+
+def compare_two(args: argparse.Namespace) -> int:
+    """``compare``: what differs between two files."""
+    from ..report.two_files import compare_files, draw
+
+    found = compare_files(args.first, args.second)
+    sys.stdout.write("\n".join(found.lines()) + "\n")
+    if args.output is not None:
+        draw(found, args.output)
+        sys.stdout.write(f"wrote {args.output}\n")
+    return 0 if found.same else 1
 
 
 def draw_graph(args: argparse.Namespace) -> int:
