@@ -1,4 +1,4 @@
-"""``report``, ``compare`` and ``graph``: what people look at."""
+"""``report``, ``pixel``, ``compare`` and ``graph``: what people look at."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError
 from .options import Shared
 
-COMMANDS = ("report", "compare", "graph")
+COMMANDS = ("report", "pixel", "compare", "graph")
 
 
 def add(commands: Any, shared: Shared) -> None:
@@ -31,6 +31,20 @@ def add(commands: Any, shared: Shared) -> None:
         "--noise", type=Path, metavar="FILE", help="noise file (default: as the Level-2 file says)"
     )
     report.set_defaults(action=act)
+
+    pixel = commands.add_parser(
+        "pixel",
+        parents=[shared.common],
+        help="show what each step does to one pixel: ramp, flags, fit, neighbours",
+    )
+    pixel.add_argument("config", type=Path, help="YAML configuration file")
+    pixel.add_argument("x", type=int, metavar="X", help="column of the active array, from 0")
+    pixel.add_argument("y", type=int, metavar="Y", help="row of the active array, from 0")
+    pixel.add_argument("--graph", metavar="NAME|FILE", help="another recipe than the configuration")
+    pixel.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="also draw it (.png, .svg, .pdf)"
+    )
+    pixel.set_defaults(action=show_pixel)
 
     compare = commands.add_parser(
         "compare",
@@ -65,6 +79,22 @@ def add(commands: Any, shared: Shared) -> None:
         help=".svg, .html or .png (default: RECIPE.svg)",
     )
     graph.set_defaults(action=draw_graph)
+
+
+def show_pixel(args: argparse.Namespace) -> int:
+    """``pixel``: one pixel through all steps."""
+    from ..config.model import load_config
+    from ..report.pixel import draw_pixel, look_at_pixel
+
+    config = load_config(args.config)
+    if args.graph:
+        config = config.replace(GRAPH=_named(args.graph))
+    found = look_at_pixel(config, args.x, args.y)
+    sys.stdout.write("\n".join(found.lines()) + "\n")
+    if args.output is not None:
+        draw_pixel(found, args.output)
+        sys.stdout.write(f"wrote {args.output}\n")
+    return 0
 
 
 def compare_two(args: argparse.Namespace) -> int:
