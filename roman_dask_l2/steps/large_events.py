@@ -49,8 +49,8 @@ class LargeEventsParams(Params):
     edge_size: int = Field(0, ge=0)
     """Distance from the edge of the detector within which no saturated core is required, pixels."""
     do_not_use: bool = True
-    """Set DO_NOT_USE on pixels with grown flags, whose ramps were fitted before (romancal: only where
-    fewer than two good resultants are left)."""
+    """Set DO_NOT_USE on pixels with grown flags, whose ramps were fitted before (romancal: only
+    where fewer than two good resultants are left)."""
 
 
 def pack_flags(groupdq: np.ndarray) -> np.ndarray:
