@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..core.detector import BORDER, CHANNEL_WIDTH, Window
 from ..core.exposure import index_dtype
 from ..errors import InputError
@@ -18,6 +20,7 @@ from .asdf_file import open_asdf
 from .blocks import Block, Together
 from .excluded import ExcludedBlock
 from .inplace import InPlaceFile
+from .jumps import JumpBits
 from .l2_arrays import BESIDE_ROMAN, IMAGE_ARRAYS, variable_of
 
 log = logging.getLogger(__name__)
@@ -78,6 +81,8 @@ class L2File:
     start : int, optional
         First resultant that the fits use, if they leave out resultants that must not be used: then
         `excluded` is kept with `endslice`.
+    jumps : str, optional
+        Keep where jumps were found: the variable that tells, ``groupdq`` or ``events``.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class L2File:
         outputs: Mapping[str, str],
         with_endslice: bool,
         start: int | None = None,
+        jumps: str | None = None,
     ) -> None:
         self._file = InPlaceFile(path)
         active = Window(BORDER, side - BORDER, BORDER, side - BORDER)
@@ -119,6 +125,11 @@ class L2File:
         if with_endslice and start is not None:
             bits = self._file.add("excluded", "uint8", active, -(-n_resultants // 8))
             self.excluded = ExcludedBlock(bits, start)
+        self.jumps: JumpBits | None = None
+        """Where jumps were found. The last block: the list takes its place."""
+        if jumps is not None:
+            bits = self._file.add("jumps", "uint8", active, -(-n_resultants // 8))
+            self.jumps = JumpBits(bits, jumps == "events")
         self._file.create()
 
     def sinks(self) -> dict[str, Block | Together]:
@@ -146,6 +157,10 @@ class L2File:
         processinfo : dict
         """
         roman, node = model_tree(model), self._file.node
+        jumps = None
+        if self.jumps is not None:
+            jumps = self.jumps.indices()
+            self._file.drop_last()
         if "dq2" in roman:  # required from roman_datamodels 1.2 on; no reference file has one yet
             roman["dq2"] = node("dq2")
         for name in (*self._images, *self._borders, "amp33"):
@@ -158,8 +173,18 @@ class L2File:
                 self._file.drop_last()
             else:
                 info["excluded"] = node("excluded")
+        if jumps is not None:
+            roman["jump_indices"] = self._list(jumps)
         with _quiet():
             self._file.finish({"roman": roman, "mask": node("mask"), "processinfo": info})
+
+    def _list(self, rows: np.ndarray) -> Any:
+        """What stands in the tree for a list; it is the last block of the file."""
+        if not len(rows):
+            return rows
+        window = Window(0, len(rows), 0, rows.shape[1])
+        self._file.add("jump_indices", rows.dtype.name, window).put(rows, window)
+        return self._file.node("jump_indices")
 
 
 @contextmanager

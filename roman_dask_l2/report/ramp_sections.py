@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import plots
+from .expected import options
 from .facts import Facts
 from .page import Page
 from .replay import KINDS
@@ -15,11 +16,15 @@ def ramps_section(page: Page, facts: Facts) -> None:
     if facts.replay is None:
         page.text(f"Not shown: {facts.why_no_replay}.")
         return
+    jump = (
+        "A jump is flagged, and the fit does not use the difference that has it."
+        if facts.replay.by_likelihood
+        else "A jump is flagged, but not removed from the fit: the flag goes to the mask."
+    )
     page.text(
         "Signal before the ramp fit, computed again from the Level-1 file by the same steps. The "
-        "line has the fitted slope, before the division by the flat. A jump is flagged, but not "
-        "removed from the fit: the flag goes to the mask. The dark current is subtracted; for a "
-        "hot pixel the upper panel shows the signal that still contains it."
+        f"line has the fitted slope, before the division by the flat. {jump} The dark current is "
+        "subtracted; for a hot pixel the upper panel shows the signal that still contains it."
     )
     missing = [kind for kind in KINDS if kind not in {ramp.kind for ramp in facts.ramps}]
     if missing:
@@ -95,7 +100,12 @@ def jumps_section(page: Page, facts: Facts) -> None:
         page.text(
             "In every pixel the flags are those of the file."
             if not jumps.differ
-            else f"{jumps.differ} pixels have other flags than in the file."
+            else f"{jumps.differ} pixels have other flags than in the file"
+            + (
+                ", where flags were grown around large events."
+                if options(facts.l2, "large_events").get("expand_large_events")
+                else "."
+            )
         )
         page.table(
             ["between resultants", "seconds", "jumps"],

@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..io.l1 import open_l1
 from ..io.layout import Layout, known_layout
 from ..io.references import Inputs, open_inputs
+from ..steps.likelihood_params import LikelihoodParams
 from ..steps.ramp_subsets import EXCLUDING
 from ..steps.registry import find_step
 from .image_scan import L2
@@ -50,6 +51,16 @@ class Replay:
     @property
     def exposure(self) -> Exposure:
         return self.inputs.exposure
+
+    @property
+    def flags_after(self) -> bool:
+        """The likelihood fit flags the resultant after each difference that it has dropped, other
+        fits the one before."""
+        return getattr(self.steps[-1].params, "flag_resultant", "before") == "after"
+
+    @property
+    def by_likelihood(self) -> bool:
+        return isinstance(self.steps[-1].params, LikelihoodParams)
 
     def run(self, window: Window) -> dict[str, np.ndarray]:
         """The variables `SEEN` on a window of the full frame, the ramp as it is fitted; and, if
@@ -143,9 +154,9 @@ def _steps(recipe: Mapping[str, Any]) -> list[BoundStep]:
         name, options = next(iter(entry.items()))
         step = find_step(name, "the image")
         steps.append(BoundStep(step, step.params(**options)))
-        if name == "ramp_fit":
+        if step.cal_step == "ramp_fit":
             return steps
-    raise InputError("the recipe has no step ramp_fit")
+    raise InputError("no step of the recipe fits the ramps")
 
 
 def _references(bound: BoundStep) -> list[str]:
@@ -277,8 +288,11 @@ def find_jumps(replay: Replay, l2: L2) -> Jumps:
         jump = have["groupdq"] & GROUP["JUMP_DET"] != 0
         hit = jump.any(axis=0)
         charges = excess(have["ramp"][:, hit], exposure)
-        for flags, charge in zip(jump[:, hit].T, charges.T, strict=True):
-            for when in jump_intervals(flags, charge):
+        found = jump[:, hit]
+        if replay.flags_after:
+            found = np.concatenate([found[1:], np.zeros_like(found[:1])])
+        for flags, charge in zip(found.T, charges.T, strict=True):
+            for when in jump_intervals(flags, charge, beyond=not replay.by_likelihood):
                 counts[when] += 1
         pixels += hit.size
         stored = dq.read(Window(y, y + rows, 0, side))
@@ -304,7 +318,7 @@ def excess(ramps: np.ndarray, exposure: Exposure) -> np.ndarray:
     return steps - np.median((steps / spans)[exposure.start :], axis=0) * spans
 
 
-def jump_intervals(flags: np.ndarray, steps: np.ndarray) -> list[int]:
+def jump_intervals(flags: np.ndarray, steps: np.ndarray, beyond: bool = True) -> list[int]:
     """Between which resultants the jumps of a ramp lie.
 
     A charge that arrives between resultants i and i + 1 shows in the difference to the next and in
@@ -317,6 +331,8 @@ def jump_intervals(flags: np.ndarray, steps: np.ndarray) -> list[int]:
         Resultants flagged JUMP_DET.
     steps : ndarray (R - 1,)
         From `excess`, DN.
+    beyond : bool
+        A flag may come from the difference to the next resultant but one.
 
     Returns
     -------
@@ -326,6 +342,6 @@ def jump_intervals(flags: np.ndarray, steps: np.ndarray) -> list[int]:
     edges = np.flatnonzero(np.diff(flags.astype(np.int8), prepend=0, append=0))
     found = []
     for first, end in edges.reshape(-1, 2).tolist():
-        reach = steps[first : end + 1]  # one more: the flag may come from the next but one
+        reach = steps[first : end + beyond]
         found.append(first + int(np.argmax(reach)))
     return found

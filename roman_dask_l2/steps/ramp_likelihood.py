@@ -363,7 +363,8 @@ def fit_likelihood(
         out,
     )
     rate, variance, var_poisson, chisq, noise_ratio, dumo = out
-    err = np.sqrt(variance)
+    with np.errstate(invalid="ignore"):  # a negative gain, by option
+        err = np.sqrt(variance)
     var_rnoise = np.maximum(variance - var_poisson, 0)
     active = tile.active
     pixeldq = with_reference_flags(pixeldq, read_dq, active)
