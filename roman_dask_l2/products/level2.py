@@ -34,6 +34,7 @@ from ..errors import InputError
 from ..io.atomic import replacing
 from ..io.blocks import Block
 from ..io.fits import FitsCopy, fits_name
+from ..io.kept_bits import Kept
 from ..io.l2 import L2File, naming
 from ..io.l2_arrays import IMAGE_ARRAYS, variable_of
 from ..io.references import Inputs
@@ -250,7 +251,6 @@ def l2_file(job: Job, path: Path) -> L2File:
     """The L2 file of an exposure, created without pixels."""
     made = {w for b in job.steps for w in b.step.writes}
     exposure = job.exposure
-    leaves_out = getattr(job.params("ramp_fit"), "exclude", False)
     return L2File(
         path,
         exposure.side,
@@ -258,8 +258,21 @@ def l2_file(job: Job, path: Path) -> L2File:
         made,
         _l2_names(job),
         job.config.SLICEOUT,
-        exposure.start if leaves_out else None,
+        _kept_bits(job),
     )
+
+
+def _kept_bits(job: Job) -> Kept | None:
+    """What the ramp fit leaves out of single pixels."""
+    from ..steps.likelihood_params import LikelihoodParams
+    from ..steps.ramp_subsets import EXCLUDING
+
+    r, start = job.exposure.n_resultants, job.exposure.start
+    if getattr(job.params("ramp_fit"), "exclude", False):
+        return Kept("excluded", "ramp_fit", "groupdq", r, start, int(EXCLUDING))
+    if isinstance(job.params("ramp_fit_likelihood"), LikelihoodParams):
+        return Kept("unused_differences", "ramp_fit_likelihood", "unused", r - 1, start, 1)
+    return None
 
 
 def _compute(
@@ -305,8 +318,9 @@ def calibration_graph(
     # The mission's L2 files hold the reference pixels as they were read, uncorrected.
     first = next(b.name for b in job.steps if "ramp" in b.step.writes)
     taps = [plan.Tap(first, "ramp", file.border())]
-    if file.excluded is not None:
-        taps.append(plan.Tap("ramp_fit", "groupdq", file.excluded))
+    if file.bits is not None:
+        kept = file.bits.kept
+        taps.append(plan.Tap(kept.step, kept.variable, file.bits))
     lazy = graph.build(
         job.steps,
         job.inputs,
