@@ -17,6 +17,9 @@ from ..core.jit import kernel
 from ..steps.likelihood_pixel import difference_weights
 from ..steps.likelihood_tables import difference_tables
 
+_WIDTH = 256
+"""Pixels that are worked on at a time: their arrays fit into the caches."""
+
 
 def difference_coefficients(
     unused: np.ndarray | None, noise_ratio: np.ndarray, exposure: Exposure
@@ -34,22 +37,62 @@ def difference_coefficients(
 
     Returns
     -------
-    ndarray (y, x, R - 1) of float64
+    ndarray (R - 1, y, x) of float64
         c_i, 1/s; all 0 where the pixel could not be fitted.
     """
     tables = difference_tables(exposure.read_pattern, exposure.frame_time)
-    n = exposure.n_resultants - 1
-    used = np.ones((noise_ratio.size, n), np.bool_)
+    n, start, u = exposure.n_resultants - 1, exposure.start, noise_ratio.reshape(-1)
+    out = np.zeros((n, u.size))
+    _usual_weights(np.ascontiguousarray(u), start, tables, out)
     if unused is not None and unused.any():
         bits = unused.reshape(len(unused), -1)
         some = np.flatnonzero(bits.any(axis=0))
         left_out = np.unpackbits(bits[:, some], axis=0, count=n, bitorder="little")
-        used[some] = ~left_out.astype(bool).T
-    used[:, : exposure.start] = False
-    out = np.empty(used.shape)
-    difference_weights(used, np.ascontiguousarray(noise_ratio).reshape(-1), tables, out)
-    out *= tables.per_time
-    return out.reshape(*noise_ratio.shape, n)
+        used = np.ascontiguousarray(left_out.T == 0)
+        used[:, :start] = False
+        own = np.empty(used.shape)
+        difference_weights(used, u[some], tables, own)
+        out[:, some] = own.T
+    out *= tables.per_time[:, np.newaxis]
+    return out.reshape(n, *noise_ratio.shape)
+
+
+@kernel
+def _usual_weights(u, start, tables, out):
+    """`difference_weights` of pixels that use all differences from `start` on, to the last bit, to
+    `out` (n, pixels)."""
+    n, n_pixels = out.shape
+    factor, w = np.empty((n, _WIDTH)), np.empty((n, _WIDTH))
+    for p0 in range(0, n_pixels, _WIDTH):
+        m = min(_WIDTH, n_pixels - p0)
+        ratio = u[p0:]
+        x, pivot = out[start, p0:], w[start]
+        light, read = tables.light[start], tables.read[start]
+        for p in range(m):
+            x[p] = 1.0
+            pivot[p] = 1.0 / (np.float64(ratio[p]) * light + read)
+        for i in range(start, n - 1):
+            light_next, read_next = tables.light_next[i], tables.read_next[i]
+            light, read = tables.light[i + 1], tables.read[i + 1]
+            x, x2, pivot, pivot2, k = out[i, p0:], out[i + 1, p0:], w[i], w[i + 1], factor[i]
+            for p in range(m):
+                off = np.float64(ratio[p]) * light_next + read_next
+                k[p] = off * pivot[p]
+                pivot2[p] = 1.0 / (np.float64(ratio[p]) * light + read - k[p] * off)
+                x2[p] = 1.0 - k[p] * x[p]
+        x, pivot, total = out[n - 1, p0:], w[n - 1], factor[n - 1]
+        for p in range(m):
+            x[p] *= pivot[p]
+            total[p] = x[p]
+        for i in range(n - 2, start - 1, -1):
+            x, x2, pivot, k = out[i, p0:], out[i + 1, p0:], w[i], factor[i]
+            for p in range(m):
+                x[p] = x[p] * pivot[p] - k[p] * x2[p]
+                total[p] += x[p]
+        for i in range(start, n):
+            x = out[i, p0:]
+            for p in range(m):
+                x[p] = x[p] / total[p] if total[p] > 0 else 0.0
 
 
 def frame_limits(exposure: Exposure) -> np.ndarray:
@@ -59,54 +102,61 @@ def frame_limits(exposure: Exposure) -> np.ndarray:
 
 @kernel
 def frame_weights(coefficients, limits, out):
-    """Write T of every pixel and frame to `out` (pixels, F), 1/s.
+    """Write T of every frame and pixel to `out` (F, pixels), 1/s.
 
     Parameters
     ----------
-    coefficients : ndarray (pixels, R - 1) of float64
+    coefficients : ndarray (R - 1, pixels) of float64
         c_i, 1/s.
     limits : ndarray (R, 2) of int64
         Of `frame_limits`.
-    out : ndarray (pixels, F) of float64
+    out : ndarray (F, pixels) of float64
     """
-    n = coefficients.shape[1]
-    for p in range(len(out)):
-        c, weights = coefficients[p], out[p]
-        for s in range(limits[0, 0] + 1):
-            weights[s] = 0.0
-        for j in range(n + 1):
-            first, last = limits[j]
-            before = c[j - 1] if j > 0 else 0.0
-            after = c[j] if j < n else 0.0
-            slope = (after - before) / (last - first + 1)
-            for s in range(first + 1, last + 1):
-                weights[s] = before + slope * (s - first)
-            if j < n:
-                for s in range(last + 1, limits[j + 1, 0] + 1):
-                    weights[s] = after
+    n, n_pixels = coefficients.shape
+    nothing = np.zeros(n_pixels)
+    for s in range(limits[0, 0] + 1):
+        out[s] = 0.0
+    for j in range(n + 1):
+        first, last = limits[j]
+        before = coefficients[j - 1] if j > 0 else nothing
+        after = coefficients[j] if j < n else nothing
+        for s in range(first + 1, last + 1):
+            weights, part = out[s], (s - first) / (last - first + 1)
+            for p in range(n_pixels):
+                weights[p] = before[p] + (after[p] - before[p]) * part
+        if j < n:
+            for s in range(last + 1, limits[j + 1, 0] + 1):
+                out[s] = after
 
 
 @kernel
 def weight_powers(coefficients, limits, out):
-    """Write the sums over frames of T^2, T^3 and T^4 of every pixel to `out` (pixels, 3)."""
-    n = coefficients.shape[1]
-    for p in range(len(out)):
-        c = coefficients[p]
-        n2, n3, n4 = 0.0, 0.0, 0.0
+    """Write the sums over frames of T^2, T^3 and T^4 of every pixel to `out` (3, pixels)."""
+    n, n_pixels = coefficients.shape
+    nothing = np.zeros(_WIDTH)
+    for p0 in range(0, n_pixels, _WIDTH):
+        m = min(_WIDTH, n_pixels - p0)
+        n2, n3, n4 = out[0, p0 : p0 + m], out[1, p0 : p0 + m], out[2, p0 : p0 + m]
+        n2[:] = 0.0
+        n3[:] = 0.0
+        n4[:] = 0.0
         for j in range(n + 1):
             first, last = limits[j]
-            before = c[j - 1] if j > 0 else 0.0
-            after = c[j] if j < n else 0.0
-            slope = (after - before) / (last - first + 1)
+            before = coefficients[j - 1, p0:] if j > 0 else nothing
+            after = coefficients[j, p0:] if j < n else nothing
             for s in range(1, last - first + 1):
-                t = before + slope * s
-                t2 = t * t
-                n2 += t2
-                n3 += t2 * t
-                n4 += t2 * t2
+                part = s / (last - first + 1)
+                for p in range(m):
+                    t = before[p] + (after[p] - before[p]) * part
+                    t2 = t * t
+                    n2[p] += t2
+                    n3[p] += t2 * t
+                    n4[p] += t2 * t2
             if j < n:
-                frames, t2 = limits[j + 1, 0] - last, after * after
-                n2 += frames * t2
-                n3 += frames * t2 * after
-                n4 += frames * t2 * t2
-        out[p, 0], out[p, 1], out[p, 2] = n2, n3, n4
+                frames = limits[j + 1, 0] - last
+                for p in range(m):
+                    t = after[p]
+                    t2 = t * t
+                    n2[p] += frames * t2
+                    n3[p] += frames * t2 * t
+                    n4[p] += frames * t2 * t2

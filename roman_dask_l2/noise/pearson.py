@@ -24,7 +24,6 @@ Non-Uniform Random Variate Generation, chapter VII.2).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import atan2, cos, exp, log, log1p, pi, sin, sqrt
 
 import numpy as np
@@ -64,15 +63,19 @@ def moments(exposure: Exposure, weights: np.ndarray) -> np.ndarray:
         times frame_time, its square and its cube.
     """
     t = frame_weights(exposure, weights)
-    return _per_signal([(t**m).sum(axis=-1) for m in (2, 3, 4)], exposure)
-
-
-def _per_signal(sums: Sequence[np.ndarray], exposure: Exposure) -> np.ndarray:
-    """`moments` from the sums of the second, third and fourth power of T."""
-    n2, n3, n4 = sums
+    # The formulas of `_per_signal`; a kernel may round powers differently.
+    n2, n3, n4 = ((t**m).sum(axis=-1) for m in (2, 3, 4))
     t31 = n3 - 3 * n2**2
     t41 = n4 - 10 * n2 * n3 - n2 * 3 * n2**2 + 18 * n2**3
     return np.stack([n2, t31, t41], axis=-1) * exposure.frame_time ** np.array([1.0, 2.0, 3.0])
+
+
+@kernel
+def _per_signal(n2, n3, n4, frame_time):
+    """`moments` from the sums of the second, third and fourth power of T."""
+    t31 = n3 - 3 * n2**2
+    t41 = n4 - 10 * n2 * n3 - n2 * 3 * n2**2 + 18 * n2**3
+    return n2 * frame_time, t31 * frame_time**2, t41 * frame_time**3
 
 
 def pearson_noise(
@@ -131,7 +134,7 @@ def own_pearson_noise(
     ----------
     rng, level, gain, exposure
         As for `pearson_noise`.
-    coefficients : ndarray (y, x, R - 1) of float64
+    coefficients : ndarray (R - 1, y, x) of float64
         Of the differences of resultants in each pixel's rate, 1/s, from `difference_coefficients`.
         A pixel without any gets no noise.
 
@@ -141,11 +144,11 @@ def own_pearson_noise(
         DN/s.
     inadmissible : int
     """
-    sums = np.empty((level.size, 3))
-    weight_powers(coefficients.reshape(level.size, -1), frame_limits(exposure), sums)
-    own = np.ascontiguousarray(_per_signal(list(sums.T), exposure)).reshape(*level.shape, 3)
+    sums = np.empty((3, level.size))
+    weight_powers(coefficients.reshape(-1, level.size), frame_limits(exposure), sums)
     noise = np.empty(level.shape, np.float32)
-    return noise, _own_noise(rng, level, gain, own, noise)
+    own = sums.reshape(3, *level.shape)
+    return noise, _own_noise(rng, level, gain, own, exposure.frame_time, noise)
 
 
 @kernel
@@ -227,11 +230,13 @@ def _propose(i, slope, mu2, beta1, excess, z, u):
 
 
 @kernel
-def _own_noise(rng, level, gain, moments, noise):
-    """`_noise` with `moments` (y, x, 3) of every pixel; those of a pixel without weights are 0."""
+def _own_noise(rng, level, gain, sums, frame_time, noise):
+    """`_noise` with the sums (3, y, x) of the second to fourth power of T of every pixel; those of
+    a pixel without weights are 0."""
     ny, nx = noise.shape
     g, charge = np.empty(nx), np.empty(nx)
     mu2, beta1, excess = np.empty(nx), np.empty(nx), np.empty(nx)
+    third = np.empty(nx)
     z, u = np.empty(nx), np.empty(nx)
     m, n, t = np.empty(nx), np.empty(nx), np.empty(nx)
     tried, kept = np.empty(nx, np.bool_), np.empty(nx, np.bool_)
@@ -239,13 +244,13 @@ def _own_noise(rng, level, gain, moments, noise):
     for y in range(ny):
         out = noise[y]
         for x in range(nx):
-            t21, t31, t41 = moments[y, x, 0], moments[y, x, 1], moments[y, x, 2]
+            t21, t31, t41 = _per_signal(sums[0, y, x], sums[1, y, x], sums[2, y, x], frame_time)
             g[x] = gain[y, x]
             g[x] = min(max(g[x], 1e-4), 1e4) if np.isfinite(g[x]) else 1.0
             signal = g[x] * level[y, x]
             known = np.isfinite(signal) & (t21 > 0)
             charge[x] = max(signal, _LOWEST_RATE) if known else np.nan
-            mu2[x], beta1[x] = t21, t31 * t31 / (t21 * t21 * t21)
+            third[x], mu2[x], beta1[x] = t31, t21, t31 * t31 / (t21 * t21 * t21)
             excess[x] = t41 / (t21 * t21)
         for x in range(nx):
             z[x] = rng.standard_normal()
@@ -256,7 +261,7 @@ def _own_noise(rng, level, gain, moments, noise):
                 charge[x], slope, mu2[x], beta1[x], excess[x], z[x], u[x]
             )
         for x in range(nx):
-            sign, i = moments[y, x, 1], charge[x]
+            sign, i = third[x], charge[x]
             if kept[x] or (tried[x] and _accept(m[x], n[x], t[x], u[x])):
                 out[x] = (-out[x] if sign < 0 else out[x]) / g[x]
                 continue

@@ -123,8 +123,10 @@ def poisson_noise(
     tables = _tables(exposure.read_pattern, exposure.start)
     by_frame = frame_weights(exposure, weights)
     noise = np.empty(charge.shape, np.float32)
-    words, pieces = _words(rng, charge, tables), _by_piece(by_frame, tables)
-    _draw(rng, words, 0, charge, g, ends, by_frame, *pieces, tables, noise)
+    top = np.ascontiguousarray(by_frame[:, tables.zeroth])
+    drop = np.ascontiguousarray(top - by_frame[:, tables.first])
+    words = _words(rng, charge, tables)
+    _draw(rng, words, 0, charge, g, ends, by_frame, top, drop, tables, noise)
     return noise
 
 
@@ -141,7 +143,7 @@ def own_poisson_noise(
     ----------
     rng, level, gain, exposure
         As for `poisson_noise`.
-    coefficients : ndarray (y, x, R - 1) of float64
+    coefficients : ndarray (R - 1, y, x) of float64
         Of the differences of resultants in each pixel's rate, 1/s, from `difference_coefficients`.
 
     Returns
@@ -158,12 +160,14 @@ def own_poisson_noise(
     some = max(_OWN_TERMS // (nx * n_frames), 1)
     for y in range(0, ny, some):
         rows = np.s_[y : y + some]
-        by_frame = np.empty((noise[rows].size, n_frames))
-        its = coefficients[rows].reshape(len(by_frame), -1)
-        own_frame_weights(its, limits, by_frame)
-        each = np.arange(len(by_frame)).reshape(-1, nx)
-        block, pieces = (charge[rows], g[rows], each), _by_piece(by_frame, tables)
-        used = _draw(rng, words, used, *block, by_frame, *pieces, tables, noise[rows])
+        each = np.arange(noise[rows].size).reshape(-1, nx)
+        by_frame = np.empty((n_frames, each.size))
+        its = coefficients[:, rows].reshape(-1, each.size)
+        own_frame_weights(np.ascontiguousarray(its), limits, by_frame)
+        top = by_frame[tables.zeroth]
+        drop = top - by_frame[tables.first]
+        block, pieces = (charge[rows], g[rows], each), (by_frame.T, top.T, drop.T)
+        used = _draw(rng, words, used, *block, *pieces, tables, noise[rows])
     return noise
 
 
@@ -174,12 +178,6 @@ def _words(rng: np.random.Generator, charge: np.ndarray, tables: _Tables) -> np.
     # Four draws from each 64-bit number, in the same order on any machine.
     words = rng.integers(0, 2**64, (n_words + 3) // 4, np.uint64).astype("<u8", copy=False)
     return words.view("<u2")
-
-
-def _by_piece(by_frame: np.ndarray, tables: _Tables) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of each piece at position 0, and by how much it falls from there to position 1."""
-    top = np.ascontiguousarray(by_frame[:, tables.zeroth])
-    return top, np.ascontiguousarray(top - by_frame[:, tables.first])
 
 
 def _expected(

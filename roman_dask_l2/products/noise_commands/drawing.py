@@ -51,7 +51,7 @@ class OwnWeights:
 
     Attributes
     ----------
-    coefficients : ndarray (y, x, R - 1)
+    coefficients : ndarray (R - 1, y, x)
         Of the differences of resultants in the rate, 1/s; 0 where the pixel could not be fitted.
     """
 
