@@ -34,7 +34,6 @@ from ..errors import InputError
 from ..io.atomic import replacing
 from ..io.blocks import Block
 from ..io.fits import FitsCopy, fits_name
-from ..io.kept_bits import Kept
 from ..io.l2 import L2File, naming
 from ..io.l2_arrays import IMAGE_ARRAYS, variable_of
 from ..io.references import Inputs
@@ -42,7 +41,7 @@ from ..steps.common import all_finite
 from ..system.foreign import load_all
 from ..system.processes import cpu_count
 from .job import Job, outputs, prepare
-from .left_out import counts, sky_order, warnings
+from .left_out import counts, kept_bits, sky_order, warnings
 from .memory import tile_and_threads
 from .metadata import l2_model
 from .precompile import precompiling
@@ -258,21 +257,8 @@ def l2_file(job: Job, path: Path) -> L2File:
         made,
         _l2_names(job),
         job.config.SLICEOUT,
-        _kept_bits(job),
+        kept_bits(job),
     )
-
-
-def _kept_bits(job: Job) -> Kept | None:
-    """What the ramp fit leaves out of single pixels."""
-    from ..steps.likelihood_params import LikelihoodParams
-    from ..steps.ramp_subsets import EXCLUDING
-
-    r, start = job.exposure.n_resultants, job.exposure.start
-    if getattr(job.params("ramp_fit"), "exclude", False):
-        return Kept("excluded", "ramp_fit", "groupdq", r, start, int(EXCLUDING))
-    if isinstance(job.params("ramp_fit_likelihood"), LikelihoodParams):
-        return Kept("unused_differences", "ramp_fit_likelihood", "unused", r - 1, start, 1)
-    return None
 
 
 def _compute(
