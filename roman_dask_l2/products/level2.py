@@ -41,7 +41,7 @@ from ..steps.common import all_finite
 from ..system.foreign import load_all
 from ..system.processes import cpu_count
 from .job import Job, jump_flags, outputs, prepare
-from .left_out import counts, sky_order, warnings
+from .left_out import counts, kept_bits, sky_order, warnings
 from .memory import tile_and_threads
 from .metadata import l2_model
 from .precompile import precompiling
@@ -250,7 +250,6 @@ def l2_file(job: Job, path: Path) -> L2File:
     """The L2 file of an exposure, created without pixels."""
     made = {w for b in job.steps for w in b.step.writes}
     exposure = job.exposure
-    leaves_out = getattr(job.params("ramp_fit"), "exclude", False)
     return L2File(
         path,
         exposure.side,
@@ -258,7 +257,7 @@ def l2_file(job: Job, path: Path) -> L2File:
         made,
         _l2_names(job),
         job.config.SLICEOUT,
-        exposure.start if leaves_out else None,
+        kept_bits(job),
         jump_flags(job.steps)[1] if job.config.JUMPOUT else None,
     )
 
@@ -306,8 +305,9 @@ def calibration_graph(
     # The mission's L2 files hold the reference pixels as they were read, uncorrected.
     first = next(b.name for b in job.steps if "ramp" in b.step.writes)
     taps = [plan.Tap(first, "ramp", file.border())]
-    if file.excluded is not None:
-        taps.append(plan.Tap("ramp_fit", "groupdq", file.excluded))
+    if file.bits is not None:
+        kept = file.bits.kept
+        taps.append(plan.Tap(kept.step, kept.variable, file.bits))
     if file.jumps is not None:
         taps.append(plan.Tap(*jump_flags(job.steps), file.jumps))
     lazy = graph.build(
