@@ -58,9 +58,10 @@ class Frame:
     places: dict[str, Place]
 
 
-def make_frame(folder: Path, side: int, seed: int) -> Simulation:
-    """An exposure without defects: sky, stars, cosmic rays, all noise."""
-    return simulate(folder, side=side, seed=seed, conditions="plain")
+def make_frame(folder: Path, side: int, seed: int, cosmic_rays: int | None = None) -> Simulation:
+    """An exposure without defects: sky, stars, all noise; as many cosmic rays as in flight, or
+    `cosmic_rays`."""
+    return simulate(folder, side=side, seed=seed, conditions="plain", cosmic_rays=cosmic_rays)
 
 
 def measure_frame(simulation: Simulation) -> dict[str, Frame]:

@@ -2,14 +2,15 @@
 
     python validation/truth/likelihood.py [--pixels 10000000] [--side 1024] [--seed 1] [-o FILE]
 
-Ramps whose rate is known are drawn in memory, with photons that come one by one and read noise, and
-fitted by the likelihood fit and by the one with fixed weights: bias, scatter against the stated
-error, false jumps, pixels hit by a cosmic ray (`ramps.py`). Then an exposure with cosmic rays at the
-flight rate goes through the whole pipeline with each (`frame.py`). The results are written to
-out/truth/likelihood.json; `docs/fits_picture.py` draws the figures of the manual from them.
+Ramps whose rate is known are drawn in memory, with photons that come one by one and read noise,
+and fitted by the likelihood fit and by the one with fixed weights: bias, scatter against the stated
+error, false jumps, pixels hit by a cosmic ray (`ramps.py`). Then an exposure with cosmic rays at
+the flight rate goes through the whole pipeline with each (`frame.py`). The results are written to
+out/truth/likelihood.json; those in docs/fits.json are what the page on the ramp fits shows.
 
 Exit status 1 if a requirement is not met: bias below 0.2 % of the error, scatter within 1 % of the
-stated one, 97 % of the pixels hit above 8 sigma, with the charges of simulated exposures, within 4 stated errors.
+stated one, 97 % of the pixels hit above 8 sigma, with the charges of simulated exposures, within 4
+stated errors.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def draw(
     shape: tuple[int, int],
     hits: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Ramps (R, y, x) float32, DN: photons come one by one in every frame, every read has its noise.
+    """Ramps (R, y, x) float32, DN, of photons that come one by one, and reads with their noise.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def draw(
 
 
 def fitter(kernel: Any, params: Any, exposure: Exposure) -> Fit:
-    """A fit of ramps without flags, but for the first resultant, as the pipeline hands them over."""
+    """A fit of ramps without flags, but for the first resultant's, which the pipeline sets."""
     first = np.zeros((exposure.n_resultants, *SHAPE), np.uint8)
     first[: exposure.start] = GROUP["DO_NOT_USE"]
 
