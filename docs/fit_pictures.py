@@ -12,6 +12,7 @@ IMAGES = Path(__file__).parent / "images"
 BLUE, RED, GREY = "#0072B2", "#D55E00", "#777777"
 STYLES = {"fixed": ("fixed weights", GREY, "s"), "likelihood": ("likelihood", BLUE, "o")}
 SKIES = (0.4, 10)
+TICKS = (3, 5, 8, 15, 30, 60)
 
 
 def errors(found: dict[str, Any]) -> Figure:
@@ -53,6 +54,8 @@ def cosmic_rays(found: dict[str, Any]) -> Figure:
             ax.plot(at, flagged, ls=":", color=colour, label=f"{label}: found")
         ax.axvline(8, color=RED, lw=0.8)
         ax.set(xscale="log", xlabel="significance of the cosmic ray (σ)", ylim=(-3, 103))
+        ax.set_xticks(TICKS, [str(tick) for tick in TICKS])
+        ax.set_xticks([], minor=True)
         ax.set_title(f"pixel of {sky:g} DN/s", fontsize=10)
     panels[0].set_ylabel("part of the pixels hit (%)")
     panels[-1].legend(fontsize=8, loc="center right")

@@ -100,9 +100,6 @@ def usable(found: dict[str, Any]) -> str:
          f"{likely[key] - fixed[key]} ({(likely[key] - fixed[key]) / n:.2%})"]
         for what, key in (("usable", "usable"), ("usable, and right", "right"))
     ]  # fmt: skip
-    cpu = [one["seconds"] for one in (fixed, likely)]
-    rows.append(["CPU time of all steps (s)", f"{cpu[0]:.2f}", f"{cpu[1]:.2f}",
-                 f"{cpu[1] / cpu[0]:.2f} times"])  # fmt: skip
     return _table([f"of {n} pixels", "fixed weights", "likelihood", "difference"], rows)
 
 

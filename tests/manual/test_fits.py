@@ -45,7 +45,8 @@ def test_how_it_was_measured(fit_tables):
     listed = f"{len(frames)} resultants of {', '.join(frames[:-1])} and {frames[-1]} frames"
     assert f"{listed} of {found['frame_time']} s" in FLAT
     for row in found["hits"]:
-        assert 900_000 < sum(b["pixels"] for b in row["bins"]) < 1_100_000
+        drawn = sum(b["pixels"] for b in row["bins"])
+        assert f"{drawn:,} ramps of each rate".replace(",", " ") in FLAT
 
 
 def test_what_is_said_of_the_numbers(fit_tables):
@@ -57,6 +58,13 @@ def test_what_is_said_of_the_numbers(fit_tables):
         assert 0.995 < likely["scatter"] / likely["err"] < 1.005
         assert 1.8 < likely["seconds"] / fixed["seconds"] < 3.2
         assert likely["false_jumps"] > fixed["false_jumps"]
+    for fit, said in (("likelihood", "1.2 to 1.5 s"), ("fixed", "0.5 to 0.7 s")):
+        assert said in FLAT
+        low, high = (float(number) for number in re.findall(r"[\d.]+", said))
+        rows = [r for r in found["errors"] if r["fit"] == fit and r["rate"] in fit_tables.REQUIRED]
+        seconds = [row["seconds"] for row in rows]
+        assert low == pytest.approx(min(seconds), abs=0.0501)
+        assert high == pytest.approx(max(seconds), abs=0.0501)
     (at,) = [pair for pair in fit_tables._pairs(found) if pair[0]["rate"] == 0.4]
     assert at[1]["scatter"] == pytest.approx(at[0]["scatter"], rel=2e-3)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +55,6 @@ class Frame:
     """Active pixels that the combined mask leaves."""
     right: int
     """Usable pixels within 4 stated errors of the truth, stars and all."""
-    seconds: float
-    """CPU seconds of all steps of the tiles, the least of three runs."""
     places: dict[str, Place]
 
 
@@ -81,14 +78,10 @@ def measure_frame(simulation: Simulation) -> dict[str, Frame]:
             places = _places(rays, truth, gain, read, job.exposure)
         side = job.exposure.side
         lazy = graph.build(job.steps, job.inputs, Grid(side, (128, side)), ["rate", "err", "mask"])
-        seconds = []
         with dask.config.set(scheduler="threads", num_workers=2):
-            for _ in range(3):
-                began = time.process_time()
-                (arrays,) = dask.compute(lazy.arrays)
-                seconds.append(time.process_time() - began)
+            (arrays,) = dask.compute(lazy.arrays)
         arrays = {key: values[inside] for key, values in arrays.items()}
-        results[name] = _judge(arrays, truth, places, min(seconds))
+        results[name] = _judge(arrays, truth, places)
     return results
 
 
@@ -105,9 +98,7 @@ def _places(rays: Any, truth: np.ndarray, gain: np.ndarray, read: np.ndarray, ex
     return places
 
 
-def _judge(
-    arrays: dict[str, np.ndarray], truth: np.ndarray, places: np.ndarray, seconds: float
-) -> Frame:
+def _judge(arrays: dict[str, np.ndarray], truth: np.ndarray, places: np.ndarray) -> Frame:
     pull = (arrays["rate"] - truth).astype(float) / arrays["err"]
     good = ~arrays["mask"]
     found = {}
@@ -122,4 +113,4 @@ def _judge(
             float(np.mean(left**2)) if left.size else 0.0,
         )
     right = good & (np.abs(pull) <= 4)
-    return Frame(good.size, int(good.sum()), int(right.sum()), seconds, found)
+    return Frame(good.size, int(good.sum()), int(right.sum()), found)
