@@ -39,7 +39,8 @@ def by_name(recipe):
 
 
 def test_shipped_recipes():
-    assert set(shipped()) == {"l1_to_l2", "romanimpreprocess_1.0"}
+    recipes = ("l1_to_l2", "romanimpreprocess_1.0")
+    assert set(shipped()) == {*recipes, *(f"{name}_likelihood" for name in recipes)}
     default, compatible = (load_recipe(name) for name in ("l1_to_l2", "romanimpreprocess_1.0"))
     assert default.name == "l1_to_l2"
     assert [b.name for b in default.steps] == [

@@ -210,7 +210,7 @@ def test_most_dropped():
 
 @pytest.mark.parametrize("sigma", [0.5, 3.0, 4.5, 10.0, 37.0])
 def test_thresholds_have_the_same_probability(sigma):
-    one, two = LikelihoodParams(rejection_threshold=sigma).limits
+    one, two, _ = LikelihoodParams(rejection_threshold=sigma).limits
     p = 2 * norm.logsf(sigma) + 2 * np.log(2) - norm.logsf(sigma) - np.log(2)
     assert chi2.logsf(one, 1) == pytest.approx(p, rel=1e-9)
     assert chi2.logsf(two, 2) == pytest.approx(p, rel=1e-9)
@@ -219,7 +219,7 @@ def test_thresholds_have_the_same_probability(sigma):
 def test_threshold_beyond_the_range_of_numbers():
     """Where the probability underflows, the limit still grows as it should."""
     limits = [LikelihoodParams(rejection_threshold=t).limits for t in (37.0, 38.0, 39.0, 200.0)]
-    for t, (one, two) in zip((37.0, 38.0, 39.0, 200.0), limits, strict=True):
+    for t, (one, two, _) in zip((37.0, 38.0, 39.0, 200.0), limits, strict=True):
         assert one == t * t
         assert two == pytest.approx(-2 * (norm.logsf(t) + np.log(2)), rel=1e-5)
 
