@@ -109,7 +109,7 @@ class Tile:
         return self.window.active(self.side).within(self.window)
 
 
-def _little(exposure: Exposure) -> float:
+def _little(exposure: Exposure, params: Any) -> float:
     return 0.0
 
 
@@ -136,7 +136,7 @@ class Reduction:
         The windows are thin strips, and the preceding steps are computed on these strips alone.
         Otherwise the reduction uses the finished tiles.
     holds : callable
-        ``holds(exposure)`` -> bytes that `combine` needs, if that is more than a little.
+        ``holds(exposure, params)`` -> bytes that `combine` needs, if that is more than a little.
     """
 
     windows: Callable[[Exposure, Any], list[Window]]
@@ -146,7 +146,7 @@ class Reduction:
     references: Mapping[str, str] | Callable[[Any], Mapping[str, str]] = field(default_factory=dict)
     whole: Mapping[str, str] = field(default_factory=dict)
     thin: bool = True
-    holds: Callable[[Exposure], float] = _little
+    holds: Callable[[Exposure, Any], float] = _little
 
     def references_for(self, params: Any) -> Mapping[str, str]:
         """Reference arrays of `partial` under `params`."""

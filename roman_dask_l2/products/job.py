@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect as introspection
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from ..io.layout import Layout, known_layout, read_layout
 from ..io.references import Inputs, add_wcs, open_inputs
 from ..io.spill import LAYERS_IN_FLIGHT, check_temp
 from ..io.wcs import Wcs, load_wcs
+
+log = logging.getLogger(__name__)
 
 LONGEST = 120
 """Maximum length of ``meta.filename`` in the schema of a Level 2 file."""
@@ -154,6 +157,8 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     for bound in steps:
         if unfit := bound.step.check(exposure, bound.params):
             problems.append(f"{config.IN}: {unfit}")
+    if config.romancal_ramp_fit:
+        log.info("romancal_ramp_fit: recipe %s", recipe.name)
     if config.JUMPOUT:
         attempt(problems, jump_flags, steps)
     return Job(config, recipe, steps, with_wcs, wcs, checked or [])

@@ -112,8 +112,9 @@ def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Laye
         largest = max(largest, rows * columns * each)
     # One task reads a whole image: the gain for its median, rate and mask for the background.
     whole = side**2 * max(_reference(inputs, "gain.data"), 4.0 + 1.0 + 8.0 / 16)
-    reductions = [b.step.reduction for b in job.steps if b.step.reduction is not None]
-    whole = max(whole, *(reduction.holds(job.exposure) for reduction in reductions), 0.0)
+    for bound in job.steps:
+        if bound.step.reduction is not None:
+            whole = max(whole, bound.step.reduction.holds(job.exposure, bound.params))
     work = (busy - 1) * largest + max(largest, whole)
     if layers:
         plane = (NOISE_STRIP * min(STRIP, side) + NOISE_CHANNEL * CHANNEL_WIDTH) * side

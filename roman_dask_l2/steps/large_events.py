@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pydantic import Field
+from scipy import ndimage
 
 from ..core.detector import BAND, Window
 from ..core.dq import GROUP, PIXEL
@@ -18,8 +20,12 @@ STCAL = ("stcal.jump.jump", "stcal.jump.jump_class")
 """Modules of the algorithm, and of its parameters."""
 _JUMP, _SATURATED, _UNUSED = (np.uint8(GROUP[name]) for name in PACKED)
 _REFERENCE = np.uint32(PIXEL["REFERENCE_PIXEL"])
-_LABELS = 28
-"""Bytes per pixel of the frame that stcal needs beside the flags, measured."""
+SQUARE = 512
+"""Side of the squares of the frame that are looked at one after the other, pixels."""
+_LABELS = 10
+"""Bytes per pixel of the frame that looking for events needs, measured."""
+_WHOLE = 28
+"""Bytes per pixel that stcal needs beside the flags, measured."""
 
 
 class EventFlagsParams(Params):
@@ -89,18 +95,19 @@ def bands(exposure: Exposure, params: LargeEventsParams) -> list[Window]:
     return [Window(y, min(y + BAND, n), 0, n) for y in range(0, n, BAND)]
 
 
-def keep_flags(events: np.ndarray) -> np.ndarray:
-    """The packed flags of a band."""
-    return events
+def keep_flags(events: np.ndarray) -> bytes:
+    """The packed flags of a band, compressed: most pixels have none."""
+    return zlib.compress(events.tobytes(), 1)
 
 
 def grow_flags(
-    partials: Sequence[np.ndarray], exposure: Exposure, params: LargeEventsParams
+    partials: Sequence[bytes], exposure: Exposure, params: LargeEventsParams
 ) -> Mapping[str, np.ndarray]:
     """Grow the flags of the whole frame.
 
-    Events are circles that may lie anywhere, so stcal has to see the frame at once; what goes back
-    to the tiles are the pixels that changed.
+    stcal works on cut-outs, which are large enough to hold all events that reach into a square of
+    the frame: what it makes of one square does not depend on what is elsewhere. Where the edge of
+    the detector counts (`edge_size`), it gets the frame at once.
 
     Returns
     -------
@@ -108,11 +115,115 @@ def grow_flags(
         ``rows``, ascending, and ``columns`` (n,) of int32 on the full frame, and ``events``, what
         `pack_flags` would give there, (3 ceil(R/8), n) of uint8.
     """
-    n, r = exposure.side, exposure.n_resultants
-    flags = np.zeros((1, r, n, n), np.uint8)
-    windows = bands(exposure, params)
-    for window, packed in zip(windows, partials, strict=True):
-        flags[0, :, window.y0 : window.y1] = unpack(packed, r)
+    n = exposure.side
+    stack = Stack(partials, exposure, bands(exposure, params))
+    whole = Window(0, n, 0, n)
+    if params.edge_size:
+        cuts = {whole: whole}
+    else:
+        cuts = cut_outs(event_boxes(stack.any_flag(), params), n, params)
+    found = [_grow(cut, square, stack, params) for square, cut in cuts.items()]
+    found = found or [_grow(Window(0, 2, 0, 2), Window(0, 2, 0, 2), stack, params)]  # nothing
+    rows, columns, events = (np.concatenate(each, axis=-1) for each in zip(*found, strict=True))
+    order = np.argsort(rows, kind="stable")
+    return {"rows": rows[order], "columns": columns[order], "events": events[:, order]}
+
+
+class Stack:
+    """The packed flags of the frame, band by band."""
+
+    def __init__(
+        self, partials: Sequence[bytes], exposure: Exposure, windows: Sequence[Window]
+    ) -> None:
+        self.exposure, self._windows, self._partials = exposure, windows, partials
+        self._recent: dict[int, np.ndarray] = {}
+        self._planes = len(PACKED) * -(-exposure.n_resultants // 8)
+
+    def _band(self, i: int) -> np.ndarray:
+        found = np.frombuffer(zlib.decompress(self._partials[i]), np.uint8)
+        return found.reshape(self._planes, *self._windows[i].shape)
+
+    def read(self, window: Window) -> np.ndarray:
+        """Packed flags (3 ceil(R/8), y, x) on a window."""
+        wanted = [i for i, w in enumerate(self._windows) if w.intersection(window) is not None]
+        self._recent = {i: band for i, band in self._recent.items() if i in wanted}
+        out = np.empty((self._planes, *window.shape), np.uint8)
+        for i in wanted:
+            if i not in self._recent:
+                self._recent[i] = self._band(i)
+            both = self._windows[i].intersection(window)
+            assert both is not None
+            place = both.within(self._windows[i])
+            out[(..., *both.within(window))] = self._recent[i][(..., *place)]
+        return out
+
+    def any_flag(self) -> np.ndarray:
+        """1 where any resultant has JUMP_DET, 2 where any has SATURATED, 3 for both, (N, N)."""
+        found = np.zeros((self.exposure.side,) * 2, np.uint8)
+        for i, window in enumerate(self._windows):
+            jump, saturated, _ = np.split(self._band(i), len(PACKED))
+            found[window.slices] = jump.any(axis=0) + 2 * saturated.any(axis=0).astype(np.uint8)
+        return found
+
+
+def event_boxes(flags: np.ndarray, params: LargeEventsParams) -> np.ndarray:
+    """Boxes (n, 4) around connected pixels that have flags, as windows are written.
+
+    Single pixels with jumps alone are no events.
+    """
+    labels, _ = ndimage.label(flags, np.ones((3, 3), int))
+    boxes = []
+    for y, x in ndimage.find_objects(labels):
+        single = y.stop - y.start == x.stop - x.start == 1
+        if not single or params.min_jump_area <= 1 or flags[y.start, x.start] > 1:
+            boxes.append((y.start, y.stop, x.start, x.stop))
+    return np.array(boxes, int).reshape(-1, 4)
+
+
+def cut_outs(boxes: np.ndarray, side: int, params: LargeEventsParams) -> dict[Window, Window]:
+    """The squares of the frame that events reach, each with the cut-out that decides about it."""
+    height, width = boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]
+    radius = np.hypot(height, width) / 2 * max(params.expand_factor, 1)
+    reach = np.ceil(radius).astype(int) + params.sat_expand + 3
+    grown = boxes + np.stack([-reach, reach, -reach, reach], axis=1)
+
+    def meeting(areas: np.ndarray, w: Sequence[int]) -> np.ndarray:
+        rows = (areas[:, 0] < w[1]) & (areas[:, 1] > w[0])
+        return rows & (areas[:, 2] < w[3]) & (areas[:, 3] > w[2])
+
+    def union(w: Sequence[int], areas: np.ndarray) -> list[int]:
+        every = np.vstack([np.array(w)[np.newaxis], areas])
+        low, high = every.min(axis=0), every.max(axis=0)
+        return [int(low[0]), int(high[1]), int(low[2]), int(high[3])]
+
+    found = {}
+    for y in range(0, side, SQUARE):
+        for x in range(0, side, SQUARE):
+            square = Window(y, min(y + SQUARE, side), x, min(x + SQUARE, side))
+            near = meeting(grown, square)
+            if near.any():
+                # Whole are all events that reach the square, and what lies within their reach.
+                area = union(square, grown[near])
+                area = union(area, boxes[meeting(boxes, area)])
+                found[square] = _squared(area, side)
+    return found
+
+
+def _squared(area: Sequence[int], side: int) -> Window:
+    """A square of the frame that holds what there is of `area`, since stcal takes the last column
+    for the last row; it begins at even rows and columns, so that halves are rounded alike."""
+    y0, x0 = (max(area[i], 0) // 2 * 2 for i in (0, 2))
+    y1, x1 = (min(area[i], side) for i in (1, 3))
+    size = -(-max(y1 - y0, x1 - x0) // 2) * 2
+    y0, x0 = min(y0, side - size), min(x0, side - size)
+    return Window(y0, y0 + size, x0, x0 + size)
+
+
+def _grow(
+    cut: Window, square: Window, stack: Stack, params: LargeEventsParams
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, columns and packed flags of the pixels of a square whose flags grow."""
+    packed = stack.read(cut)
     jump, model = (load(name) for name in STCAL)
     data = model.JumpData(dqflags={"GOOD": 0} | PIXEL)
     data.set_snowball_info(
@@ -125,19 +236,13 @@ def grow_flags(
         2 * params.sat_expand,  # stcal adds it to the diameter
         params.edge_size,
     )
+    flags = unpack(packed, stack.exposure.n_resultants)[np.newaxis]
     flags, _ = jump.flag_large_events(flags, int(_JUMP), int(_SATURATED), data)
-    rows, columns, events = [], [], []
-    for window, packed in zip(windows, partials, strict=True):
-        grown = pack_flags(flags[0, :, window.y0 : window.y1])
-        y, x = np.nonzero((grown != packed).any(axis=0))
-        rows.append((y + window.y0).astype(np.int32))
-        columns.append(x.astype(np.int32))
-        events.append(grown[:, y, x])
-    return {
-        "rows": np.concatenate(rows),
-        "columns": np.concatenate(columns),
-        "events": np.concatenate(events, axis=1),
-    }
+    inner = square.within(cut)
+    grown = pack_flags(flags[(0, slice(None), *inner)])
+    y, x = np.nonzero((grown != packed[(..., *inner)]).any(axis=0))
+    rows, columns = (y + square.y0).astype(np.int32), (x + square.x0).astype(np.int32)
+    return rows, columns, grown[:, y, x]
 
 
 def flag_large_events(
@@ -195,10 +300,13 @@ def flag_large_events(
     return events, dq
 
 
-def frame_bytes(exposure: Exposure) -> float:
-    """Bytes that `grow_flags` holds: flags, what stcal makes of them, and twice the packed ones."""
-    packed = 2 * len(PACKED) * -(-exposure.n_resultants // 8)
-    return float(exposure.side**2 * (exposure.n_resultants + _LABELS + packed))
+def frame_bytes(exposure: Exposure, params: LargeEventsParams) -> float:
+    """Bytes that are held while flags grow: the packed flags, and those of the frame or of a
+    cut-out with what stcal makes of them."""
+    r, size = exposure.n_resultants, exposure.side**2
+    packed = len(PACKED) * -(-r // 8) * size
+    at_once = size if params.edge_size else min(size, (2 * SQUARE) ** 2)
+    return float(packed + _LABELS * size + (r + _WHOLE) * at_once)
 
 
 def _wanted(exposure: Exposure, params: Any, available: Callable[[str], bool]) -> bool:

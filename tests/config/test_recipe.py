@@ -62,6 +62,25 @@ def test_shipped_recipes():
     }
 
 
+@pytest.mark.parametrize("name", ["l1_to_l2", "romanimpreprocess_1.0"])
+def test_the_likelihood_recipes_differ_in_the_fit_alone(name):
+    """And in what follows from it: jumps are not masked, flags around large events."""
+    usual, other = (load_recipe(f"{name}{end}") for end in ("", "_likelihood"))
+    assert usual.likelihood == other.name
+    assert other.likelihood == ""
+    steps, others = by_name(usual), by_name(other)
+    fit, likelihood = steps.pop("ramp_fit"), others.pop("ramp_fit_likelihood")
+    for shared in ("dark_noise", "ipc_noise", "check_references", "reference_dq"):
+        assert getattr(fit, shared) == getattr(likelihood, shared)
+    assert others.pop("event_flags") == find_step("event_flags", "").params()
+    ours = name == "l1_to_l2"
+    assert others.pop("large_events").do_not_use is ours
+    if ours:
+        masked, kept = (dict(params.pop("mask").growth) for params in (steps, others))
+        assert kept == {flag: n for flag, n in masked.items() if flag != "JUMP_DET"}
+    assert others == steps
+
+
 def test_every_known_step_is_there():
     assert {find_step(name, "").name for name in STEPS} == set(STEPS)
 
@@ -199,7 +218,7 @@ def test_results_are_what_the_l2_file_needs():
 def test_unknown_recipe():
     with pytest.raises(InputError, match="no recipe or file 'l1_tol2'; .*did you mean 'l1_to_l2'"):
         load_recipe("l1_tol2")
-    with pytest.raises(InputError, match="shipped recipes: l1_to_l2, romanimpreprocess_1.0$"):
+    with pytest.raises(InputError, match="shipped recipes: l1_to_l2, l1_to_l2_likelihood, r"):
         load_recipe("/no/such/file.yaml")
 
 
