@@ -95,6 +95,8 @@ def expected(ramp, flags, pattern, gain, sigma, params):
             for group in groups:
                 rest = used.copy()
                 rest[group] = False
+                if params.only_rises and used.sum() > 2 and (steps(v, d, used, group) < 0).any():
+                    continue
                 found.append(
                     (chi - least_squares(v, d, rest)[1] - (one, two)[len(group) - 1], group)
                 )
