@@ -16,7 +16,8 @@ from roman_dask_l2.io.references import ARRAYS
 from roman_dask_l2.steps.registry import STEPS, find_step
 
 LENGTHS = {
-    "r": "R", "p": "P", "k": "3", "y": "N", "x": "N", "Y": "N-8", "X": "N-8", "a": "128",
+    "r": "R", "b": "3⌈R/8⌉", "p": "P", "k": "3", "a": "128",
+    "y": "N", "x": "N", "Y": "N-8", "X": "N-8",
 }  # fmt: skip
 COMPUTED = {
     "wcs.area": ("(N, N)", "float64", "", "solid angle over that of a (0.11 arcsec)² pixel"),

@@ -26,6 +26,7 @@ from ..config.yaml_file import display_name, read_yaml
 from ..errors import InputError
 from ..io.fits import fits_name
 from ..system.text import nearest
+from .header import HEADER, header_values
 from .placeholders import bad_texts, fill, placeholders
 from .sources import Exposures, Found, few, find_exposures
 
@@ -138,13 +139,18 @@ def load_campaign(path: str | os.PathLike[str]) -> Campaign:
     entries: list[Entry] = []
     for found in _found(model, file):
         values = tuple(sorted(found.values.items()))
-        if missing := [name for name in used if name not in found.values]:
-            problems.append(_lacks(missing[0], found, template))
+        missing = [name for name in used if name not in found.values]
+        if wrong := [name for name in missing if name not in HEADER]:
+            problems.append(_lacks(wrong[0], found, template))
             continue
         if not found.all_count:  # a table may have columns that mean nothing here
             values = tuple(item for item in values if item[0] in used)
         try:
-            settings = fill(template, found.values)
+            known = _with_header(found, template, file.parent) if missing else found.values
+            settings = fill(template, known)
+        except InputError as error:
+            problems += [f"{found.origin}: {{{missing[0]}}}: {line}" for line in error.problems]
+            continue
         except ValueError as error:
             problems.append(f"{found.origin}: {error}")
             continue
@@ -160,6 +166,18 @@ def load_campaign(path: str | os.PathLike[str]) -> Campaign:
         raise InputError(f"{display_name(file)}: {line}" for line in problems)
     manifest = model.manifest or file.with_name(f"{file.stem}.manifest.jsonl")
     return Campaign(file, manifest, tuple(sorted(entries, key=_order)))
+
+
+def _with_header(found: Found, template: Mapping[str, Any], base: Path) -> dict[str, str]:
+    """The values of an exposure with those that its Level-1 file gives."""
+    text = template.get("IN", found.path)
+    if not isinstance(text, str) or set(HEADER) & set(placeholders(text)):
+        raise InputError(f"IN is {text!r}, expected a Level-1 file in whose header it stands")
+    try:
+        path = resolve_path(fill(text, found.values), base)
+    except PydanticCustomError as error:
+        raise InputError(f"IN: {error.message()}") from None
+    return {**header_values(path), **found.values}
 
 
 def _found(model: CampaignFile, file: Path) -> list[Found]:
@@ -404,7 +422,8 @@ def check_configurations(campaign: Campaign, entries: Sequence[Entry]) -> dict[s
         try:
             config = campaign.config(entry)
             noise = config.NOISE
-            how = json.dumps([str(config.GRAPH), noise and noise.LAYER])
+            fit = config.raw.get("romancal_ramp_fit")  # not given, it is not false
+            how = json.dumps([str(config.GRAPH), fit, noise and noise.LAYER])
             if how not in recipes:
                 load_recipe(config.GRAPH, config)
                 if noise is not None:

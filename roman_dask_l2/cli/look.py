@@ -1,4 +1,4 @@
-"""``report`` and ``graph``: what people look at."""
+"""``report``, ``pixel``, ``compare`` and ``graph``: what people look at."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError
 from .options import Shared
 
-COMMANDS = ("report", "graph")
+COMMANDS = ("report", "pixel", "compare", "graph")
 
 
 def add(commands: Any, shared: Shared) -> None:
@@ -31,6 +31,32 @@ def add(commands: Any, shared: Shared) -> None:
         "--noise", type=Path, metavar="FILE", help="noise file (default: as the Level-2 file says)"
     )
     report.set_defaults(action=act)
+
+    pixel = commands.add_parser(
+        "pixel",
+        parents=[shared.common],
+        help="show what each step does to one pixel: ramp, flags, fit, neighbours",
+    )
+    pixel.add_argument("config", type=Path, help="YAML configuration file")
+    pixel.add_argument("x", type=int, metavar="X", help="column of the active array, from 0")
+    pixel.add_argument("y", type=int, metavar="Y", help="row of the active array, from 0")
+    pixel.add_argument("--graph", metavar="NAME|FILE", help="another recipe than the configuration")
+    pixel.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="also draw it (.png, .svg, .pdf)"
+    )
+    pixel.set_defaults(action=show_pixel)
+
+    compare = commands.add_parser(
+        "compare",
+        parents=[shared.common],
+        help="say what differs between two Level-2 or two noise files (status 1 if numbers do)",
+    )
+    compare.add_argument("first", type=Path, help="Level-2 or noise file")
+    compare.add_argument("second", type=Path, help="another file of that kind")
+    compare.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="also draw where they differ (.png, .pdf)"
+    )
+    compare.set_defaults(action=compare_two)
 
     graph = commands.add_parser(
         "graph", parents=[shared.common], help="draw a recipe, or the Dask graph that is made of it"
@@ -55,6 +81,34 @@ def add(commands: Any, shared: Shared) -> None:
     graph.set_defaults(action=draw_graph)
 
 
+def show_pixel(args: argparse.Namespace) -> int:
+    """``pixel``: one pixel through all steps."""
+    from ..config.model import load_config
+    from ..report.pixel import draw_pixel, look_at_pixel
+
+    config = load_config(args.config)
+    if args.graph:
+        config = config.replace(GRAPH=_named(args.graph))
+    found = look_at_pixel(config, args.x, args.y)
+    sys.stdout.write("\n".join(found.lines()) + "\n")
+    if args.output is not None:
+        draw_pixel(found, args.output)
+        sys.stdout.write(f"wrote {args.output}\n")
+    return 0
+
+
+def compare_two(args: argparse.Namespace) -> int:
+    """``compare``: what differs between two files."""
+    from ..report.two_files import compare_files, draw
+
+    found = compare_files(args.first, args.second)
+    sys.stdout.write("\n".join(found.lines()) + "\n")
+    if args.output is not None:
+        draw(found, args.output)
+        sys.stdout.write(f"wrote {args.output}\n")
+    return 0 if found.same else 1
+
+
 def draw_graph(args: argparse.Namespace) -> int:
     """``graph``: draw a recipe or its tasks."""
     from ..config.recipe import load_recipe
@@ -71,11 +125,11 @@ def draw_graph(args: argparse.Namespace) -> int:
         if not args.tasks:
             applied = {bound.name for bound in prepare(config).steps}
     name = args.graph or (config.GRAPH if config else "l1_to_l2")
-    recipe = load_recipe(name, config)
+    recipe = load_recipe(name, config)  # another one with romancal_ramp_fit
     if args.tasks:
         from ..drawing.tasks import draw_tasks
 
-        canvas = draw_tasks(_named(str(name)), args.per_step)
+        canvas = draw_tasks(recipe.path.absolute(), args.per_step)
     elif args.per_step:
         raise InputError("--per-step: expected together with --tasks")
     else:

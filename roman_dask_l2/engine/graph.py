@@ -270,8 +270,8 @@ def _variable(tiles: _Tiles, name: str, grid: Grid, n_resultants: int) -> da.Arr
     import dask.array as da
 
     variable = VARIABLES[name]
-    lead = variable.dims == "ryx"
-    chunks = (*(((n_resultants,),) if lead else ()), *grid.chunks)
+    lead = variable.lead(n_resultants)
+    chunks = (*((n,) for n in lead), *grid.chunks)
     return da.map_blocks(
         pick_variable,
         tiles.array(),

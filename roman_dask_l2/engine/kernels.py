@@ -171,9 +171,8 @@ def rehearse(steps: Sequence[BoundStep], inputs: Inputs) -> Iterator[str]:
     corner = Window(0, 2 * BORDER, 0, 2 * BORDER)
 
     def blank(names: Iterable[str], window: Window) -> dict[str, np.ndarray]:
-        lead = {"ryx": (exposure.n_resultants,), "yx": ()}
         return {
-            name: np.zeros((*lead[v.dims], *window.shape), v.dtype)
+            name: np.zeros((*v.lead(exposure.n_resultants), *window.shape), v.dtype)
             for name in names
             for v in [VARIABLES[name]]
         }

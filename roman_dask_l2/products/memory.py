@@ -62,8 +62,7 @@ def _reference(inputs: Inputs, name: str) -> float:
 
 def _variable(name: str, n_resultants: int) -> float:
     variable = VARIABLES[name]
-    planes = n_resultants if variable.dims == "ryx" else 1
-    return planes * np.dtype(variable.dtype).itemsize
+    return math.prod(variable.lead(n_resultants)) * np.dtype(variable.dtype).itemsize
 
 
 def pixel_bytes(steps: Sequence[BoundStep], inputs: Inputs, entering: Sequence[str] = ()) -> float:
@@ -113,6 +112,8 @@ def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Laye
         largest = max(largest, rows * columns * each)
     # One task reads a whole image: the gain for its median, rate and mask for the background.
     whole = side**2 * max(_reference(inputs, "gain.data"), 4.0 + 1.0 + 8.0 / 16)
+    reductions = [b.step.reduction for b in job.steps if b.step.reduction is not None]
+    whole = max(whole, *(reduction.holds(job.exposure) for reduction in reductions), 0.0)
     work = (busy - 1) * largest + max(largest, whole)
     if layers:
         plane = (NOISE_STRIP * min(STRIP, side) + NOISE_CHANNEL * CHANNEL_WIDTH) * side

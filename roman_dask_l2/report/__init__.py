@@ -1,4 +1,4 @@
-"""Reports that people look at: of one exposure, of a campaign, and a quick look as one picture."""
+"""What people look at: reports of an exposure or a campaign, a quick look, two files compared."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from .blocks import KINDS, block_kinds, block_mean
 from .campaign import campaign_report
 from .exposure import exposure_report, report_path
 from .look import quicklook
+from .pixel import Pixel, look_at_pixel
+from .two_files import Comparison, compare_files
 
 __all__ = [
+    "Comparison",
+    "Pixel",
     "KINDS",
     "block_kinds",
     "block_mean",
     "campaign_report",
+    "compare_files",
     "exposure_report",
+    "look_at_pixel",
     "quicklook",
     "report_path",
     "write_report",

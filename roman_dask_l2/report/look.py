@@ -21,6 +21,7 @@ from .panels import (
     flag_handles,
     per_block,
     round_ticks,
+    save,
     show,
     symmetric_norm,
 )
@@ -81,10 +82,7 @@ def quicklook(
         f"{rate.shape[1]} x {rate.shape[0]} pixels",
         y=0.98,
     )
-    try:
-        figure.savefig(png_path, dpi=150)
-    except OSError as error:
-        raise InputError(f"{png_path}: cannot write the picture: {error.strerror}") from None
+    save(figure, png_path, 150)
     log.info("wrote %s", png_path)
     return png_path
 

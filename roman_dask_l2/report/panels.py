@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
+from ..io.atomic import replacing
 from .blocks import KINDS, percent, spread
 
 CLEAN = "#F2F2F2"
@@ -29,6 +31,24 @@ def figure_class() -> Any:
             "pictures need matplotlib, install it with: pip install 'roman-dask-l2[plots]'"
         ) from None
     return Figure
+
+
+def save(figure: Any, path: Path, dpi: int) -> None:
+    """Write a picture, whole or not at all; its name's ending says the format.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written, or the format is unknown.
+    """
+    try:
+        with replacing(path) as (part,):
+            figure.savefig(part, dpi=dpi)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{path}: cannot write the picture: {reason}") from None
+    except ValueError as error:  # matplotlib lists the formats that it knows
+        raise InputError(f"{path}: {error}") from None
 
 
 def show(ax: Any, cells: np.ndarray, k: float, at: tuple[int, int] = (0, 0), **how: Any) -> Any:

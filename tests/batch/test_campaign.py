@@ -7,12 +7,14 @@ import hashlib
 import re
 from pathlib import Path
 
+import asdf
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from roman_dask_l2.batch.campaign import CampaignFile, load_campaign, only, parse_share, seed, share
+from roman_dask_l2.batch.header import PYIMCOM
 from roman_dask_l2.batch.placeholders import fill, placeholders
 from roman_dask_l2.cli.app import main
 from roman_dask_l2.errors import InputError
@@ -349,3 +351,48 @@ def test_the_example_of_the_manual(tmp_path, monkeypatch):
 def test_every_key_is_in_the_manual():
     for key in CampaignFile.model_fields:
         assert f"| `{key}` |" in PAGE.read_text()
+
+
+# -- what the header gives -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_headers(load, tmp_path):
+    """``with_headers(elements, **changes)``: the campaign, with Level-1 files through these."""
+
+    def make(elements, **changes):
+        (tmp_path / "l1").mkdir(exist_ok=True)
+        for obs, element in enumerate(elements):
+            tree = {"roman": {"meta": {"instrument": {"optical_element": element}}}}
+            asdf.AsdfFile(tree).write_to(tmp_path / "l1" / f"{obs}_7.asdf")
+        template = TEMPLATE | {"OUT": "l2/sim_L2_{pyimcom_filter}_{obs}_{sca}.asdf"}
+        del template["IN"]
+        return load(template=template, exposures={"glob": "l1/{obs:d}_{sca:d}.asdf"}, **changes)
+
+    return make
+
+
+def test_names_of_pyimcom(with_headers):
+    """The filter has PyIMCOM's name, from the header; identity and seed are as without it."""
+    campaign = with_headers([*PYIMCOM])
+    names = {entry.settings["OUT"] for entry in campaign.entries}
+    assert names == {f"l2/sim_L2_{name}_{i}_7.asdf" for i, name in enumerate(PYIMCOM.values())}
+    assert campaign.entries[0].identity == "obs=0,sca=7"
+
+
+def test_names_of_pyimcom_are_those_of_the_manual():
+    page = (PAGE.parent / "others.md").read_text()
+    rows = [re.findall(r"\b[A-Z]\d{3}\b", line) for line in page.splitlines() if line[:1] == "|"]
+    table = [row for row in rows if len(row) == len(PYIMCOM)]
+    assert table == [[*PYIMCOM], [*PYIMCOM.values()]]
+
+
+def test_headers_that_do_not_help(with_headers, load):
+    with pytest.raises(InputError, match=r"pyimcom_filter.*PRISM, PyIMCOM has names for F062"):
+        with_headers(["F158", "PRISM"])
+    template = TEMPLATE | {"OUT": "l2/{optical_element}_{obs}_{sca}.asdf"}
+    assert "F158_1_1.asdf: no such file" in problem(
+        load, template=template, exposures=[LIST[0]]
+    ).replace("l1/", "")
+    template |= {"IN": "{optical_element}.asdf"}
+    assert "expected a Level-1 file" in problem(load, template=template, exposures=[LIST[0]])

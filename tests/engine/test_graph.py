@@ -222,7 +222,7 @@ def test_building_reads_no_pixels(recipe, per_step, simulated, pipeline, monkeyp
     lazy = build(steps, untouchable, Grid(256, tile), ALL, per_step)
     for name, array in lazy.arrays.items():
         assert array.dtype == VARIABLES[name].dtype
-        lead = (inputs.exposure.n_resultants,) if VARIABLES[name].dims == "ryx" else ()
+        lead = VARIABLES[name].lead(inputs.exposure.n_resultants)
         assert array.shape == (*lead, 256, 256)
         assert array.chunks[-2:] == Grid(256, tile).chunks
     with pytest.raises(AssertionError, match="a pixel was read"):

@@ -71,9 +71,12 @@ def observed(simulated, pipeline):
     """What each step has set in exposures with every kind of defect."""
     found = defaultdict(int)
     transient = {"detector": "WFI18", "conditions": "nan_reference", "reference_read": 1000}
+    first_too = {"wfi18_mask_rows": True, "EXCLUDE_FIRST": False}
     for simulation, recipe, changes in (
         (simulated(), "l1_to_l2", {}),
-        (simulated(**transient), "l1_to_l2", {"wfi18_mask_rows": True, "EXCLUDE_FIRST": False}),
+        (simulated(), "l1_to_l2_likelihood", {}),
+        (simulated(**transient), "l1_to_l2", first_too),
+        (simulated(**transient), "l1_to_l2_likelihood", first_too),
         (simulated(**transient), "romanimpreprocess_1.0", {}),
     ):
         steps, inputs = pipeline(simulation, recipe, **changes)
