@@ -61,7 +61,8 @@ def overview(steps: Iterable[BoundStep]) -> str:
     rows = []
     for bound in steps:
         step, reduction = bound.step, bound.step.reduction
-        read = [*step.reads, *step.optional_reads, *(reduction.reads_for(bound.params) if reduction else ())]
+        read = [*step.reads, *step.optional_reads]
+        read += reduction.reads_for(bound.params) if reduction else ()
         named = [*_references_of(bound).values()]
         if reduction:
             measured = reduction.references_for(bound.params).values()
