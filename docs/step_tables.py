@@ -61,7 +61,8 @@ def overview(steps: Iterable[BoundStep]) -> str:
     rows = []
     for bound in steps:
         step, reduction = bound.step, bound.step.reduction
-        read = [*step.reads, *step.optional_reads, *(reduction.reads if reduction else ())]
+        read = [*step.reads, *step.optional_reads]
+        read += reduction.reads_for(bound.params) if reduction else ()
         named = [*_references_of(bound).values()]
         if reduction:
             measured = reduction.references_for(bound.params).values()
@@ -86,7 +87,7 @@ def step_table(bound: BoundStep) -> str:
     rows += [("reads, if there", *_variable(name)) for name in step.optional_reads]
     rows += [("reference", *_array(name)) for name in _references_of(bound).values()]
     if reduction:
-        rows += [("measures", *_variable(name)) for name in reduction.reads]
+        rows += [("measures", *_variable(name)) for name in reduction.reads_for(bound.params)]
         measured = reduction.references_for(bound.params).values()
         rows += [("measures, reference", *_array(n)) for n in measured]
         rows += [("measures, whole", *_array(n)) for n in reduction.whole.values()]

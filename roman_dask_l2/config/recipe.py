@@ -238,7 +238,8 @@ def check_fit(steps: Sequence[BoundStep], where: str) -> None:
     made: set[str] = set()
     for bound in steps:
         step = bound.step
-        needs = set(step.reads) | set(step.reduction.reads if step.reduction else ())
+        reduction = step.reduction
+        needs = set(step.reads) | set(reduction.reads_for(bound.params) if reduction else ())
         missing = sorted(needs - made)
         if missing:
             raise InputError(

@@ -127,8 +127,9 @@ class Reduction:
     combine : callable
         ``combine(partials, exposure=, params=, **whole)`` -> mapping handed to the kernel as
         ``measured``. ``whole`` are references (and L1 strips) that are read whole.
-    reads : tuple of str
-        Variables, with the values that they have when the step begins.
+    reads : tuple of str or callable
+        Variables, with the values that they have when the step begins (or a function of the
+        parameters that returns such a tuple).
     references, whole : mapping of str to str
         Keyword name -> reference array, cut to the window (or a function of the parameters that
         returns such a mapping) / read whole by `combine`.
@@ -142,11 +143,15 @@ class Reduction:
     windows: Callable[[Exposure, Any], list[Window]]
     partial: Callable[..., Any]
     combine: Callable[..., Mapping[str, Any]]
-    reads: tuple[str, ...]
+    reads: tuple[str, ...] | Callable[[Any], tuple[str, ...]]
     references: Mapping[str, str] | Callable[[Any], Mapping[str, str]] = field(default_factory=dict)
     whole: Mapping[str, str] = field(default_factory=dict)
     thin: bool = True
     holds: Callable[[Exposure, Any], float] = _little
+
+    def reads_for(self, params: Any) -> tuple[str, ...]:
+        """Variables of `partial` under `params`."""
+        return self.reads(params) if callable(self.reads) else self.reads
 
     def references_for(self, params: Any) -> Mapping[str, str]:
         """Reference arrays of `partial` under `params`."""
@@ -261,7 +266,7 @@ class Step:
             _check_signature(
                 f"step {self.name}: partial",
                 r.partial,
-                [*r.reads, *r.references_for(self.params())],
+                [*r.reads_for(self.params()), *r.references_for(self.params())],
                 _CONTEXT[:3],
             )
             _check_signature(
@@ -269,7 +274,7 @@ class Step:
             )
 
     def _variables(self) -> Sequence[str]:
-        extra = self.reduction.reads if self.reduction else ()
+        extra = self.reduction.reads_for(self.params()) if self.reduction else ()
         return (*self.reads, *self.optional_reads, *self.writes, *extra)
 
     def references_for(self, params: Params) -> Mapping[str, str]:

@@ -57,7 +57,7 @@ class LikelihoodParams(Params):
     reference_dq: bool = True
     """Join the read-noise file's flags, if it has any."""
     half_precision_errors: bool = False
-    """Round err and var_poisson to float16 immediately, as romanimpreprocess does."""
+    """Round err, var_poisson and dumo to float16 immediately, as romancal does."""
 
     @property
     def limits(self) -> tuple[float, float, bool]:
