@@ -36,7 +36,8 @@ def main(path: str) -> None:
     with asdf.open(folder / config["IN"], memmap=False, lazy_load=False) as file:
         data = np.array(file["roman"]["data"]).astype(np.float32)
         about = file["roman"]["meta"]["exposure"]
-        pattern, frame_time = [list(reads) for reads in about["read_pattern"]], about["frame_time"]
+        frame_time = about["frame_time"]
+        seconds = [[frame_time * n for n in reads] for reads in about["read_pattern"]]
     (gain,), (noise,), (full,) = (
         read(config["CALDIR"][key], "data") for key in ("gain", "read", "saturation")
     )
@@ -57,12 +58,8 @@ def main(path: str) -> None:
     )
     ramp.set_meta("WFI", frame_time, frame_time, 0, 1, 0)
     ramp.set_dqflags(FLAGS)
-    ramp.algorithm, ramp.read_pattern, ramp.start_row, ramp.num_rows = (
-        "LIKELY",
-        pattern,
-        0,
-        shape[0],
-    )
+    ramp.algorithm, ramp.read_pattern = "LIKELY", seconds
+    ramp.start_row, ramp.num_rows = 0, shape[0]
     image, _, _ = ramp_fit_data(ramp, False, noise, gain, "LIKELY", "optimal", "none")
     rate = image["slope"]
     print(f"median of {rate.size} rates: {np.nanmedian(rate):.4f} DN/s")
