@@ -299,20 +299,20 @@ def _table(
         shown = [e for e in shown if e.state != "done" or e.outliers]
         page.text(f"Only outliers and what is not done, of {len(exposures)} exposures.")
     shown.sort(key=lambda e: e.state == "done" and not e.outliers)
-    names = ["exposure", "state", "detector", "filter", *(q.label for q in quantities)]
+    names = ["exposure", "state", *(q.label for q in quantities), "detector", "filter", "seconds"]
     seconds = same_digits([e.line.get("seconds") for e in shown], 3)
     columns: list[Sequence[str | Cell]] = [
         [Cell(e.identity, href=links.get(e.identity, "")) for e in shown],
         [Cell(e.state, e.state in FAILED) for e in shown],
-        [e.detector or "-" for e in shown],
-        [str(e.quality.get("optical_element", "-")) for e in shown],
         *(
             [_cell(e, q, t) for e, t in zip(shown, texts(q, shown), strict=True)]
             for q in quantities
         ),
+        [e.detector or "-" for e in shown],
+        [str(e.quality.get("optical_element", "-")) for e in shown],
         seconds,
     ]
-    page.table([*names, "seconds"], zip(*columns, strict=True))
+    page.table(names, zip(*columns, strict=True))
 
 
 def _cell(exposure: Exposed, quantity: Quantity, text: str) -> Cell:

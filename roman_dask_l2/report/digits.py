@@ -11,7 +11,10 @@ import numpy as np
 
 MORE = 3
 """Digits by which the largest number of a column may exceed the significant ones."""
-MOST_TICKS = 5
+MOST_STEPS = 6
+"""Between the ticks of an axis."""
+LETTERS = 39
+"""That fit along an axis of time."""
 DAY = 86400.0
 STEPS = (
     *(1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800),
@@ -71,9 +74,9 @@ def number_axis(low: float, high: float, title: str, unit: str = "") -> Axis:
 
 
 def _step(span: float) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that makes at most `MOST_TICKS` steps."""
-    power = 10.0 ** _power(span / MOST_TICKS)
-    return next(f * power for f in (1, 2, 5, 10) if span <= MOST_TICKS * f * power * (1 + 1e-9))
+    """The smallest of 1, 2, 5 times a power of ten that makes at most `MOST_STEPS` steps."""
+    power = 10.0 ** _power(span / MOST_STEPS)
+    return next(f * power for f in (1, 2, 5, 10) if span <= MOST_STEPS * f * power * (1 + 1e-9))
 
 
 def counting_axis(n: int, label: str) -> Axis:
@@ -95,12 +98,21 @@ def time_axis(times: Sequence[float], label: str) -> Axis:
     """
     first, last = min(times), max(times)
     low, high = first - 0.03 * (last - first), last + 0.03 * (last - first)
-    step = next((s for s in STEPS if high - low <= (MOST_TICKS - 1) * s), STEPS[-1])
     begin, end = (datetime.fromtimestamp(t, UTC) for t in (first, last))
-    form = "%H:%M:%S" if step < 60 else "%H:%M"
-    if step >= DAY:
-        form = "%m-%d" if begin.year == end.year else "%Y-%m-%d"
+
+    def form(step: float) -> str:
+        if step >= DAY:
+            return "%m-%d" if begin.year == end.year else "%Y-%m-%d"
+        dated = high - low > DAY  # or two ticks would say the same
+        return "%m-%d %H:%M" if dated else "%H:%M" if step >= 60 else "%H:%M:%S"
+
+    def fits(step: float) -> bool:
+        return (high - low) / step <= LETTERS // (len(begin.strftime(form(step))) + 1) - 1
+
+    step = next(filter(fits, STEPS), STEPS[-1])
     numbers = range(math.ceil(low / step), math.floor(high / step) + 1)
-    ticks = [(i * step, datetime.fromtimestamp(i * step, UTC).strftime(form)) for i in numbers]
+    ticks = [
+        (i * step, datetime.fromtimestamp(i * step, UTC).strftime(form(step))) for i in numbers
+    ]
     days = sorted({f"{begin:%Y-%m-%d}", f"{end:%Y-%m-%d}"})
     return Axis(low, high, ticks, f"{label}, {' to '.join(days)}")

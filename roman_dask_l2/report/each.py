@@ -55,7 +55,7 @@ def write_reports(campaign: Path, done: Iterable[tuple[str, Config]]) -> tuple[P
 def is_stale(config: Config) -> bool:
     """Whether an exposure's report is missing, or older than one of its files."""
     report = report_path(config.OUT)
-    if not report.exists():
+    if not report.is_file():
         return True
     made = [config.OUT, *([config.NOISE.OUT] if config.NOISE else [])]
     newest = max((path.stat().st_mtime for path in made if path.exists()), default=0.0)

@@ -409,6 +409,8 @@ def _draw_ramp(above: Any, below: Any, pixel: Pixel) -> None:
     for i, j in enumerate(pixel.segments):
         label = f"fit: {rate:.4g} DN/s" if i == 0 else None
         above.plot(t[j], s[j] - pixel.residuals[j], color="#B5382A", lw=1.5, label=label)
+    above.sharex(below)
+    above.tick_params(labelbottom=False)
     above.set_ylabel("linear signal (DN)")
     above.legend(fontsize=9)
     below.axhline(0, color="#B5382A", lw=1)
