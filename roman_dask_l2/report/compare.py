@@ -118,8 +118,10 @@ class Exposed:
     @property
     def start(self) -> float | None:
         """When it began, seconds since 1970, if that is known."""
-        text = self.quality.get("start")
-        return None if text is None else datetime.fromisoformat(text).timestamp()
+        try:
+            return datetime.fromisoformat(str(self.quality.get("start"))).timestamp()
+        except ValueError:
+            return None
 
 
 def layer_quantities(exposures: Sequence[Exposed]) -> list[Quantity]:

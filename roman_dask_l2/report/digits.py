@@ -111,8 +111,9 @@ def time_axis(times: Sequence[float], label: str) -> Axis:
 
     step = next(filter(fits, STEPS), STEPS[-1])
     numbers = range(math.ceil(low / step), math.floor(high / step) + 1)
-    ticks = [
-        (i * step, datetime.fromtimestamp(i * step, UTC).strftime(form(step))) for i in numbers
-    ]
+    times = [i * step for i in numbers]
+    if len(times) < 2:  # hardly a round one
+        times = [first, last]
+    ticks = [(t, datetime.fromtimestamp(t, UTC).strftime(form(step))) for t in times]
     days = sorted({f"{begin:%Y-%m-%d}", f"{end:%Y-%m-%d}"})
     return Axis(low, high, ticks, f"{label}, {' to '.join(days)}")

@@ -9,7 +9,6 @@ import numpy as np
 
 from ..config.model import Config, load_config
 from ..errors import InputError
-from .digits import same_digits
 from .image_scan import L2
 from .layers import folder_of
 from .page import Page
@@ -96,5 +95,5 @@ def _ramp_table(pixel: Pixel) -> tuple[list[str], list[list[str]]]:
 
 
 def _fixed(values: Any) -> list[str]:
-    """Numbers of a column, to at least a hundredth of the usual one's size."""
-    return same_digits([float(v) for v in np.asarray(values, float)], 4)
+    """Numbers of a column to a hundredth, as the command ``pixel`` prints them."""
+    return [f"{v:z.2f}" if np.isfinite(v) else "-" for v in np.asarray(values, float)]

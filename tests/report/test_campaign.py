@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -11,7 +12,8 @@ import yaml
 
 from roman_dask_l2.batch import campaign
 from roman_dask_l2.cli import app
-from roman_dask_l2.products.quality import measure
+from roman_dask_l2.io.layout import lookup
+from roman_dask_l2.products.quality import measure, start_of
 from roman_dask_l2.report import campaign as pages
 from roman_dask_l2.report import chart as charts
 from roman_dask_l2.report import compare as reports
@@ -315,3 +317,22 @@ def test_filters_look_different():
     }
     assert len(looks) == 12
     assert len(set(charts.SHAPES)) == len(charts.SHAPES) >= 8
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("2027-06-01T00:00:00.000", "2027-06-01T00:00:00+00:00"),
+        ("2027-06-01T02:30:00+02:00", "2027-06-01T00:30:00+00:00"),
+        ("2027-06-01 00:00:00.123456789", "2027-06-01T00:00:00.123456+00:00"),
+        ("in June", None),
+        ("", None),
+    ],
+)
+def test_start_of_an_exposure(text, found):
+    tree = {"roman": {"meta": {"exposure": {"start_time": text}}}}
+    layout = SimpleNamespace(value=lambda *key, default: lookup(tree, key))
+    assert start_of(layout) == found
+    known = reports.Exposed("x", "done", {}, {"start": found})
+    assert (known.start is None) == (found is None)
+    assert reports.Exposed("x", "done", {}, {"start": text}).start is None or found

@@ -117,7 +117,8 @@ def test_what_is_wrong_is_seen(browser, tmp_path):
     page.write_text(
         '<!DOCTYPE html><meta name="viewport" content="width=device-width"><body>'
         '<div style="width: 3000px">wide</div><a href="#nowhere">x</a>'
-        '<div class="wide" style="overflow: auto; width: 50px"><table><th>long head</table></div>'
+        '<div class="wide" style="overflow: auto; width: 50px">'
+        "<table><th>long_long_head</table></div>"
         '<img src="data:image/png;base64,AAAA"><img src="http://127.0.0.1:9/x.png">'
         '<svg width="100" viewBox="0 0 200 50"><text y="20" font-size="12">tiny</text>'
         '<text x="150" y="20" font-size="40">large</text><g><title>t</title></g></svg>'
@@ -129,7 +130,7 @@ def test_what_is_wrong_is_seen(browser, tmp_path):
     assert "http://127.0.0.1:9/x.png" in seen.requests
     assert seen.broken == 2
     assert seen.links == ["#nowhere"]
-    assert seen.cut == seen.loose == ["long head"]
+    assert seen.cut == seen.loose == ["long_long_head"]
     assert (seen.charts, seen.dots) == (1, 1)
     assert seen.small == ["tiny"]
     assert seen.outside == ["large"]
