@@ -361,7 +361,7 @@ def _outputs(config: Config) -> list[str]:
 def _quality(config: Config) -> dict[str, Any]:
     """Numbers that tell whether the exposure is good; none if its file does not give them."""
     try:
-        return measure(config.OUT)
+        return measure(config.OUT, None if config.NOISE is None else config.NOISE.OUT)
     except InputError as error:
         log.debug("%s", error)
         return {}

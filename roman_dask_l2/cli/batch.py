@@ -7,10 +7,13 @@ import contextlib
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..system.logs import PACKAGE_LOG
 from .options import Shared, check_scheduler, scheduler_of, wants_cluster
+
+if TYPE_CHECKING:
+    from ..batch.outcome import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,11 @@ def add(commands: Any, shared: Shared) -> None:
         help="exposures at a time on a Dask cluster (default: one for each worker, as memory "
         "allows)",
     )
+    batch.add_argument(
+        "--report",
+        action="store_true",
+        help="then write the reports of the exposures that are done, and one of the campaign",
+    )
     batch.set_defaults(action=act)
     status = commands.add_parser("status", parents=[shared.common], help="how far a campaign is")
     status.add_argument("campaign", type=Path, help="YAML campaign file")
@@ -79,6 +87,10 @@ def act(args: argparse.Namespace) -> int:
         memory=None if wants_cluster(args) else args.memory,  # there it is that of a worker
     )
     check_scheduler(args)
+    if args.report:
+        from ..report.panels import figure_class
+
+        figure_class()  # reported before the work if it is not there
     plan = make_plan(args.campaign, options)
     if args.dry_run:
         sys.stdout.write("\n".join(plan.lines()) + "\n")
@@ -98,12 +110,34 @@ def act(args: argparse.Namespace) -> int:
         raise
     finally:
         sys.stdout.write("\n".join(outcome.lines()) + "\n")
-    return outcome.status
+    return max(outcome.status, _reports(outcome)) if args.report else outcome.status
+
+
+def _reports(outcome: Outcome) -> int:
+    """Reports of what this batch was asked for and is done, and of the campaign; the status."""
+    from ..batch.outcome import FAILED
+    from ..report.each import write_reports
+
+    plan = outcome.plan
+    made = {r["identity"] for r in outcome.records if r["status"] in ("done", "finished")}
+    items = [*plan.finished, *(item for item in plan.todo if item.identity in made)]
+    done = [(item.identity, item.config) for item in items]
+    written, failed = write_reports(plan.campaign.path, done)
+    if written is not None:
+        sys.stdout.write(f"{written}\n")
+    return FAILED if failed else 0
 
 
 def _of_the_batch(record: logging.LogRecord) -> bool:
     """Of the work on single exposures a batch shows only what is wrong."""
-    told = ("batch", "engine.schedulers", "engine.clusters", "engine.watch", "engine.slurm")
+    told = (
+        "batch",
+        "report.each",
+        "engine.schedulers",
+        "engine.clusters",
+        "engine.watch",
+        "engine.slurm",
+    )
     names = tuple(f"{PACKAGE_LOG.name}.{part}" for part in told)
     return record.levelno >= logging.WARNING or record.name.startswith(names)
 

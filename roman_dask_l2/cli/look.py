@@ -25,10 +25,23 @@ def add(commands: Any, shared: Shared) -> None:
         "-o", "--output", type=Path, metavar="FILE", help="default: beside it, NAME_report.html"
     )
     report.add_argument(
-        "--png", type=Path, metavar="DIR", help="also write each plot as a PNG into this folder"
+        "--png",
+        type=Path,
+        metavar="DIR",
+        help="also write each plot as a PNG (or SVG) into this folder",
     )
     report.add_argument(
         "--noise", type=Path, metavar="FILE", help="noise file (default: as the Level-2 file says)"
+    )
+    report.add_argument(
+        "--pixel",
+        nargs=2,
+        type=int,
+        action="append",
+        default=[],
+        metavar=("X", "Y"),
+        help="also show what each step does to this pixel (column and row of the active array, "
+        "from 0); may be given several times",
     )
     report.set_defaults(action=act)
 
@@ -149,6 +162,7 @@ def act(args: argparse.Namespace) -> int:
     """``report``: a page about an exposure or a campaign."""
     from ..report import write_report
 
-    written = write_report(args.file, args.output, png=args.png, noise=args.noise)
+    pixels = [(x, y) for x, y in args.pixel]
+    written = write_report(args.file, args.output, png=args.png, noise=args.noise, pixels=pixels)
     sys.stdout.write(f"{written}\n")
     return 0

@@ -1,8 +1,10 @@
-"""Four measures of an exposure's quality: background, masked pixels, jumps, chi-square."""
+"""Measures of an exposure's quality: background, masked pixels, jumps, chi-square, noise layers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +26,15 @@ HALVES = 1 << 16
 """Bit patterns of a float16."""
 
 
-def measure(path: Path) -> dict[str, Any]:
+def measure(path: Path, noise: Path | None = None) -> dict[str, Any]:
     """Measures by which the exposures of a campaign are compared.
 
     Parameters
     ----------
     path : Path
         An L2 file of this program.
+    noise : Path, optional
+        Its noise file.
 
     Returns
     -------
@@ -38,7 +42,7 @@ def measure(path: Path) -> dict[str, Any]:
         ``detector`` and ``optical_element``; ``sky``, the mode of the background, DN/s;
         ``masked``, the fraction of pixels in the combined mask; ``jumps``, pixels flagged JUMP_DET
         over all pixels and over the time that the ramp fit spans, 1/s; ``chi_square``, see
-        `reduced_chi_square`. None if the file does not have it.
+        `reduced_chi_square`. None if the file does not have it. And what `headers` gives.
 
     Raises
     ------
@@ -68,7 +72,51 @@ def measure(path: Path) -> dict[str, Any]:
         "masked": masked / (ny * nx),
         "jumps": jumps / (ny * nx) / spanned,
         "chi_square": reduced_chi_square(counts, degrees_of_freedom(exposure)),
+        "start": start_of(layout),
+        "layers": {} if noise is None else layer_sigmas(noise),
     }
+
+
+def headers(path: Path, noise: Path | None = None) -> dict[str, Any]:
+    """The part of `measure` that needs no pixel.
+
+    Returns
+    -------
+    dict
+        ``start``, when the exposure began (ISO 8601, UTC), or None; ``layers``, the standard
+        deviation of each noise layer, DN/s, by label.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read.
+    """
+    layers = {} if noise is None else layer_sigmas(noise)
+    return {"start": start_of(read_layout(path)), "layers": layers}
+
+
+def start_of(layout: Layout) -> str | None:
+    """When the exposure of an L2 file began (ISO 8601, UTC); None if it does not say."""
+    text = str(layout.value("roman", "meta", "exposure", "start_time", default=""))
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    return found.isoformat()
+
+
+def layer_sigmas(path: Path) -> dict[str, float | None]:
+    """Standard deviation of each layer of a noise file, DN/s, by label; None if it has none.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    lines = read_layout(path).value("statistics", default=[])
+    known = [line for line in lines if isinstance(line, Mapping) and "label" in line]
+    return {str(line["label"]): _number(line.get("sigma")) for line in known}
 
 
 def found(layout: Layout, *key: str) -> FileArray:

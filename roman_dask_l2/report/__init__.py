@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from .blocks import KINDS, block_kinds, block_mean
@@ -34,6 +35,7 @@ def write_report(
     *,
     png: str | os.PathLike | None = None,
     noise: str | os.PathLike | None = None,
+    pixels: Sequence[tuple[int, int]] = (),
 ) -> Path:
     """Write the report on whatever a file stands for.
 
@@ -42,7 +44,8 @@ def write_report(
     path : path
         An L2 file, the configuration that it was made with, or a campaign file.
     out, png, noise : path, optional
-        As for `exposure_report`; a campaign has no noise file.
+    pixels : sequence of (int, int)
+        As for `exposure_report`; a campaign has no noise file and no pixels.
 
     Returns
     -------
@@ -65,12 +68,15 @@ def write_report(
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     if is_asdf:
-        return exposure_report(path, out, png=png, noise=noise)
+        return exposure_report(path, out, png=png, noise=noise, pixels=pixels)
     if "exposures" in read_yaml(path.absolute()):
         if noise is not None:
             raise InputError(f"--noise {noise}: {path} is a campaign file")
+        if pixels:
+            x, y = pixels[0]
+            raise InputError(f"--pixel {x} {y}: {path} is a campaign file, expected an exposure")
         return campaign_report(path, out, png=png)
     config = load_config(path)
     if noise is None and config.NOISE is not None and os.path.exists(config.NOISE.OUT):
         noise = config.NOISE.OUT
-    return exposure_report(config.OUT, out, png=png, noise=noise)
+    return exposure_report(config.OUT, out, png=png, noise=noise, pixels=pixels, config=config)

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from ..batch.campaign import Entry, load_campaign
 from ..batch.status import state
 from ..errors import InputError
 from ..io.layout import read_layout
-from ..products.quality import measure
+from ..products.quality import headers, measure
+from .digits import same_digits
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,9 @@ LEAST_SPREAD = 0.01
 
 FAILED = ("failed", "interrupted")
 
+MOST_LAYERS = 3
+"""Noise layers that get columns and charts; outliers are looked for in all."""
+
 
 @dataclass(frozen=True)
 class Quantity:
@@ -44,22 +49,21 @@ class Quantity:
     title, unit : str
     factor : float
         The unit in those of the manifest.
-    form : str
-        Format.
+    significant : int
+        Digits that are worth showing.
     by_filter : bool
         It depends on the filter, so that each has a focal plane of its own.
+    layer : str
+        Label of the noise layer that it belongs to.
     """
 
     key: str
     title: str
     unit: str
     factor: float
-    form: str
+    significant: int
     by_filter: bool = False
-
-    def text(self, value: float | None) -> str:
-        """A value as it is shown."""
-        return "-" if value is None else format(self.factor * value, self.form)
+    layer: str = ""
 
     @property
     def label(self) -> str:
@@ -68,10 +72,10 @@ class Quantity:
 
 
 QUANTITIES = (
-    Quantity("sky", "median sky", "DN/s", 1, ".4g", by_filter=True),
-    Quantity("masked", "bad pixels", "%", 100, ".3g"),
-    Quantity("jumps", "jump rate", "1e-6 / pixel / s", 1e6, ".3g"),
-    Quantity("chi_square", "reduced chi-square", "", 1, ".3f", by_filter=True),
+    Quantity("sky", "median sky", "DN/s", 1, 4, by_filter=True),
+    Quantity("masked", "bad pixels", "%", 100, 3),
+    Quantity("jumps", "jump rate", "1e-6 / pixel / s", 1e6, 3),
+    Quantity("chi_square", "reduced chi-square", "", 1, 4, by_filter=True),
 )
 
 
@@ -90,6 +94,9 @@ class Exposed:
         "WFI01" to "WFI18", if it is known.
     outliers : dict of str to float
         Key of a quantity -> robust standard deviations from the median.
+    l2 : Path or None
+        Its Level 2 file, if it is done and the file is where it was made, or where the campaign
+        file says.
     """
 
     identity: str
@@ -98,10 +105,37 @@ class Exposed:
     quality: Mapping[str, Any]
     detector: str | None = None
     outliers: dict[str, float] = field(default_factory=dict)
+    l2: Path | None = None
 
     def value(self, quantity: Quantity) -> float | None:
-        """One of its numbers."""
-        return self.quality.get(quantity.key)
+        """One of its numbers, in the unit in which it is shown."""
+        if quantity.layer:
+            found = (self.quality.get("layers") or {}).get(quantity.layer)
+        else:
+            found = self.quality.get(quantity.key)
+        return None if found is None else quantity.factor * found
+
+    @property
+    def start(self) -> float | None:
+        """When it began, seconds since 1970, if that is known."""
+        try:
+            return datetime.fromisoformat(str(self.quality.get("start"))).timestamp()
+        except ValueError:
+            return None
+
+
+def layer_quantities(exposures: Sequence[Exposed]) -> list[Quantity]:
+    """The standard deviations of the noise layers of a campaign, in the order of their labels."""
+    labels = dict.fromkeys(label for e in exposures for label in e.quality.get("layers") or {})
+    return [
+        Quantity(f"layer {label}", f"sigma of layer {label}", "DN/s", 1, 4, True, label)
+        for label in labels
+    ]
+
+
+def texts(quantity: Quantity, exposures: Sequence[Exposed]) -> list[str]:
+    """A quantity of each exposure as it is shown: with equal digits."""
+    return same_digits([e.value(quantity) for e in exposures], quantity.significant)
 
 
 def read_exposures(path: Path) -> list[Exposed]:
@@ -119,13 +153,37 @@ def read_exposures(path: Path) -> list[Exposed]:
     for entry in campaign.entries:
         last = history.last.get(entry.identity)
         now = state(last)
-        quality = known.get(entry.identity, {}).get("quality", {}) if now == "done" else {}
-        if now == "done" and last is not None and not (last.get("quality") or {}):
-            quality = _measured(last) or quality
-        folder = path.absolute().parent if now in FAILED else None
+        quality: Mapping[str, Any] = {}
+        files: list[Path] = []
+        if now == "done" and last is not None:
+            files = _files(last, entry, campaign.base)
+            before = known.get(entry.identity, {}).get("quality", {})
+            quality = last.get("quality") or _measured(entry.identity, files) or before
+            quality = _completed(entry.identity, quality, files)
+        folder = campaign.base if now in FAILED else None
         detector = quality.get("detector") or detector_of(entry, folder)
-        exposures.append(Exposed(entry.identity, now, last or {}, quality, detector))
+        l2 = files[0] if files else None
+        exposures.append(Exposed(entry.identity, now, last or {}, quality, detector, l2=l2))
     return exposures
+
+
+def _files(line: Mapping[str, Any], entry: Entry, base: Path) -> list[Path]:
+    """L2 and noise file of an exposure that is done, as far as they are there: where its line says,
+    or, if the campaign was moved, where its settings do."""
+    noise = entry.settings.get("NOISE")
+    made = [Path(output) for output in line.get("output", [])]
+    l2 = _there(base, entry.settings.get("OUT"), made[:1])
+    if l2 is None:
+        return []
+    out = noise.get("OUT") if isinstance(noise, Mapping) else None
+    layers = _there(base, out, [path for path in made[1:] if path.name == Path(str(out)).name])
+    return [l2] if layers is None else [l2, layers]
+
+
+def _there(base: Path, meant: Any, made: Sequence[Path]) -> Path | None:
+    """The first of these files that is there."""
+    named = [base / os.path.expandvars(str(meant))] if meant else []
+    return next((path for path in (*named, *made) if path.is_file()), None)
 
 
 def detector_of(entry: Entry, folder: Path | None) -> str | None:
@@ -144,14 +202,28 @@ def detector_of(entry: Entry, folder: Path | None) -> str | None:
         return None
 
 
-def _measured(line: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of an exposure from its L2 file, which is the first of its output."""
-    for output in line.get("output", [])[:1]:
-        try:
-            return measure(Path(output))
-        except InputError as error:
-            log.warning("%s: %s", line["identity"], error)
-    return {}
+def _measured(identity: str, files: Sequence[Path]) -> dict[str, Any]:
+    """The numbers of an exposure from its files, the L2 file first."""
+    if not files:
+        return {}
+    try:
+        return measure(*files[:2])
+    except InputError as error:
+        log.warning("%s: %s", identity, error)
+        return {}
+
+
+def _completed(
+    identity: str, quality: Mapping[str, Any], files: Sequence[Path]
+) -> Mapping[str, Any]:
+    """With what older versions have not noted, as far as the files are there."""
+    if not quality or not files or {"start", "layers"} <= set(quality):
+        return quality
+    try:
+        return headers(*files[:2]) | dict(quality)
+    except InputError as error:
+        log.warning("%s: %s", identity, error)
+        return quality
 
 
 def mark_outliers(exposures: Sequence[Exposed]) -> None:
@@ -162,7 +234,7 @@ def mark_outliers(exposures: Sequence[Exposed]) -> None:
     """
     for name in filters_of(exposures):
         group = [e for e in exposures if filter_of(e) == name]
-        for quantity in QUANTITIES:
+        for quantity in (*QUANTITIES, *layer_quantities(group)):
             known = [(e, v) for e in group if (v := e.value(quantity)) is not None]
             if len(known) < FEWEST:
                 continue

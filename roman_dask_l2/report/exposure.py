@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..config.model import Config
 from ..io.atomic import check_target
 from ..products.noise_layers import no_draw, unusable
 from .blocks import percent
@@ -24,6 +25,7 @@ from .image_sections import (
 from .noise_section import noise_section
 from .page import Page
 from .panels import figure_class
+from .pixel_section import Places, look_at_pixels, pixel_section
 from .ramp_sections import jumps_section, ramps_section, reference_pixels_section
 from .run_sections import configuration_section, provenance_section, timings_section
 
@@ -66,6 +68,8 @@ def exposure_report(
     png: str | os.PathLike | None = None,
     noise: str | os.PathLike | None = None,
     logged: Sequence[str] = (),
+    pixels: Places = (),
+    config: Config | None = None,
 ) -> Path:
     """Write a report on an L2 file: one HTML file with everything in it.
 
@@ -83,6 +87,12 @@ def exposure_report(
         Noise file; default: the one that the configuration in the L2 file names, if it is there.
     logged : sequence of str
         Warnings of the run, to be shown.
+    pixels : sequence of (int, int)
+        Columns and rows of the active array, from 0: pixels that get a section each, with what each
+        step does to them. It needs the Level 1 file and all reference files.
+    config : Config, optional
+        For `pixels`, the configuration by which the image was made. Default: that in the L2 file,
+        with paths relative to the folder in which it was made.
 
     Returns
     -------
@@ -99,6 +109,7 @@ def exposure_report(
     l2 = open_image(Path(l2_path))
     target = report_path(l2.path) if out is None else Path(out)
     check_target(target)
+    looked = look_at_pixels(l2, pixels, config)
     facts = gather(l2, None if noise is None else Path(noise))
     page = Page(l2.path.name, _subtitle(l2))
     page.cards(_key_numbers(facts))
@@ -108,6 +119,8 @@ def exposure_report(
         page.bullets(warnings, "warnings")
     else:
         page.text("None.")
+    for pixel in looked:
+        pixel_section(page, pixel)
     for write in SECTIONS:
         write(page, facts)
     page.write(target, None if png is None else Path(png))

@@ -1,4 +1,4 @@
-"""Plots of a campaign: numbers of its exposures on the focal plane, and detector by detector."""
+"""Plots of a campaign: numbers of its exposures on the focal plane."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .compare import FAILED, FAR, Exposed, Quantity, filter_of, filters_of, robust
-from .page import capital
+from .compare import FAILED, FAR, Exposed, Quantity, robust
+from .digits import same_digits
 from .panels import CLEAN, MASKED, figure_class
 
 CENTRES: tuple[tuple[float, float], ...] = (
@@ -31,6 +31,7 @@ def focal_plane(quantity: Quantity, exposures: Sequence[Exposed], title: str) ->
     from matplotlib.patches import Rectangle
 
     values = by_detector(quantity, exposures)
+    texts = dict(zip(values, same_digits(list(values.values()), quantity.significant), strict=True))
     marked = {e.detector for e in exposures if quantity.key in e.outliers}
     idle = idle_detectors(exposures)
     figure = figure_class()(figsize=(4.8, 4.2), layout="constrained")
@@ -46,7 +47,7 @@ def focal_plane(quantity: Quantity, exposures: Sequence[Exposed], title: str) ->
         if value is None:
             text, look, ink = f"{number}\n{idle.get(name, '')}".strip(), _idle(idle.get(name)), "k"
         else:
-            text = f"{number}\n{format(value, quantity.form)}"
+            text = f"{number}\n{texts[name]}"
             frame, width = ("#D55E00", 3) if name in marked else ("white", 1)
             look = {"fc": shades(norm(value)), "ec": frame, "lw": width}
             ink = "k" if norm(value) > 0.5 else "w"
@@ -97,34 +98,5 @@ def by_detector(quantity: Quantity, exposures: Sequence[Exposed]) -> dict[str, f
     for e in exposures:
         value = e.value(quantity)
         if value is not None:
-            found.setdefault(str(e.detector), []).append(quantity.factor * value)
+            found.setdefault(str(e.detector), []).append(value)
     return {name: float(np.median(values)) for name, values in found.items()}
-
-
-def strip(quantity: Quantity, exposures: Sequence[Exposed]) -> Any:
-    """A quantity of every exposure against its detector, by filter."""
-    figure = figure_class()(figsize=(4.8, 4.0), layout="constrained")
-    ax = figure.add_subplot()
-    shades = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
-    marks = "osDv^<>"
-    for i, name in enumerate(filters_of(exposures)):
-        group = [e for e in exposures if filter_of(e) == name]
-        for outlier in (False, True):
-            points = [
-                (int(str(e.detector)[-2:]), quantity.factor * value)
-                for e in group
-                if (value := e.value(quantity)) is not None
-                and (quantity.key in e.outliers) == outlier
-            ]
-            if points:
-                ax.plot(
-                    *zip(*points, strict=True), ls="none", color=shades[i % 7], ms=9 if outlier
-                    else 4, marker="x" if outlier else marks[i % 7], mew=2 if outlier else 0.5,
-                    label="_" if outlier else name,
-                )  # fmt: skip
-    ax.set(xlim=(0.3, 18.7), xticks=range(1, 19, 2), xlabel="detector (WFI..)")
-    ax.set_ylabel(quantity.label)
-    ax.set_title(capital(quantity.title), fontsize=11)
-    if ax.get_legend_handles_labels()[1]:
-        ax.legend(fontsize=9)
-    return figure

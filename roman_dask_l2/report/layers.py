@@ -22,6 +22,7 @@ from ..products.noise_commands.drawing import QuietPixels, SumChange
 from ..products.noise_commands.registry import DRAWINGS
 from ..steps.ramp_weights import make_fit
 from .blocks import block_mean, percent
+from .digits import same_digits
 from .image_scan import L2, ImageScan, bands
 from .replay import Replay
 
@@ -89,19 +90,22 @@ FREQUENCIES = np.arange(CHANNEL_WIDTH // 2 + 1) / CHANNEL_WIDTH
 
 
 def find_noise(l2: L2) -> Path | None:
-    """The noise file that the configuration of an image names; None if it names none.
-
-    The folder to which paths in the configuration are relative is not stored in the image; it is
-    found from the image's own path and OUT.
-    """
-    config = l2.info.get("config", {})
-    out = str(config.get("OUT", ""))
-    place = str(l2.layout.path)
-    base = Path(place[: -len(out)]) if out and place.endswith(out) else Path(place).parent
+    """The noise file that the configuration of an image names; None if it names none."""
+    config, place, base = l2.info.get("config", {}), l2.layout.path, folder_of(l2)
     found = readable_paths(dict(config), base).get("NOISE.OUT")
     if found is not None and not os.path.exists(found):
         found = Path(place).with_name(found.name)
     return found
+
+
+def folder_of(l2: L2) -> Path:
+    """The folder to which paths in the configuration of an image are relative.
+
+    It is not stored in the image, but its path and OUT tell.
+    """
+    place, out = str(l2.layout.path), str(l2.info.get("config", {}).get("OUT", ""))
+    known = out and not os.path.isabs(out) and place.endswith(out)
+    return Path(place[: -len(out)]) if known else Path(place).parent
 
 
 def open_noise(path: Path, l2: L2) -> NoiseFile:
@@ -359,18 +363,21 @@ def summary(
     """Names and rows of the table of all layers."""
     names = ["layer", "median (DN/s)", "sigma (DN/s)", "white noise (DN/s)"]
     names += ["clipped", "no draw"]
-    rows = []
-    for i, line in enumerate(noise.statistics):
-        known = expected[i] if i < len(expected) else None
-        rows.append(
-            [
-                str(line["label"]), _shown(line.get("median"), ".1e"),
-                _shown(line.get("sigma"), ".4g"),
-                "-" if known is None else f"{known.sigma:.4g}",
-                percent(line["clipped"]), str(line["inadmissible"]),
-            ]
-        )  # fmt: skip
-    return names, rows
+    lines = noise.statistics
+    whites = [one.sigma if one else None for one in expected] + [None] * len(lines)
+    columns = [
+        [str(line["label"]) for line in lines],
+        [_shown(line.get("median"), ".1e") for line in lines],
+        same_digits([_number(line.get("sigma")) for line in lines], 4),
+        same_digits(whites[: len(lines)], 4),
+        [percent(line["clipped"]) for line in lines],
+        [str(line["inadmissible"]) for line in lines],
+    ]
+    return names, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _shown(value: Any, form: str) -> str:

@@ -15,16 +15,18 @@ from typing import Any
 
 from ..errors import InputError
 from ..io.atomic import check_target, replacing
+from .chart import without_links
 
 DPI = 200
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table; `mark` draws attention to it."""
+    """A cell of a table; `mark` draws attention to it, `href` makes it a link."""
 
     text: str
     mark: bool = False
+    href: str = ""
 
 
 @dataclass
@@ -36,11 +38,14 @@ class Page:
     title, subtitle : str
     pictures : dict of str to bytes
         Name -> PNG.
+    drawings : dict of str to str
+        Name -> SVG.
     """
 
     title: str
     subtitle: str = ""
     pictures: dict[str, bytes] = field(default_factory=dict)
+    drawings: dict[str, str] = field(default_factory=dict)
     _head: list[str] = field(default_factory=list)
     _body: list[str] = field(default_factory=list)
     _sections: list[tuple[str, str]] = field(default_factory=list)
@@ -92,8 +97,21 @@ class Page:
         columns = _columns(len(shown))
         self._body.append(f'<div class="plots of{columns}">{"".join(shown)}</div>')
 
+    def charts(self, charts: Iterable[tuple[str, str, str]]) -> None:
+        """Charts side by side where there is room: (name, SVG, caption)."""
+        shown = []
+        for name, svg, caption in charts:
+            self.drawings[name] = without_links(svg)
+            shown.append(
+                f'<figure class="chart">{svg}<figcaption>{escape(caption)}</figcaption></figure>'
+            )
+        self._body.append(f'<div class="plots of2">{"".join(shown)}</div>')
+
     def table(self, names: Sequence[str], rows: Iterable[Sequence[str | Cell]]) -> None:
-        """A table; columns of numbers are aligned to the right. Nothing if there are no rows."""
+        """A table; columns of numbers are aligned to the right. Nothing if there are no rows.
+
+        The first column stays where it is when one scrolls sideways.
+        """
         cells = [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in rows]
         if not cells:
             return
@@ -102,7 +120,10 @@ class Page:
         head = "".join(_tag("th", n, r) for n, r in zip(names, right, strict=True))
         body = "".join(
             "<tr>"
-            + "".join(_tag("td", c.text, r, c.mark) for c, r in zip(row, right, strict=True))
+            + "".join(
+                _tag("td", c.text, r, c.mark, c.href, first=i == 0)
+                for i, (c, r) in enumerate(zip(row, right, strict=True))
+            )
             + "</tr>"
             for row in cells
         )
@@ -136,7 +157,7 @@ class Page:
         )
 
     def write(self, path: Path, png: Path | None = None) -> None:
-        """Write the page, and each picture as a PNG into the folder `png`.
+        """Write the page, and each picture as a PNG, charts as SVG, into the folder `png`.
 
         Raises
         ------
@@ -149,9 +170,11 @@ class Page:
                 part.write_text(self.html(), encoding="utf-8")
             if png is not None:
                 png.mkdir(parents=True, exist_ok=True)
-                for name, picture in self.pictures.items():
-                    with replacing(png / f"{name}.png") as (part,):
-                        part.write_bytes(picture)
+                drawn = {f"{name}.svg": svg.encode() for name, svg in self.drawings.items()}
+                drawn |= {f"{name}.png": picture for name, picture in self.pictures.items()}
+                for name, data in drawn.items():
+                    with replacing(png / name) as (part,):
+                        part.write_bytes(data)
         except OSError as error:
             where = error.filename or path
             raise InputError(f"{where}: cannot be written: {error.strerror or error}") from None
@@ -181,13 +204,16 @@ def _columns(pictures: int) -> int:
     return 3 if pictures % 3 == 0 or (pictures > 4 and pictures % 2) else 2
 
 
-def _tag(tag: str, text: str, right: bool, mark: bool = False) -> str:
+def _tag(
+    tag: str, text: str, right: bool, mark: bool = False, href: str = "", first: bool = False
+) -> str:
     kinds = " ".join(["n"] * right + ["mark"] * mark)
-    return (
-        f'<{tag} class="{kinds}">{escape(text)}</{tag}>'
-        if kinds
-        else (f"<{tag}>{escape(text)}</{tag}>")
-    )
+    inner = escape(text)
+    if first:  # where there is little room, identities break between their parts
+        inner = inner.replace(",", ",<wbr>")
+    if href:
+        inner = f'<a href="{escape(href)}">{inner}</a>'
+    return f'<{tag} class="{kinds}">{inner}</{tag}>' if kinds else f"<{tag}>{inner}</{tag}>"
 
 
 _NUMBER = re.compile(r"[▲▼< ]*[-+−]?[\d.,]+(e[-+]?\d+)?[ ]?(%|s|DN|DN/s|GB)?|[-–]?|NaN")

@@ -377,11 +377,31 @@ def draw_pixel(pixel: Pixel, path: Path) -> None:
 
 def figure_of(pixel: Pixel) -> Any:
     """The picture of `draw_pixel`."""
-    from .panels import asinh_norm, colours, figure_class
+    from .panels import figure_class
 
     figure = figure_class()(figsize=(13, 6), layout="constrained")
     spaces = figure.add_gridspec(2, 2, height_ratios=(2, 1), width_ratios=(1.4, 1))
-    above, below = figure.add_subplot(spaces[0, 0]), figure.add_subplot(spaces[1, 0])
+    _draw_ramp(figure.add_subplot(spaces[0, 0]), figure.add_subplot(spaces[1, 0]), pixel)
+    _draw_around(figure.add_subplot(spaces[:, 1]), pixel)
+    flags = ", ".join(pixel.flags) or "no flag"
+    figure.suptitle(f"{pixel.source}: x = {pixel.x}, y = {pixel.y}; {flags}", fontsize=11)
+    return figure
+
+
+def figures_of(pixel: Pixel) -> tuple[Any, Any]:
+    """The same as two pictures that fit into a narrow page."""
+    from .panels import figure_class
+
+    ramp = figure_class()(figsize=(4.8, 4.6), layout="constrained")
+    spaces = ramp.add_gridspec(2, 1, height_ratios=(2, 1))
+    _draw_ramp(ramp.add_subplot(spaces[0]), ramp.add_subplot(spaces[1]), pixel)
+    around = figure_class()(figsize=(4.8, 4.6), layout="constrained")
+    _draw_around(around.add_subplot(), pixel)
+    return ramp, around
+
+
+def _draw_ramp(above: Any, below: Any, pixel: Pixel) -> None:
+    """Signal with its fit, and below the residuals."""
     t, s, rate = pixel.exposure.tbar, pixel.fitted, pixel.fit["rate"]
     used = np.isfinite(pixel.residuals)
     above.plot(t[~used], s[~used], "o", mfc="white", mec="#777777", label="not used")
@@ -389,12 +409,19 @@ def figure_of(pixel: Pixel) -> Any:
     for i, j in enumerate(pixel.segments):
         label = f"fit: {rate:.4g} DN/s" if i == 0 else None
         above.plot(t[j], s[j] - pixel.residuals[j], color="#B5382A", lw=1.5, label=label)
+    above.sharex(below)
+    above.tick_params(labelbottom=False)
     above.set_ylabel("linear signal (DN)")
     above.legend(fontsize=9)
     below.axhline(0, color="#B5382A", lw=1)
     below.plot(t[used], pixel.residuals[used], "o", color="#1F5FA8")
     below.set(xlabel="time since reset (s)", ylabel="residual (DN)")
-    image = figure.add_subplot(spaces[:, 1])
+
+
+def _draw_around(image: Any, pixel: Pixel) -> None:
+    """The rate of the pixel and its neighbours."""
+    from .panels import asinh_norm, colours
+
     rates = pixel.around["rate"]
     edge = AROUND + 0.5
     extent = (pixel.x - edge, pixel.x + edge, pixel.y - edge, pixel.y + edge)
@@ -405,7 +432,4 @@ def figure_of(pixel: Pixel) -> Any:
     image.plot(columns + pixel.x - AROUND, rows + pixel.y - AROUND, "x", color="white", ms=7)
     image.plot([pixel.x], [pixel.y], "s", mfc="none", mec="#D9480F", ms=22, mew=2)
     image.set(xlabel="x (pixel)", ylabel="y (pixel)", title="rate; x: masked")
-    figure.colorbar(shown, ax=image, label="DN/s")
-    flags = ", ".join(pixel.flags) or "no flag"
-    figure.suptitle(f"{pixel.source}: x = {pixel.x}, y = {pixel.y}; {flags}", fontsize=11)
-    return figure
+    image.figure.colorbar(shown, ax=image, label="DN/s")

@@ -547,3 +547,33 @@ def test_the_script_for_job_arrays(campaign, undisturbed):
     done = subprocess.run([script, campaign.file], capture_output=True, text=True, env=outside)
     assert done.returncode != 0
     assert "not in a job array" in done.stderr
+
+
+def test_reports(done, capsys, monkeypatch):
+    """Of what is done, if there is none or it is older than its files; one that cannot be written
+    does not keep the others from it, but is told."""
+    pytest.importorskip("matplotlib")
+    from roman_dask_l2.report import each
+
+    broken = done.folder / "l2_2" / "sim_L2_F158_1_2_report.html"
+    broken.mkdir()
+    code, out, err = batch(done, capsys, "--report", "--only", "obs=1")
+    made = done.folder / "l2_1" / "sim_L2_F158_1_1_report.html"
+    whole = done.folder / "campaign_report.html"
+    assert code == 4
+    assert out[-1] == str(whole)
+    assert any("filter=F158,obs=1,sca=2: no report: " in line for line in err)
+    assert set(done.folder.glob("l2_*/*.html")) == {made, broken}
+    assert 'href="l2_1/sim_L2_F158_1_1_report.html"' in whole.read_text()
+    assert "l2_1/sim_L2_F158_2_1_report.html" not in whole.read_text()
+
+    broken.rmdir()
+    asked = []
+    monkeypatch.setattr(each, "exposure_report", lambda path, **_: asked.append(path.name))
+    only = ("--report", "--only", "sca=1")
+    assert batch(done, capsys, *only)[0] == 0
+    assert asked == ["sim_L2_F158_2_1.asdf"]
+    noise = done.folder / "l2_1" / "sim_L2_F158_1_1_noise.asdf"
+    os.utime(noise, (made.stat().st_mtime + 1, made.stat().st_mtime + 1))
+    assert batch(done, capsys, *only)[0] == 0
+    assert sorted(asked[1:]) == ["sim_L2_F158_1_1.asdf", "sim_L2_F158_2_1.asdf"]

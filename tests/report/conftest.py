@@ -6,10 +6,12 @@ import base64
 import re
 import struct
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
@@ -18,7 +20,7 @@ from roman_dask_l2.report.page import Page
 
 SIDE = 512
 LAYERS = ["RS2", "PbS1", "RP"]
-VOID = {"meta", "link", "img", "input", "br"}
+VOID = {"meta", "link", "img", "input", "br", "wbr"}
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +40,16 @@ def exposure_with_noise(tmp_path_factory):
     return SimpleNamespace(config=made.config, l2=l2, noise=generate_noise(made.config).out)
 
 
+@dataclass
+class Chart:
+    """An SVG of a page: its name, what its dots and its text say, where they lead."""
+
+    name: str
+    dots: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+
+
 class Parsed(HTMLParser):
     """A page, taken apart; a tag that is not closed, or closes another one, is an error."""
 
@@ -46,6 +58,8 @@ class Parsed(HTMLParser):
         self.ids: list[str] = []
         self.images: list[dict[str, str]] = []
         self.addresses: list[str] = []
+        self.links: list[str] = []
+        self.charts: list[Chart] = []
         self.tags: set[str] = set()
         self.text = ""
         self._open: list[str] = []
@@ -59,6 +73,14 @@ class Parsed(HTMLParser):
         self.tags.add(tag)
         self.ids += [given["id"]] if "id" in given else []
         self.addresses += [given[key] for key in ("src", "href", "srcset") if key in given]
+        if tag == "a" and not given["href"].startswith("#"):
+            self.links.append(self.addresses.pop())
+        if tag == "svg":
+            self.charts.append(Chart(given["aria-label"]))
+        elif "svg" in self._open and tag == "a":
+            self.charts[-1].links.append(given["href"])
+        elif "svg" in self._open and tag in ("title", "text"):
+            (self.charts[-1].dots if tag == "title" else self.charts[-1].texts).append("")
         if tag == "img":
             self.images.append(given)
         if tag not in VOID:
@@ -70,10 +92,25 @@ class Parsed(HTMLParser):
     def handle_data(self, data):
         if self._open[-1:] != ["style"]:
             self.text += data
+        if "svg" in self._open and self._open[-1] in ("title", "text"):
+            said = self.charts[-1].dots if self._open[-1] == "title" else self.charts[-1].texts
+            said[-1] += data
 
 
-def _check(path: Path) -> Parsed:
+def _check(path: Path, links: bool = False) -> Parsed:
     page = Parsed(path)
+    assert links or not page.links
+    for address in page.links:  # relative, to a file that is there
+        parts = urlsplit(address)
+        assert (parts.scheme, parts.netloc, parts.query) == ("", "", "")
+        assert not address.startswith("/")
+        assert (path.parent / unquote(parts.path)).is_file()
+    assert len({chart.name for chart in page.charts}) == len(page.charts)
+    for one in page.charts:
+        assert len(one.name) > 10
+        assert one.dots
+        assert all(": " in dot for dot in one.dots)
+        assert set(one.links) <= set(page.links)
     assert page.html.startswith("<!DOCTYPE html>")
     assert 'name="viewport"' in page.html
     assert not {"script", "iframe", "object", "embed", "base"} & page.tags
@@ -147,5 +184,6 @@ def plots():
 
 @pytest.fixture(scope="session")
 def check_page():
-    """``check_page(path)``: the page, parsed, if it needs nothing but itself."""
+    """``check_page(path)``: the page, parsed, if it needs nothing but itself; with ``links=True``
+    it may lead to other files, which must be there."""
     return _check

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import asdf
 import numpy as np
 import pytest
@@ -111,3 +113,41 @@ def test_command(exposure_with_noise, tmp_path, capsys):
 def test_resultants():
     assert resultants([3]) == "resultant 3"
     assert resultants([1, 2, 3, 7]) == "resultants 1-3, 7"
+
+
+def test_section_of_a_page(exposure_with_noise, tmp_path, check_page, plots, image, capsys):
+    """From the image alone, and from its configuration; several pixels, one of them twice."""
+    x, y = first(image, "JUMP_DET", without=PIXEL["SATURATED"])
+    more = ["--pixel", "7", "9", "--pixel", str(x), str(y)]
+    for i, source in enumerate((exposure_with_noise.l2, exposure_with_noise.config)):
+        out = tmp_path / f"{i}.html"
+        given = ["report", str(source), "-o", str(out), "--pixel", str(x), str(y), *more]
+        with plots() as figures:
+            assert app.main([*given, "--quiet"]) == 0
+        page = check_page(out)
+        assert page.ids[1:3] == [f"pixel_{x}_{y}", "pixel_7_9"]
+        assert {f"pixel_{x}_{y}_ramp", "pixel_7_9_around"} <= set(figures)
+        found = look_at_pixel(exposure_with_noise.config, x, y)
+        assert "\n".join(found.lines()) in page.text
+        assert f"rate {found.fit['rate']:.5g}" in page.text
+        for after in found.steps:
+            assert ", ".join(after.flags) in page.text
+    capsys.readouterr()
+
+
+def test_a_page_without_the_files_of_a_pixel(exposure_with_noise, tmp_path, capsys):
+    """It says which are missing, and leaves nothing behind."""
+    alone = tmp_path / "l2.asdf"
+    shutil.copy(exposure_with_noise.l2, alone)
+    assert app.main(["report", str(alone), "--pixel", "3", "4", "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert f"--pixel: {alone} cannot be made again: " in said
+    assert "no such file" in said
+    assert "Traceback" not in said
+    assert app.main(["report", str(exposure_with_noise.l2), "--pixel", "3", "4000", "--quiet"]) == 2
+    assert "--pixel 3 4000: no such pixel, expected 0 to 503" in capsys.readouterr().err
+    campaign = tmp_path / "campaign.yaml"
+    campaign.write_text("template: {}\nexposures: []\n")
+    assert app.main(["report", str(campaign), "--pixel", "3", "4", "--quiet"]) == 2
+    assert "--pixel 3 4" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["campaign.yaml", "l2.asdf"]

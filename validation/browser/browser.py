@@ -44,8 +44,14 @@ class Seen:
         Elements that reach beyond it, but for those that scroll.
     cut : list of str
         First words of tables that are wider than their place, so that one has to scroll in them.
+    loose : list of str
+        First words of those among them whose first column does not stay when one scrolls.
     pictures, broken : int
         Images; those of them that could not be decoded.
+    charts, dots : int
+        Drawings in SVG, and marks in them that say what they are.
+    small, outside : list of str
+        Words in them that are smaller than `LEAST` pixels, or reach beyond their drawing.
     links : list of str
         Links within the page that lead nowhere.
     height : int
@@ -58,23 +64,52 @@ class Seen:
     overflow: int = 0
     wide: list[str] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
+    loose: list[str] = field(default_factory=list)
     pictures: int = 0
     broken: int = 0
+    charts: int = 0
+    dots: int = 0
+    small: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     height: int = 0
     picture: bytes = b""
 
 
+LEAST = 10
+"""Height of the smallest letters that can be read, CSS pixels."""
+
 _ASK = """(async () => {
   await Promise.all([...document.images].map(i => i.decode().catch(() => 0)));
   const images = [...document.images];
+  const cut = [...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth);
+  const name = e => e.querySelector('th').textContent;
+  const moves = e => {
+    e.scrollLeft = 1e6;
+    const moved = [...e.querySelectorAll('th:first-child, td:first-child')].some(
+      c => Math.abs(c.getBoundingClientRect().left - e.getBoundingClientRect().left) > 1);
+    e.scrollLeft = 0;
+    return moved;
+  };
+  const words = [...document.querySelectorAll('svg text')];
+  const leaves = t => {
+    const own = t.getBoundingClientRect(), all = t.ownerSVGElement.getBoundingClientRect();
+    return own.left < all.left - 1 || own.right > all.right + 1
+      || own.top < all.top - 1 || own.bottom > all.bottom + 1;
+  };
   return JSON.stringify({
     overflow: document.documentElement.scrollWidth - WIDTH,
     wide: [...document.querySelectorAll('body *')].filter(
       e => e.getBoundingClientRect().right > WIDTH && !e.closest('.wide, pre, .zoom, .formula'))
       .slice(0, 5).map(e => e.outerHTML.slice(0, 60)),
-    cut: [...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth)
-      .map(e => e.querySelector('th').textContent),
+    cut: cut.map(name),
+    loose: cut.filter(moves).map(name),
+    charts: document.querySelectorAll('svg').length,
+    dots: document.querySelectorAll('svg g > title').length,
+    small: words.filter(
+      t => parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().a < LEAST)
+      .slice(0, 5).map(t => t.textContent),
+    outside: words.filter(leaves).slice(0, 5).map(t => t.textContent),
     pictures: images.length,
     broken: images.filter(i => !i.complete || i.naturalWidth === 0).length,
     links: [...document.querySelectorAll('a[href^="#"]')].map(a => a.getAttribute('href'))
@@ -140,7 +175,7 @@ async def _session(folder: Path, page: Path, width: int, height: int, click: str
     await tab.wait_for("Page.loadEventFired")
     if click:
         await tab.ask("Runtime.evaluate", expression=f"document.querySelector({click!r}).click()")
-    ask = _ASK.replace("WIDTH", str(width))
+    ask = _ASK.replace("WIDTH", str(width)).replace("LEAST", str(LEAST))
     told = await tab.ask("Runtime.evaluate", expression=ask, awaitPromise=True)
     seen = Seen(**json.loads(told["result"]["value"]))
     size = {"x": 0, "y": 0, "width": width, "height": min(seen.height, 16000), "scale": 1}

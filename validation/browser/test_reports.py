@@ -49,7 +49,7 @@ def exposure(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
-    """The report of a campaign; one exposure fails."""
+    """The report of a campaign with those of its exposures; one of them fails."""
     folder = tmp_path_factory.mktemp("campaign")
     (folder / "l1").mkdir()
     for sca in (1, 8, 17):
@@ -62,17 +62,24 @@ def campaign(tmp_path_factory):
         "FITSWCS": "wcs.txt",
         "CALDIR": {key: f"cal{{sca}}/{key}.asdf" for key in made.caldir},
         "SKYORDER": 1,
+        "NOISE": {"LAYER": ["RS1"], "TEMP": "temp"},
     }
+    (folder / "temp").mkdir()
     exposures = {"glob": "l1/sim_L1_{filter}_{obs:d}_{sca:d}.asdf"}
     file = folder / "campaign.yaml"
-    file.write_text(yaml.safe_dump({"template": template, "exposures": exposures}))
-    assert app.main(["batch", str(file), "--quiet"]) == 4
+    file.write_text(yaml.safe_dump({"template": template, "exposures": exposures, "SEED": 3}))
+    assert app.main(["batch", str(file), "--quiet", "--report"]) == 4
+    # All simulated exposures begin at the same time.
+    manifest = folder / "campaign.manifest.jsonl"
+    text = manifest.read_text()
+    assert text.count("T00:00:00+00:00") == 2
+    manifest.write_text(text.replace("T00:00:00+00:00", "T07:08:09+00:00", 1))
     return write_report(file)
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-@pytest.mark.parametrize(("kind", "pictures"), [("exposure", 23), ("campaign", 8)])
-def test_page(browser, request, kind, pictures, width):
+@pytest.mark.parametrize(("kind", "pictures", "charts"), [("exposure", 23, 0), ("campaign", 4, 10)])
+def test_page(browser, request, kind, pictures, charts, width):
     page = request.getfixturevalue(kind)
     seen = browser.look(page, width)
     if folder := os.environ.get("ROMAN_SCREENSHOTS"):
@@ -81,6 +88,11 @@ def test_page(browser, request, kind, pictures, width):
     assert seen.requests == []
     assert seen.pictures == pictures
     assert seen.broken == 0
+    assert seen.charts == charts
+    assert seen.dots == 2 * charts
+    assert seen.small == []
+    assert seen.outside == []
+    assert seen.loose == []
     assert seen.links == []
     assert seen.wide == []
     assert seen.overflow <= 0
@@ -105,8 +117,11 @@ def test_what_is_wrong_is_seen(browser, tmp_path):
     page.write_text(
         '<!DOCTYPE html><meta name="viewport" content="width=device-width"><body>'
         '<div style="width: 3000px">wide</div><a href="#nowhere">x</a>'
-        '<div class="wide" style="overflow: auto; width: 50px"><table><th>long head</table></div>'
+        '<div class="wide" style="overflow: auto; width: 50px">'
+        "<table><th>long_long_head</table></div>"
         '<img src="data:image/png;base64,AAAA"><img src="http://127.0.0.1:9/x.png">'
+        '<svg width="100" viewBox="0 0 200 50"><text y="20" font-size="12">tiny</text>'
+        '<text x="150" y="20" font-size="40">large</text><g><title>t</title></g></svg>'
         "<script>console.log('said'); throw new Error('thrown')</script>"
     )
     seen = browser.look(page, 390)
@@ -115,5 +130,8 @@ def test_what_is_wrong_is_seen(browser, tmp_path):
     assert "http://127.0.0.1:9/x.png" in seen.requests
     assert seen.broken == 2
     assert seen.links == ["#nowhere"]
-    assert seen.cut == ["long head"]
+    assert seen.cut == seen.loose == ["long_long_head"]
+    assert (seen.charts, seen.dots) == (1, 1)
+    assert seen.small == ["tiny"]
+    assert seen.outside == ["large"]
     assert seen.overflow > 0
