@@ -73,6 +73,11 @@ class Layer:
         return next(ramps, None)
 
     @property
+    def clips(self) -> bool:
+        """Whether any of its commands clips its noise."""
+        return any(command.clips(argument) for command, argument in self.commands)
+
+    @property
     def needs_light(self) -> bool:
         """Whether any of its commands draws the noise of the light."""
         return any(command.needs.light for command, _ in self.commands)

@@ -75,7 +75,7 @@ def pearson_noise(
     ends: np.ndarray,
     weights: np.ndarray,
     exposure: Exposure,
-) -> tuple[np.ndarray, int]:
+) -> tuple[np.ndarray, np.ndarray]:
     """One draw of zero mean for every pixel of a block.
 
     With the electron rate ``I = max(g * level, 0.01)`` and `moments`: mu2 = t21 I,
@@ -99,22 +99,22 @@ def pearson_noise(
     -------
     noise : ndarray (y, x) of float32
         DN/s.
-    inadmissible : int
+    inadmissible : ndarray (y, x) of bool
         Pixels whose moments no distribution has; their noise is 0.
     """
     ends = np.ascontiguousarray(ends, np.int64)
     if ends.min(initial=0) < 0 or ends.max(initial=0) >= len(weights):
         raise ValueError(f"ends outside 0..{len(weights) - 1}")
     noise = np.empty(level.shape, np.float32)
-    full = exposure.n_resultants
-    inadmissible = _noise(rng, level, gain, ends, full, moments(exposure, weights), noise)
+    full, inadmissible = exposure.n_resultants, np.zeros(level.shape, np.bool_)
+    _noise(rng, level, gain, ends, full, moments(exposure, weights), noise, inadmissible)
     return noise, inadmissible
 
 
 @kernel
-def _noise(rng, level, gain, ends, full, moments, noise):
-    """Noise of a block into `noise`; returns the number of inadmissible pixels. Row `full` of
-    `moments` is that of most pixels."""
+def _noise(rng, level, gain, ends, full, moments, noise, inadmissible):
+    """Noise of a block into `noise`; marks the inadmissible pixels. Row `full` of `moments` is that
+    of most pixels."""
     ny, nx = noise.shape
     n_ends = len(moments)
     mu2, beta1, excess = np.empty(n_ends), np.empty(n_ends), np.empty(n_ends)  # at 1 e/s
@@ -125,7 +125,6 @@ def _noise(rng, level, gain, ends, full, moments, noise):
     z, u = np.empty(nx), np.empty(nx)
     m, n, t = np.empty(nx), np.empty(nx), np.empty(nx)
     tried, kept = np.empty(nx, np.bool_), np.empty(nx, np.bool_)
-    inadmissible = 0
     for y in range(ny):
         for x in range(nx):
             g[x] = gain[y, x]
@@ -152,8 +151,7 @@ def _noise(rng, level, gain, ends, full, moments, noise):
                 if np.isfinite(draw):
                     out[x] = draw / g[x]
                 else:
-                    inadmissible += 1
-    return inadmissible
+                    inadmissible[y, x] = True
 
 
 @kernel

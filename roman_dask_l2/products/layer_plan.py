@@ -67,6 +67,7 @@ class LayerPlan:
                 ("endslice", ("processinfo", "endslice"), "int16"),
                 ("excluded", ("processinfo", "excluded"), "uint8"),
                 ("dq", ("roman", "dq"), "uint32"),
+                ("mask", ("mask",), "bool"),
             )
             if l2.array(*key) is not None
         }
@@ -204,7 +205,7 @@ class LayerPlan:
         waits: list[Delayed],
         work: dict[str, int],
     ) -> Delayed:
-        """Block noise on all tiles; its value: pixels without a draw on each."""
+        """Block noise on all tiles; its value: the `WithoutDraw` of each."""
         light = self._light() if layer.needs_light else None
         if layer.backgrounds:
             calls = [
@@ -213,7 +214,8 @@ class LayerPlan:
             ]
             waits = [tasks.fan(f"background-{drawn.name}", fit_background, calls, waits)]
         windows = [self._grid.window(*place) for place in np.ndindex(*self._grid.shape)]
-        tiles = [(layer, streams, window, self._exposure, light, drawn) for window in windows]
+        inputs = self._exposure, light, self._l2["mask"]
+        tiles = [(layer, streams, window, *inputs, drawn) for window in windows]
         return tasks.fan(f"draw-{drawn.name}", write_block_noise, tiles, waits, work)
 
     def _light(self) -> PhotonNoiseInputs:

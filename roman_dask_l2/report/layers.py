@@ -358,16 +358,17 @@ def summary(
 ) -> tuple[list[str], list[list[str]]]:
     """Names and rows of the table of all layers."""
     names = ["layer", "median (DN/s)", "sigma (DN/s)", "white noise (DN/s)"]
-    names += ["clipped", "no draw"]
+    names += ["clipped", "no draw", "of them unmasked"]
     rows = []
-    for i, line in enumerate(noise.statistics):
+    for i, (layer, line) in enumerate(zip(noise.layers, noise.statistics, strict=True)):
         known = expected[i] if i < len(expected) else None
         rows.append(
             [
                 str(line["label"]), _shown(line.get("median"), ".1e"),
                 _shown(line.get("sigma"), ".4g"),
                 "-" if known is None else f"{known.sigma:.4g}",
-                percent(line["clipped"]), str(line["inadmissible"]),
+                percent(line["clipped"]) if layer.clips else "-", str(line["inadmissible"]),
+                _shown(line.get("inadmissible_unmasked"), "d"),
             ]
         )  # fmt: skip
     return names, rows

@@ -11,7 +11,7 @@ from ...steps.sky import sky_model
 from .drawing import BlockNoise, DetectorBlock, ExpectedNoise, QuietPixels
 
 
-def draw(argument: Poisson, streams: Streams, block: DetectorBlock) -> tuple[np.ndarray, int]:
+def draw(argument: Poisson, streams: Streams, block: DetectorBlock) -> tuple[np.ndarray, None]:
     """Draws on one block, DN/s; 0 where the light is not known."""
     light, exposure = block.light, block.exposure
     assert light is not None
@@ -23,7 +23,7 @@ def draw(argument: Poisson, streams: Streams, block: DetectorBlock) -> tuple[np.
         else:
             level = sky_model(background, order, block.window, exposure.side).astype(np.float32)
     rng = streams(DrawKind.POISSON, None, block.number)
-    return poisson_noise(rng, level, light.gain, light.rows, light.weights, exposure), 0
+    return poisson_noise(rng, level, light.gain, light.rows, light.weights, exposure), None
 
 
 def expect(argument: Poisson, quiet: QuietPixels) -> ExpectedNoise | None:
