@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..batch.status import NAMES
+from ..batch.status import NAMES, what_happened
 from ..io.atomic import check_target
 from ..system.versions import __version__
 from .compare import (
@@ -89,10 +89,11 @@ def _not_done(page: Page, exposures: Sequence[Exposed]) -> None:
     bad = [e for e in exposures if e.state in FAILED]
     if not bad:
         return
-    page.section("failed", "Failed")
+    names = [state for state in FAILED if any(e.state == state for e in bad)]
+    page.section("failed", capital(" and ".join(names)))
     page.table(
         ["exposure", "state", "error"],
-        [[e.identity, e.state, str(e.line.get("error") or "")] for e in bad[:MOST_ROWS]],
+        [[e.identity, e.state, what_happened(e.state, e.line)] for e in bad[:MOST_ROWS]],
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..batch import manifest
 from ..batch.campaign import Entry, load_campaign
-from ..batch.status import state
+from ..batch.status import find_states
 from ..errors import InputError
 from ..io.layout import read_layout
 from ..products.quality import measure
@@ -115,13 +115,15 @@ def read_exposures(path: Path) -> list[Exposed]:
     campaign = load_campaign(path)
     history = manifest.read(campaign.manifest)
     known = {line["identity"]: line for line in history.ended if line.get("quality")}
+    states, _ = find_states((entry.identity for entry in campaign.entries), history)
     exposures = []
     for entry in campaign.entries:
-        last = history.last.get(entry.identity)
-        now = state(last)
-        quality = known.get(entry.identity, {}).get("quality", {}) if now == "done" else {}
-        if now == "done" and last is not None and not (last.get("quality") or {}):
-            quality = _measured(last) or quality
+        last, now = history.last.get(entry.identity), states[entry.identity]
+        quality: Mapping[str, Any] = {}
+        if last is not None and last["status"] == "done":  # even if it is to be made again
+            quality = known.get(entry.identity, {}).get("quality", {})
+            if not last.get("quality"):
+                quality = _measured(last) or quality
         folder = path.absolute().parent if now in FAILED else None
         detector = quality.get("detector") or detector_of(entry, folder)
         exposures.append(Exposed(entry.identity, now, last or {}, quality, detector))
