@@ -10,8 +10,8 @@ numbers may differ, ``...`` stands for anything. How blocks are told apart:
     Run in this process, all blocks of a page in one namespace.
 ``yaml``
     Its first line is ``# FILE``, and it is written there (``# FILE, continued`` adds to it).
-``{literalinclude}``
-    A file of docs/examples is put where a user would have saved it.
+``<!-- file PATH -->``
+    The block below it is a file of docs/examples, put where a user would have saved it.
 ``json``
     Must be JSON.
 """
@@ -42,6 +42,7 @@ PAGES = [*(ROOT / name for name in ALONE), *DOCS.glob("howto/*.md")]
 NOT_RUN = {"{include}", "{math}", "{toctree}", "{note}"}
 """What is no code."""
 BLOCK = re.compile(r"^```([\w{}]+)[ ]*([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INCLUDES, INCLUDED = re.compile(r"<!-- file (\S+) -->\n.*?<!-- end -->", re.DOTALL), "{file}"
 FILE = re.compile(r"# ([\w./-]+\.yaml)(, continued)?\n")
 STAND_INS = {
     "sbatch": r"""
@@ -97,8 +98,9 @@ LINKS = {"l2.asdf": "sim_L2_H158_1_2.asdf", str(ROOT / "graphs/l1_to_l2.yaml"): 
 
 
 def blocks(page):
-    """(language, rest of the fence, text) of all blocks."""
-    return BLOCK.findall(page.read_text())
+    """(language, rest of the fence, text) of all blocks; a file's language is `INCLUDED`."""
+    text = INCLUDES.sub(rf"```{INCLUDED} \1\n```", page.read_text())
+    return BLOCK.findall(text)
 
 
 def name(page):
@@ -250,7 +252,7 @@ def test_blocks(page, tutorial, tmp_path, monkeypatch):
             assert expected(text).search(printed), f"expected:\n{text}\nfound:\n{printed}"
         elif language == "json":
             json.loads(text)
-        elif language == "{literalinclude}":
+        elif language == INCLUDED:
             file = (page.parent / rest).resolve()
             assert file.parent == DOCS / "examples"
             shutil.copy(file, reader.here)

@@ -115,9 +115,9 @@ def test_a_new_letter_is_in_the_manual(uniform, monkeypatch):
     import noise_tables
 
     tables = noise_tables.tables()
-    assert '"U" { "w" number }' in tables["noise_grammar.txt"]
-    assert "| `U`, `Uw<width>` | uniform noise |" in tables["noise_commands.md"]
-    assert "| `uniform` | uniform draws |" in tables["noise_streams.md"]
+    assert '"U" { "w" number }' in tables["noise_grammar"]
+    assert "| `U`, `Uw<width>` | uniform noise |" in tables["noise_commands"]
+    assert "| `uniform` | uniform draws |" in tables["noise_streams"]
 
 
 def test_only_one_command_puts_noise_into_a_ramp(monkeypatch):
