@@ -108,8 +108,8 @@ def parse(label: str) -> Layer:
     Raises
     ------
     InputError
-        If the label is not of the language. The message names it, and its last line is a caret
-        below the first character that cannot be understood.
+        If the label is not of the language. The message names it, and the place of the first
+        character that cannot be understood.
     """
     if not isinstance(label, str):
         raise InputError(f"NOISE.LAYER {label!r}: expected text")

@@ -112,7 +112,7 @@ class LayerPlan:
         finished = tasks.fan(f"finish-layer-{index}", finish_layer, [call], results, work)
         self._finished.append(finished)
         name = f"layer {index + 1} of {len(self._planes)} {layer.label}"
-        self.stages.append(Stage(name, work, "tasks"))
+        self.stages.append(Stage(name, work, "parts"))
         return finished
 
     def _image(self, name: str, dtype: str = "float32") -> Spilled:

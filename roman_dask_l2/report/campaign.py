@@ -81,7 +81,7 @@ def campaign_report(
     _table(page, exposures)
     page.text(f"Report by roman-dask-l2 {__version__}.")
     page.write(target, None if png is None else Path(png))
-    log.info("wrote %s", target)
+    log.debug("wrote %s", target)
     return target
 
 

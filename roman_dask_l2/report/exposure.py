@@ -111,7 +111,7 @@ def exposure_report(
     for write in SECTIONS:
         write(page, facts)
     page.write(target, None if png is None else Path(png))
-    log.info("wrote %s", target)
+    log.debug("wrote %s", target)
     return target
 
 
