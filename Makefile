@@ -107,7 +107,7 @@ dist: $(VENV)/.dev
 	@ls -l dist
 
 clean:
-	rm -rf $(VENV) $(VENV)-citation demo out .benchmarks build dist *.egg-info docs/_build docs/_generated
+	rm -rf $(VENV) $(VENV)-citation demo out .benchmarks build dist *.egg-info docs/_build
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

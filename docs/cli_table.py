@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 from roman_dask_l2.cli.app import make_parser
 
 WIDTH = "78"
 """Columns of the usage lines."""
-
-
-def write(folder: Path) -> None:
-    """Write ``cli.md`` into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cli.md").write_text(page())
 
 
 def commands() -> dict[str, tuple[argparse.ArgumentParser, str]]:

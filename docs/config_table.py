@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -11,15 +10,6 @@ from pydantic import BaseModel
 from roman_dask_l2.batch.campaign import CampaignFile
 from roman_dask_l2.batch.sources import Exposures
 from roman_dask_l2.config.model import Config, blocks
-from roman_dask_l2.config.schema import config_schema
-
-
-def write(folder: Path) -> None:
-    """Write the tables of keys and ``config.schema.json`` into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "configuration_keys.md").write_text(table())
-    (folder / "campaign_keys.md").write_text(campaign_table())
-    (folder / "config.schema.json").write_text(json.dumps(config_schema(), indent=2) + "\n")
 
 
 def table() -> str:

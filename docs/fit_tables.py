@@ -106,9 +106,7 @@ def usable(found: dict[str, Any]) -> str:
 TABLES = {f.__name__: f for f in (errors, weighting, hits, frame, usable)}
 
 
-def write(folder: Path) -> None:
-    """Write each table to ``fits_NAME.md`` in `folder`."""
-    folder.mkdir(exist_ok=True)
+def tables() -> dict[str, str]:
+    """Name -> table."""
     found = measured()
-    for name, make in TABLES.items():
-        (folder / f"fits_{name}.md").write_text(make(found))
+    return {f"fits_{name}": make(found) for name, make in TABLES.items()}

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from roman_dask_l2.config.noise_commands.registry import COMMANDS
 from roman_dask_l2.config.noise_labels import grammar
 
 
-def write(folder: Path) -> None:
-    """Write all into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in tables().items():
-        (folder / name).write_text(text)
-
-
 def tables() -> dict[str, str]:
-    """File name -> plain text or MyST Markdown."""
+    """Name -> MyST Markdown."""
     return {
-        "noise_grammar.txt": grammar(),
-        "noise_commands.md": commands(),
-        "noise_streams.md": streams(),
+        "noise_grammar": f"```text\n{grammar()}```\n",
+        "noise_commands": commands(),
+        "noise_streams": streams(),
     }
 
 

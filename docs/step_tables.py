@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from roman_dask_l2.config.model import blocks
 from roman_dask_l2.config.recipe import load_recipe, shipped
@@ -26,15 +25,8 @@ COMPUTED = {
 """Sources that come from no array of a file: shape, type, unit, meaning."""
 
 
-def write(folder: Path) -> None:
-    """Write all tables into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in tables().items():
-        (folder / f"{name}.md").write_text(text)
-
-
 def tables() -> dict[str, str]:
-    """File name without suffix -> MyST Markdown."""
+    """Name -> MyST Markdown."""
     bound = every_step()
     made = {f"step_{name}": step_table(b) for name, b in bound.items()}
     return made | {

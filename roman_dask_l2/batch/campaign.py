@@ -22,7 +22,7 @@ from ..config.model import Block, Config, readable_paths, validated
 from ..config.noise_labels import parse_all, warn_about
 from ..config.recipe import load_recipe
 from ..config.types import Count, FilePath, resolve_path
-from ..config.yaml_file import display_name, read_yaml
+from ..config.yaml_file import display_name, read_yaml, require_kind
 from ..errors import InputError
 from ..io.fits import fits_name
 from ..system.text import nearest
@@ -132,7 +132,9 @@ def load_campaign(path: str | os.PathLike[str]) -> Campaign:
         With everything that is wrong with the file, the placeholders, or the list of exposures.
     """
     file = Path(path).absolute()
-    model = _campaign_file(read_yaml(file), file)
+    raw = read_yaml(file)
+    require_kind(raw, "campaign", file)
+    model = _campaign_file(raw, file)
     template = _with_defaults(model, file)
     used = sorted(set(placeholders(template)))
     problems: list[str] = []
@@ -259,6 +261,8 @@ def _lacks(name: str, found: Found, template: Mapping[str, Any]) -> str:
         defaults += [("NOISE.OUT", template.get("NOISE") or {}, DEFAULT_NOISE_OUT)]
         keys = [key for key, block, text in defaults if block.get("OUT") == text]
         where = f" ({' and '.join(keys)}: default name)" if keys else ""
+    if found.path is not None:  # all that were found have the same names
+        return f"exposures.glob has no {{{name}}}, which the template uses{where}{hint}"
     return f"{found.origin} has no {name!r}, which the template uses{where}{hint}"
 
 

@@ -1,4 +1,7 @@
-"""The log of a campaign: JSON Lines, a line when an attempt begins and one when it ends."""
+"""The log of a campaign: JSON Lines.
+
+Some say what a batch is going to do; there is one when an attempt begins and one when it ends.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,19 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 
 log = logging.getLogger(__name__)
+
+PLANNED = 50
+"""Exposures in a line that says what a batch is going to do."""
+_KEYS = ({"identity", "attempt", "status"}, {"batch", "planned"})
+"""What a line must have, of an attempt or of a batch."""
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
@@ -67,10 +75,17 @@ class History:
         Identity -> its last line.
     ended : list
         All lines that end an attempt, in the order of the file.
+    planned : dict
+        Identity -> name of the batch that was going to do it, where that batch has not ended an
+        attempt at it.
+    redo : dict
+        Identity -> since when (s since 1970) it is to be made again, where that was not done.
     """
 
     last: dict[str, dict[str, Any]]
     ended: list[dict[str, Any]]
+    planned: dict[str, str] = field(default_factory=dict)
+    redo: dict[str, float] = field(default_factory=dict)
 
 
 def read(path: Path) -> History:
@@ -81,9 +96,44 @@ def read(path: Path) -> History:
     InputError
         If the file is there and cannot be read.
     """
-    lines = list(_lines(path))
-    last = {line["identity"]: line for line in lines}
-    return History(last, [line for line in lines if line["status"] != "running"])
+    history = History({}, [])
+    for line in _lines(path):
+        if "planned" in line:
+            history.planned.update(dict.fromkeys(line["planned"], line["batch"]))
+            if line.get("redo"):
+                history.redo.update(dict.fromkeys(line["planned"], line["redo"]))
+            continue
+        identity, status = line["identity"], line["status"]
+        history.last[identity] = line
+        if status == "running":
+            continue
+        history.ended.append(line)
+        # Another worker of the same batch may try again what was interrupted.
+        if status == "done" or (
+            status == "failed" and history.planned.get(identity) == line.get("batch")
+        ):
+            history.planned.pop(identity, None)
+        if status == "done":
+            history.redo.pop(identity, None)
+    return history
+
+
+def plan_lines(
+    head: Mapping[str, Any], redo: float | None, identities: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Lines that say what a batch is going to do; short ones, as each is one small write.
+
+    Parameters
+    ----------
+    head : mapping
+        What all have: ``batch`` and the like.
+    redo : float or None
+        Since when (s since 1970) these exposures are to be made again.
+    identities : sequence of str
+    """
+    for i in range(0, len(identities), PLANNED):
+        some = list(identities[i : i + PLANNED])
+        yield {**head, "status": "planned", "redo": redo, "planned": some}
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -99,7 +149,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             continue
         try:
             line = json.loads(text)
-            if not {"identity", "attempt", "status"} <= set(line):
+            if not any(keys <= set(line) for keys in _KEYS):
                 raise ValueError
         except (ValueError, TypeError):
             what = "torn, a writer was killed" if number == len(texts) else "not readable"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ..engine.progress import Row
 from ..system.text import clock, duration, table
 from .plan import Item, Plan
+from .status import AGAIN
 from .work import Record
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class Outcome:
             rows = [r for r in rows if r["status"] not in ("done", "finished")]
         cells = [
             (r["identity"], r["status"], *_measured(r), r.get("error") or "") for r in rows
-        ] + [(identity, "interrupted", "", "", "", "") for identity in self.in_flight]
+        ] + [(identity, "interrupted", "", "", "", AGAIN) for identity in self.in_flight]
         names = ("exposure", "status", "seconds", "CPU s", "peak GB", "error")
         before = len(self.plan.finished) + self.count("finished")
         rest = self.left - len(self.in_flight) + len(self.plan.beyond)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config.model import Config
+from ..config.yaml_file import display_name
 from ..core.detector import parse_tile
 from ..engine.amounts import parse_memory
 from ..errors import InputError
@@ -19,9 +21,11 @@ from ..system.text import table
 from . import manifest
 from .campaign import Campaign, check_configurations, load_campaign, only, parse_share, share
 from .fingerprint import find_unfinished, product_files
+from .folders import doubtful_folders, folders_to_make
 from .leftovers import find_leftovers
 from .locks import holder, lock_path
 from .manifest import History
+from .sources import few
 from .work import Work
 
 log = logging.getLogger(__name__)
@@ -123,6 +127,10 @@ class Plan:
         Not to be run, but something was left of them by processes that were killed.
     left_out : dict of str to int
         Exposures that were not chosen, by the option that left them out.
+    new_folders : list of Path
+        Of outputs, that are not there and will be made.
+    batch : str
+        Name of this batch, no other has it.
     """
 
     campaign: Campaign
@@ -133,6 +141,8 @@ class Plan:
     beyond: list[Item] = field(default_factory=list)
     messy: list[Item] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+    new_folders: list[Path] = field(default_factory=list)
+    batch: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def lines(self) -> list[str]:
         """What ``--dry-run`` prints."""
@@ -145,6 +155,8 @@ class Plan:
         if out := {option: number for option, number in self.left_out.items() if number}:
             why = ", ".join(f"{number} by {option}" for option, number in out.items())
             counts += f", {sum(out.values())} left out ({why})"
+        if self.new_folders:
+            counts += f"; to be made: {', '.join(few(list(map(display_name, self.new_folders))))}"
         return [*table(("action", "exposure", "why"), rows), counts]
 
 
@@ -168,15 +180,16 @@ def make_plan(path: Path, options: Options) -> Plan:
     began = time.time()
     for entry in mine:
         config, last = configs[entry.identity], plan.history.last.get(entry.identity, {})
-        products = tuple(product_files(config))
+        products, before = tuple(product_files(config)), plan.history.redo.get(entry.identity)
         work = Work(
             entry.identity,
             entry.settings,
             str(campaign.path),
             str(campaign.manifest),
             share=options.share,
-            redo=products if options.redo else (),
-            since=began,
+            batch=plan.batch,
+            redo=products if options.redo or before is not None else (),
+            since=began if options.redo or before is None else before,
             messy=entry.identity in messy,
             unknown=last.get("status") != "done",
             scheduler=options.scheduler,
@@ -193,14 +206,38 @@ def make_plan(path: Path, options: Options) -> Plan:
             plan.left_out["--failed-only"] += 1
         if not (wanted and _goes_on(item, plan)) and work.messy:
             plan.messy.append(item)
+    _look_at_folders(plan)
     return plan
+
+
+def _look_at_folders(plan: Plan) -> None:
+    """Folders that exposures will write to: what would let them fail is told now.
+
+    Raises
+    ------
+    InputError
+        If a folder of outputs is not there and cannot be made.
+    """
+    configs = [item.config for item in plan.todo]
+    try:
+        plan.new_folders = folders_to_make(configs)
+    except InputError as error:
+        name = display_name(plan.campaign.path)
+        raise InputError(f"{name}: {problem}" for problem in error.problems) from None
+    for problem, number in doubtful_folders(configs).items():
+        log.warning("%s on this machine; %d exposures need it", problem, number)
 
 
 def _goes_on(item: Item, plan: Plan) -> bool:
     """Put a chosen exposure where it belongs, and tell whether it will be run."""
     item.reasons, _ = find_unfinished(item.config)
     for product in item.work.redo:
-        item.reasons.setdefault(product, "--redo")
+        if product in item.reasons:
+            continue
+        if plan.options.redo:
+            item.reasons[product] = "--redo"
+        elif product_files(item.config)[product][0].stat().st_mtime < item.work.since:
+            item.reasons[product] = "an earlier --redo did not come to it"
     if not item.reasons:
         plan.finished.append(item)
         return False

@@ -16,7 +16,7 @@ from .fingerprint import product_files
 from .locks import DEAD_AFTER, holder, lock_path, look
 from .outcome import Outcome
 from .plan import Item, Plan, needed, require_enough
-from .work import Record, last_line, new_line, run_exposure, tidy, write_line
+from .work import Record, head, last_line, new_line, run_exposure, tidy, write_line
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -57,6 +57,7 @@ def execute(outcome: Outcome, client: Client | None = None, *, show_progress: bo
     for item in plan.finished:
         if item.work.unknown:
             _note_finished(item)
+    _note_plan(plan)
     need = needed(plan)
     if client is None and need > (free := available()):
         log.warning(
@@ -81,6 +82,17 @@ def _once(outcome: Outcome, todo: Sequence[Item], client: Client | None, need: i
         else:
             outcome.add(record)
     return held
+
+
+def _note_plan(plan: Plan) -> None:
+    """For ``status``; and should this batch not come to it, for the next one."""
+    groups: dict[float | None, list[str]] = {}
+    for item in plan.todo:
+        since = item.work.since if item.work.redo else None
+        groups.setdefault(since, []).append(item.identity)
+    for since, identities in groups.items():
+        for line in manifest.plan_lines(head(plan.batch, plan.options.share), since, identities):
+            write_line(plan.campaign.manifest, line)
 
 
 def _note_finished(item: Item) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,14 @@ from ..system.text import clock, duration, table
 from . import manifest
 from .campaign import load_campaign
 from .locks import holder, read_owner
+from .manifest import History
 
-NAMES = ("done", "failed", "running", "interrupted", "not begun")
-"""States of an exposure."""
+NAMES = ("done", "failed", "running", "interrupted", "not begun", "waiting", "to make again")
+"""States of an exposure. Waiting: what failed, was interrupted, or was finished before, and a batch
+that is running will do. To make again: what an interrupted ``--redo`` did not come to."""
+RARE = ("waiting", "to make again")
+"""States that are told only if there are such exposures."""
+AGAIN = "run the batch again, it continues where it stopped"
 WINDOW = 3600.0
 """Seconds over which the rate is taken."""
 _SHOWN = 50
@@ -32,16 +37,20 @@ def status_lines(path: Path, now: float | None = None) -> list[str]:
     now = time.time() if now is None else now
     campaign = load_campaign(path)
     history = manifest.read(campaign.manifest)
-    states = {entry.identity: state(history.last.get(entry.identity)) for entry in campaign.entries}
+    states, live = find_states((entry.identity for entry in campaign.entries), history)
     count = Counter(states.values())
     lines = [f"{path}: {len(states)} exposures"]
-    lines += [f"  {name:12} {count[name]:7}" for name in NAMES]
+    lines += [f"  {n:12} {count[n]:7}" for n in NAMES if count[n] or n not in RARE]
     gone = sum(identity not in states for identity in history.last)
     if gone:
         lines.append(f"  {gone} more in the manifest are not in the campaign any more")
-    lines += _speed(history.ended, len(states) - count["done"] - count["failed"], count, now)
+    begun = sum(
+        now_is in ("running", "waiting", "not begun") and history.planned.get(identity) in live
+        for identity, now_is in states.items()
+    )
+    lines += _speed(history.ended, begun, live, now)
     failures = [
-        (identity, history.last[identity].get("error") or "")
+        (identity, what_happened(found, history.last[identity]))
         for identity, found in states.items()
         if found in ("failed", "interrupted")
     ]
@@ -52,8 +61,42 @@ def status_lines(path: Path, now: float | None = None) -> list[str]:
     return lines
 
 
-def state(line: Mapping[str, Any] | None) -> str:
-    """One of `NAMES`, from the last line of an exposure in the manifest."""
+def find_states(
+    identities: Iterable[str], history: History
+) -> tuple[dict[str, str], frozenset[str]]:
+    """What the manifest says of some exposures.
+
+    Returns
+    -------
+    states : dict
+        Identity -> one of `NAMES`.
+    live : frozenset of str
+        Names of the batches that are running: those with an exposure at work.
+    """
+    ends = {identity: _by_itself(history.last.get(identity)) for identity in identities}
+    running = (history.last[identity] for identity, now in ends.items() if now == "running")
+    live = frozenset(line["batch"] for line in running if line.get("batch"))
+    states = {}
+    for identity, now in ends.items():
+        if now not in ("running", "not begun") and history.planned.get(identity) in live:
+            now = "waiting"
+        elif now == "done" and identity in history.redo:
+            now = "to make again"
+        states[identity] = now
+    return states, live
+
+
+def what_happened(state: str, line: Mapping[str, Any]) -> str:
+    """Why an exposure is not done, and what to do if the answer is always the same."""
+    error = line.get("error") or ""
+    if state != "interrupted":
+        return error
+    why = error if error not in ("", state) else ""
+    return f"{why}; {AGAIN}" if why else AGAIN
+
+
+def _by_itself(line: Mapping[str, Any] | None) -> str:
+    """State of an exposure, from its last line alone."""
     if line is None:
         return "not begun"
     if line["status"] != "running":
@@ -74,10 +117,9 @@ def _ended(line: Mapping[str, Any]) -> float:
     return datetime.fromisoformat(line["started"]).timestamp() + line.get("seconds", 0.0)
 
 
-def _speed(
-    ended: list[dict[str, Any]], rest: int, count: Mapping[str, int], now: float
-) -> list[str]:
-    """Mean times, rate of the last hour, and when all will be done at that rate."""
+def _speed(ended: list[dict[str, Any]], rest: int, live: Collection[str], now: float) -> list[str]:
+    """Mean times; rate of what is running, over the last hour, and when it will be done with the
+    `rest` at that rate."""
     worked = [line for line in ended if line["status"] == "done" and line.get("products")]
     if not worked:
         return []
@@ -87,8 +129,10 @@ def _speed(
     lines = [
         f"  an exposure took {mean:.1f} s, {cpu:.1f} s of CPU, at most {peak / 1e9:.2f} GB",
     ]
-    begun = [_ended(line) - line["seconds"] for line in worked if now - _ended(line) <= WINDOW]
-    if begun and count["running"]:
+    # Failed ones count: they take their time too. What earlier batches did says nothing.
+    recent = [line for line in ended if "seconds" in line and now - _ended(line) <= WINDOW]
+    begun = [_ended(line) - line["seconds"] for line in recent if line.get("batch") in live]
+    if begun and rest:
         rate = len(begun) / max(now - min(begun), 1e-3)
         end = rest / rate
         lines.append(

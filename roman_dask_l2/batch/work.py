@@ -32,6 +32,7 @@ from ..system.workarounds import forget_schemas
 from . import manifest
 from .campaign import configuration
 from .fingerprint import find_unfinished, product_files
+from .folders import make_folders
 from .leftovers import own_temp, remove_leftovers, remove_stores
 from .locks import Owner, holder, is_lost, is_mine, lock_path, release, take
 
@@ -59,6 +60,8 @@ class Work:
         Its configuration.
     campaign, manifest : str
         Paths.
+    batch : str
+        Name of the batch, no other has it.
     share : str or None
     redo : tuple of str
         Products to make even if they are finished,
@@ -85,6 +88,7 @@ class Work:
     settings: Mapping[str, Any] = field(repr=False)
     campaign: str
     manifest: str
+    batch: str = ""
     share: str | None = None
     redo: tuple[Product, ...] = ()
     since: float = 0.0
@@ -167,6 +171,7 @@ class _Attempt:
         reset_peak()
         try:
             config = configuration(self._work.settings, Path(self._work.campaign))
+            make_folders(config)  # the lock is in one of them
             lock = lock_path(config.OUT)
             taken, other = take(lock, self._token)
         except Exception as error:
@@ -291,15 +296,23 @@ class _Attempt:
 def new_line(
     work: Work, status: str, attempt: str | None = None, started: datetime | None = None
 ) -> Record:
-    """What all lines of the manifest have."""
+    """What all lines on attempts have."""
     return {
         "attempt": attempt or uuid.uuid4().hex,
         "identity": work.identity,
         "status": status,
+        **head(work.batch, work.share, started),
+    }
+
+
+def head(batch: str, share: str | None, started: datetime | None = None) -> Record:
+    """What all lines of the manifest have, those of batches too."""
+    return {
+        "batch": batch,
         "started": (started or datetime.now(UTC)).isoformat(timespec="milliseconds"),
         "host": platform.node(),
         "pid": os.getpid(),
-        "share": work.share,
+        "share": share,
     }
 
 
@@ -308,7 +321,8 @@ def write_line(path: Path, line: Mapping[str, Any]) -> None:
     try:
         manifest.append(path, line)
     except OSError as error:
-        log.warning("%s: %s cannot be noted (%s)", path, line["identity"], error.strerror)
+        what = line.get("identity", "what this batch is going to do")
+        log.warning("%s: %s cannot be noted (%s)", path, what, error.strerror)
 
 
 def last_line(path: Path, identity: str) -> Record:

@@ -75,7 +75,10 @@ def add(commands: Any, shared: Shared) -> None:
         "graph", parents=[shared.common], help="draw a recipe, or the Dask graph that is made of it"
     )
     graph.add_argument(
-        "config", type=Path, nargs="?", help="YAML configuration file: shows which steps apply"
+        "config",
+        type=Path,
+        nargs="?",
+        help="YAML configuration file: shows which steps apply; or a recipe",
     )
     graph.add_argument("--graph", metavar="NAME|FILE", help="recipe (default: l1_to_l2)")
     graph.add_argument(
@@ -125,9 +128,12 @@ def compare_two(args: argparse.Namespace) -> int:
 def draw_graph(args: argparse.Namespace) -> int:
     """``graph``: draw a recipe or its tasks."""
     from ..config.recipe import load_recipe
+    from ..config.yaml_file import is_recipe
     from ..drawing.recipe import draw_recipe
 
     config, applied = None, None
+    if args.config is not None and args.graph is None and is_recipe(args.config):
+        args.graph, args.config = str(args.config), None
     if args.config is not None:
         from ..config.model import load_config
         from ..products.job import prepare
@@ -149,7 +155,8 @@ def draw_graph(args: argparse.Namespace) -> int:
         canvas = draw_recipe(recipe, applied)
     output = args.output or Path(f"{recipe.name}.svg")
     canvas.save(output)
-    sys.stdout.write(f"wrote {output}\n")
+    if not args.quiet:
+        sys.stdout.write(f"wrote {output}\n")
     return 0
 
 

@@ -49,7 +49,7 @@ def shared_options() -> Shared:
 def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks and more log lines")
-    common.add_argument("--quiet", action="store_true", help="only warnings and errors")
+    common.add_argument("--quiet", action="store_true", help="only warnings, errors and results")
     common.add_argument(
         "--log-json", type=Path, metavar="FILE", help="add log lines to FILE as JSON objects"
     )

@@ -15,6 +15,8 @@ from ..errors import InputError
 from ..system.logs import PACKAGE_LOG
 from .options import Shared, run_options, scheduler_of
 
+log = logging.getLogger(__name__)
+
 COMMANDS = ("run", "validate")
 
 
@@ -104,7 +106,7 @@ def act(args: argparse.Namespace) -> int:
         from ..report.exposure import exposure_report
 
         noise = config.NOISE.OUT if config.NOISE and with_noise else None
-        exposure_report(config.OUT, noise=noise, logged=warned)
+        log.info("wrote %s", exposure_report(config.OUT, noise=noise, logged=warned))
     if args.timings:
         sys.stdout.write(_table(timings, steps))
     return 0
@@ -144,5 +146,6 @@ def validate(args: argparse.Namespace) -> int:
     problems = find_problems(args.config)
     if problems:
         raise InputError(problems)
-    sys.stdout.write(f"{args.config}: nothing wrong\n")
+    if not args.quiet:
+        sys.stdout.write(f"{args.config}: nothing wrong\n")
     return 0

@@ -14,6 +14,8 @@ from ..system.workarounds import parser_actions
 from .options import PROGRAM, Shared, run_options
 
 COMMANDS = ("demo", "simulate", "schema", "completion")
+_NOT_OPTIONS = ("reference_read", "extra_plane")
+"""What reference files tell that the command has no option for."""
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -40,13 +42,31 @@ def add(commands: Any, shared: Shared) -> None:
         help="write a simulated exposure and its reference files",
     )
     simulate.add_argument("directory", type=Path, help="where to write; made if need be")
-    simulate.add_argument("--side", type=int, default=1024, help="detector side (default: 1024)")
+    simulate.add_argument("--side", type=int, help="detector side (default: 1024)")
     simulate.add_argument("--seed", type=int, default=1, help="random seed (default: 1)")
-    simulate.add_argument("--detector", default="WFI01", help="WFI01 (default) to WFI18")
-    simulate.add_argument("--filter", default="F158", help="optical element (default: F158)")
+    simulate.add_argument(
+        "--detector-seed",
+        type=int,
+        metavar="SEED",
+        help="random seed of the detector and its reference files (default: that of --seed)",
+    )
+    simulate.add_argument("--detector", help="WFI01 (default) to WFI18")
+    simulate.add_argument("--filter", help="optical element (default: F158)")
+    simulate.add_argument(
+        "--cal",
+        type=Path,
+        metavar="DIR",
+        help="folder of reference files: those of an earlier simulation are used, and what the "
+        "options of the detector do not say is taken from them; else they are written there",
+    )
+    simulate.add_argument(
+        "--exposures",
+        type=int,
+        metavar="N",
+        help="N dithered exposures of one field with the same reference files, and campaign.yaml",
+    )
     simulate.add_argument(
         "--conditions",
-        default="all",
         metavar="NAMES",
         help="all (default), plain, or names with commas between them, those of odd files too",
     )
@@ -89,24 +109,41 @@ def act_demo(args: argparse.Namespace) -> int:
 
 def act_simulate(args: argparse.Namespace) -> int:
     """``simulate``: write an exposure and its reference files."""
+    from ..simulation.campaign import simulate_exposures
     from ..simulation.odd import simulate_odd
     from ..system.stopping import incomplete
 
-    names = args.conditions
-    conditions = names if names in ("all", "plain") else [n for n in names.split(",") if n]
+    options = {"seed": args.seed, "cal": args.cal, **_detector(args)}
     with incomplete(args.directory):
-        made = simulate_odd(
-            args.directory,
-            side=args.side,
-            seed=args.seed,
-            detector=args.detector,
-            optical_element=args.filter,
-            conditions=conditions,
-        )
-    sys.stdout.write(
-        f"wrote {os.fspath(args.directory)}\ncalibrate it with: {PROGRAM} {made.config}\n"
-    )
+        if args.exposures is None:
+            made = simulate_odd(args.directory, **options)
+            command = f"{PROGRAM} {made.config}"
+        else:
+            campaign = simulate_exposures(args.directory, args.exposures, **options)
+            command = f"{PROGRAM} batch {campaign}"
+    if not args.quiet:
+        sys.stdout.write(f"wrote {os.fspath(args.directory)}\ncalibrate it with: {command}\n")
     return 0
+
+
+def _detector(args: argparse.Namespace) -> dict[str, Any]:
+    """What `simulate` is to know of the detector: what was given, what the reference files in
+    ``--cal`` tell, or the defaults."""
+    from ..simulation.references import found_in
+
+    known = {"side": 1024, "detector": "WFI01", "optical_element": "F158", "conditions": "all"}
+    if args.cal is not None:
+        known |= found_in(args.cal) or {}
+    known = {key: value for key, value in known.items() if key not in _NOT_OPTIONS}
+    names = args.conditions
+    given = {
+        "side": args.side,
+        "detector": args.detector,
+        "optical_element": args.filter,
+        "detector_seed": args.detector_seed,
+        "conditions": names if names in ("all", "plain", None) else names.split(","),
+    }
+    return known | {key: value for key, value in given.items() if value is not None}
 
 
 def print_schema(args: argparse.Namespace) -> int:

@@ -42,7 +42,7 @@ from .types import (
     recipe_path,
     resolve_path,
 )
-from .yaml_file import display_name, read_yaml
+from .yaml_file import display_name, read_yaml, require_kind
 
 log = logging.getLogger(__name__)
 
@@ -326,6 +326,7 @@ def load_config(source: Mapping | str | Path | Config, *, base: Path | None = No
     else:
         file = Path(source).absolute()
         raw = read_yaml(file)
+        require_kind(raw, "configuration", file)
     base = Path(base).absolute() if base else file.parent if file else Path.cwd()
     config = validated(raw, base, file)
     name = display_name(file)

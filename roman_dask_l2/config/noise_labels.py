@@ -73,6 +73,11 @@ class Layer:
         return next(ramps, None)
 
     @property
+    def clips(self) -> bool:
+        """Whether any of its commands clips its noise."""
+        return any(command.clips(argument) for command, argument in self.commands)
+
+    @property
     def needs_light(self) -> bool:
         """Whether any of its commands draws the noise of the light."""
         return any(command.needs.light for command, _ in self.commands)
@@ -103,8 +108,8 @@ def parse(label: str) -> Layer:
     Raises
     ------
     InputError
-        If the label is not of the language. The message names it, and its last line is a caret
-        below the first character that cannot be understood.
+        If the label is not of the language. The message names it, and the place of the first
+        character that cannot be understood.
     """
     if not isinstance(label, str):
         raise InputError(f"NOISE.LAYER {label!r}: expected text")

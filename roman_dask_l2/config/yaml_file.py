@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,56 @@ def read_yaml(file: Path) -> dict[Any, Any]:
             f"found {describe_value(data)}"
         )
     return data
+
+
+def is_recipe(file: Path) -> bool:
+    """Whether a YAML file is a recipe."""
+    try:
+        return _kind(read_yaml(file)) == "recipe"
+    except InputError:
+        return False
+
+
+def require_kind(raw: Mapping[Any, Any], wanted: str, file: Path) -> None:
+    """A file of one kind may not stand where another is wanted.
+
+    Parameters
+    ----------
+    raw : mapping
+    wanted : str
+        ``configuration`` or ``campaign``.
+    file : Path
+
+    Raises
+    ------
+    InputError
+        Which kind it is, and how such a file is used.
+    """
+    found = _kind(raw)
+    if found is not None and found != wanted:
+        name = display_name(file)
+        raise InputError(
+            f"{name}: is a {found}, expected a {wanted}; {_USED[found].format(name=name)}"
+        )
+
+
+_MARKS = {
+    "recipe": ({"steps"}, {"IN", "OUT", "CALDIR", "template"}),
+    "campaign": ({"template", "exposures"}, {"IN", "OUT", "CALDIR", "steps"}),
+    "configuration": ({"IN", "CALDIR"}, {"template", "exposures", "steps"}),
+}
+"""What a file of each kind has, and what it does not have."""
+_USED = {
+    "recipe": "a configuration names it by GRAPH, a command by --graph {name}",
+    "campaign": "it is run by: roman-dask-l2 batch {name}",
+    "configuration": "it is run by: roman-dask-l2 {name}",
+}
+
+
+def _kind(raw: Mapping[Any, Any]) -> str | None:
+    """What a file plainly is; None if that cannot be told."""
+    keys = set(raw)
+    return next((k for k, (has, not_) in _MARKS.items() if has <= keys and not not_ & keys), None)
 
 
 def _yaml_reason(err: yaml.YAMLError) -> str:

@@ -71,7 +71,7 @@ class Stage:
 
     name: str
     tasks: Mapping[str, int]
-    unit: str = "tasks"
+    unit: str = "parts"
     began: float | None = None
     ended: float | None = None
     _done: dict[str, int] = field(default_factory=dict)

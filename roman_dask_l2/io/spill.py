@@ -267,7 +267,7 @@ def temp_store(temp: Path, needed: int, keep: bool = False) -> Iterator[TempStor
             yield TempStore(str(path))
     finally:
         if keep:
-            log.warning("intermediate results are kept in %s", path)
+            log.info("intermediate results are kept in %s", path)
         else:
             remove_store(path)
 

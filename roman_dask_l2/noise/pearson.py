@@ -85,7 +85,7 @@ def pearson_noise(
     ends: np.ndarray,
     weights: np.ndarray,
     exposure: Exposure,
-) -> tuple[np.ndarray, int]:
+) -> tuple[np.ndarray, np.ndarray]:
     """One draw of zero mean for every pixel of a block.
 
     With the electron rate ``I = max(g * level, 0.01)`` and `moments`: mu2 = t21 I,
@@ -109,15 +109,15 @@ def pearson_noise(
     -------
     noise : ndarray (y, x) of float32
         DN/s.
-    inadmissible : int
+    inadmissible : ndarray (y, x) of bool
         Pixels whose moments no distribution has; their noise is 0.
     """
     ends = np.ascontiguousarray(ends, np.int64)
     if ends.min(initial=0) < 0 or ends.max(initial=0) >= len(weights):
         raise ValueError(f"ends outside 0..{len(weights) - 1}")
     noise = np.empty(level.shape, np.float32)
-    full = exposure.n_resultants
-    inadmissible = _noise(rng, level, gain, ends, full, moments(exposure, weights), noise)
+    full, inadmissible = exposure.n_resultants, np.zeros(level.shape, np.bool_)
+    _noise(rng, level, gain, ends, full, moments(exposure, weights), noise, inadmissible)
     return noise, inadmissible
 
 
@@ -127,7 +127,7 @@ def own_pearson_noise(
     gain: np.ndarray,
     coefficients: np.ndarray,
     exposure: Exposure,
-) -> tuple[np.ndarray, int]:
+) -> tuple[np.ndarray, np.ndarray]:
     """`pearson_noise` with weights of its own for every pixel.
 
     Parameters
@@ -142,19 +142,22 @@ def own_pearson_noise(
     -------
     noise : ndarray (y, x) of float32
         DN/s.
-    inadmissible : int
+    inadmissible : ndarray (y, x) of bool
+        Where no distribution has these moments.
     """
     sums = np.empty((3, level.size))
     weight_powers(coefficients.reshape(-1, level.size), frame_limits(exposure), sums)
     noise = np.empty(level.shape, np.float32)
     own = sums.reshape(3, *level.shape)
-    return noise, _own_noise(rng, level, gain, own, exposure.frame_time, noise)
+    inadmissible = np.zeros(level.shape, np.bool_)
+    _own_noise(rng, level, gain, own, exposure.frame_time, noise, inadmissible)
+    return noise, inadmissible
 
 
 @kernel
-def _noise(rng, level, gain, ends, full, moments, noise):
-    """Noise of a block into `noise`; returns the number of inadmissible pixels. Row `full` of
-    `moments` is that of most pixels."""
+def _noise(rng, level, gain, ends, full, moments, noise, inadmissible):
+    """Noise of a block into `noise`; marks the inadmissible pixels. Row `full` of `moments` is that
+    of most pixels."""
     ny, nx = noise.shape
     n_ends = len(moments)
     mu2, beta1, excess = np.empty(n_ends), np.empty(n_ends), np.empty(n_ends)  # at 1 e/s
@@ -165,7 +168,6 @@ def _noise(rng, level, gain, ends, full, moments, noise):
     z, u = np.empty(nx), np.empty(nx)
     m, n, t = np.empty(nx), np.empty(nx), np.empty(nx)
     tried, kept = np.empty(nx, np.bool_), np.empty(nx, np.bool_)
-    inadmissible = 0
     for y in range(ny):
         for x in range(nx):
             g[x] = gain[y, x]
@@ -192,8 +194,7 @@ def _noise(rng, level, gain, ends, full, moments, noise):
                 if np.isfinite(draw):
                     out[x] = draw / g[x]
                 else:
-                    inadmissible += 1
-    return inadmissible
+                    inadmissible[y, x] = True
 
 
 @kernel
@@ -230,7 +231,7 @@ def _propose(i, slope, mu2, beta1, excess, z, u):
 
 
 @kernel
-def _own_noise(rng, level, gain, sums, frame_time, noise):
+def _own_noise(rng, level, gain, sums, frame_time, noise, inadmissible):
     """`_noise` with the sums (3, y, x) of the second to fourth power of T of every pixel; those of
     a pixel without weights are 0."""
     ny, nx = noise.shape
@@ -240,7 +241,6 @@ def _own_noise(rng, level, gain, sums, frame_time, noise):
     z, u = np.empty(nx), np.empty(nx)
     m, n, t = np.empty(nx), np.empty(nx), np.empty(nx)
     tried, kept = np.empty(nx, np.bool_), np.empty(nx, np.bool_)
-    inadmissible = 0
     for y in range(ny):
         out = noise[y]
         for x in range(nx):
@@ -271,8 +271,7 @@ def _own_noise(rng, level, gain, sums, frame_time, noise):
                 if np.isfinite(draw):
                     out[x] = draw / g[x]
                 else:
-                    inadmissible += 1
-    return inadmissible
+                    inadmissible[y, x] = True
 
 
 @kernel

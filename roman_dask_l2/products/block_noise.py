@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -108,6 +108,14 @@ class PhotonNoiseInputs:
     exposure: Exposure
 
 
+class WithoutDraw(NamedTuple):
+    """Active pixels of a tile for which there is no draw: all of them, and those that the mask of
+    the L2 image leaves in use."""
+
+    active: int
+    unmasked: int
+
+
 @dataclass(frozen=True)
 class _TileLight:
     """The light on all blocks that a tile touches; `of_fit` are the arrays of the fit."""
@@ -140,9 +148,10 @@ def write_block_noise(
     window: Window,
     exposure: Exposure,
     light: PhotonNoiseInputs | None,
+    mask: Placed,
     target: Spilled,
     ready: Any,
-) -> int | None:
+) -> WithoutDraw | None:
     """Draw a layer's block noise on one tile and write it to the store.
 
     Draws are made in whole blocks of 128 x 128 detector pixels, whatever the tile, and cut.
@@ -156,6 +165,8 @@ def write_block_noise(
     exposure : Exposure
     light : PhotonNoiseInputs or None
         None unless a command of the layer needs it.
+    mask : Placed
+        Of the L2 image; read only where pixels have no draw.
     target : Spilled
     ready : list
         If the layer needs backgrounds, the first is the list of their coefficients, in the order
@@ -163,12 +174,12 @@ def write_block_noise(
 
     Returns
     -------
-    int or None
-        How many pixels have no draw; None if a background that the layer needs was not found.
+    WithoutDraw or None
+        None if a background that the layer needs was not found.
     """
     orders = layer.backgrounds
     backgrounds = dict(zip(orders, ready[0], strict=True)) if orders else {}
-    out = np.zeros(window.shape, np.float32)
+    out, missing = np.zeros(window.shape, np.float32), np.zeros(window.shape, np.bool_)
     blocks = Window(
         window.y0 // CHANNEL_WIDTH * CHANNEL_WIDTH,
         -(-window.y1 // CHANNEL_WIDTH) * CHANNEL_WIDTH,
@@ -176,7 +187,6 @@ def write_block_noise(
         -(-window.x1 // CHANNEL_WIDTH) * CHANNEL_WIDTH,
     )
     tile_light = None if light is None else _TileLight.read(light, blocks)
-    without_draw = 0
     for y in range(blocks.y0, blocks.y1, CHANNEL_WIDTH):
         for x in range(blocks.x0, blocks.x1, CHANNEL_WIDTH):
             place = Window(y, y + CHANNEL_WIDTH, x, x + CHANNEL_WIDTH)
@@ -187,7 +197,7 @@ def write_block_noise(
                 None if tile_light is None else tile_light.block(place.within(blocks)),
                 backgrounds,
             )
-            values, bad = _draw_block(layer, streams, block)
+            values, without = _draw_block(layer, streams, block)
             both = Window(
                 max(y, window.y0),
                 min(place.y1, window.y1),
@@ -195,24 +205,30 @@ def write_block_noise(
                 min(place.x1, window.x1),
             )
             out[both.within(window)] = values[both.within(place)]
-            if window.y0 <= y and window.x0 <= x:  # count a block once, whatever the tiles
-                without_draw += bad
+            missing[both.within(window)] = without[both.within(place)]
     target.put(out, window)
-    not_found = any(coefs is None for coefs in backgrounds.values())
-    return None if not_found else without_draw
+    if any(coefs is None for coefs in backgrounds.values()):
+        return None
+    if not missing.any():
+        return WithoutDraw(0, 0)
+    good = missing & ~mask.read(window)
+    return WithoutDraw(int(np.count_nonzero(missing)), int(np.count_nonzero(good)))
 
 
-def _draw_block(layer: Layer, streams: Streams, block: DetectorBlock) -> tuple[np.ndarray, int]:
-    """Noise on one block, DN/s, and how many pixels have no draw; reference pixels are 0."""
+def _draw_block(
+    layer: Layer, streams: Streams, block: DetectorBlock
+) -> tuple[np.ndarray, np.ndarray]:
+    """Noise on one block, DN/s, and which active pixels have no draw; reference pixels are 0."""
     drawn = np.zeros(block.window.shape, np.float32)
-    without_draw = 0
+    missing = np.zeros(block.window.shape, np.bool_)
     for command, argument in layer.acting_on(ActsOn.BLOCKS):
         drawing = DRAWINGS[command.letter]
         assert isinstance(drawing, BlockNoise)
-        values, bad = drawing.draw(argument, streams, block)
+        values, without = drawing.draw(argument, streams, block)
         drawn += values
-        without_draw += bad
+        if without is not None:
+            missing |= without
     inner = Tile(block.window, block.exposure.side).active
-    out = np.zeros(block.window.shape, np.float32)
-    out[inner] = drawn[inner]
-    return out, without_draw
+    out, told = np.zeros_like(drawn), np.zeros_like(missing)
+    out[inner], told[inner] = drawn[inner], missing[inner]
+    return out, told

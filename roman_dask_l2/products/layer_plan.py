@@ -70,6 +70,7 @@ class LayerPlan:
                 ("noise_ratio", ("processinfo", "noise_ratio"), "float32"),
                 ("unused_differences", ("processinfo", "unused_differences"), "uint8"),
                 ("dq", ("roman", "dq"), "uint32"),
+                ("mask", ("mask",), "bool"),
             )
             if l2.array(*key) is not None
         }
@@ -117,7 +118,7 @@ class LayerPlan:
         finished = tasks.fan(f"finish-layer-{index}", finish_layer, [call], results, work)
         self._finished.append(finished)
         name = f"layer {index + 1} of {len(self._planes)} {layer.label}"
-        self.stages.append(Stage(name, work, "tasks"))
+        self.stages.append(Stage(name, work, "parts"))
         return finished
 
     def _image(self, name: str, dtype: str = "float32") -> Spilled:
@@ -210,7 +211,7 @@ class LayerPlan:
         waits: list[Delayed],
         work: dict[str, int],
     ) -> Delayed:
-        """Block noise on all tiles; its value: pixels without a draw on each."""
+        """Block noise on all tiles; its value: the `WithoutDraw` of each."""
         light = self._light() if layer.needs_light else None
         if layer.backgrounds:
             calls = [
@@ -219,7 +220,8 @@ class LayerPlan:
             ]
             waits = [tasks.fan(f"background-{drawn.name}", fit_background, calls, waits)]
         windows = [self._grid.window(*place) for place in np.ndindex(*self._grid.shape)]
-        tiles = [(layer, streams, window, self._exposure, light, drawn) for window in windows]
+        inputs = self._exposure, light, self._l2["mask"]
+        tiles = [(layer, streams, window, *inputs, drawn) for window in windows]
         return tasks.fan(f"draw-{drawn.name}", write_block_noise, tiles, waits, work)
 
     def _light(self) -> PhotonNoiseInputs:

@@ -19,6 +19,7 @@ from ..io.blocks import Block
 from ..io.spill import Spilled, TempStore
 from ..steps.common import all_finite
 from .base_ramp import DO_NOT_USE
+from .block_noise import WithoutDraw
 from .noise_commands.drawing import SIGMA, Limits, RampNoise, SumChange
 from .noise_commands.registry import DRAWINGS
 
@@ -94,8 +95,9 @@ def finish_layer(
         noise = DRAWINGS[command.letter]
         assert isinstance(noise, RampNoise)
         total.limits = noise.limits(argument, partial(_quartiles, total, total.ramp_noise, bands))
-    without_draw = [0] if parts.drawn is None else results[-1]
-    without_sky = None in without_draw  # no background to draw the noise of
+    told: list[WithoutDraw | None] = [] if parts.drawn is None else results[-1]
+    without_sky = None in told  # no background to draw the noise of
+    without_draw = [counts for counts in told if counts is not None]
     for command, argument in layer.acting_on(ActsOn.SUM):
         change = DRAWINGS[command.letter]
         assert isinstance(change, SumChange)
@@ -122,7 +124,8 @@ def finish_layer(
         "median": middle,
         "sigma": (q75 - q25) / SIGMA,
         "clipped": clipped / (n - 2 * BORDER) ** 2,
-        "inadmissible": sum(count or 0 for count in without_draw),
+        "inadmissible": sum(counts.active for counts in without_draw),
+        "inadmissible_unmasked": sum(counts.unmasked for counts in without_draw),
         "not_finite": unknown,
         "without_rate": without_rate,
         "without_sky": without_sky,

@@ -215,7 +215,7 @@ def calibrate(
                 segments: list[Spent] = found["seconds"]
                 clock.stage("tiles", segments[0].finished)
                 clock.stage("sky", segments[-1].finished)
-                clock.stage("copy")
+                clock.stage("mask")
                 clock.begin("write")
                 steps = _steps(segments)
                 timings = {"stages": dict(clock.seconds), "steps": steps, "tile": list(tile)}
@@ -275,7 +275,7 @@ def _compute(
     tasks, stages = calibration_graph(job, file, copy, tile, per_step)
     with clock.counting(stages, client):
         (found,) = dask.compute(tasks)
-    found["masked"] = sum(found["masked"]) / np.prod(file.blocks["mask"].shape)
+    found["masked"] = sum(found["masked"]) / int(np.prod(file.blocks["mask"].shape))
     return found
 
 
@@ -333,8 +333,8 @@ def calibration_graph(
     later = {task: n for segment in lazy.work[1:] for task, n in segment.items()}
     stages = [
         Stage("tiles", lazy.work[0], "tiles"),
-        Stage("sky", later, "tasks"),
-        Stage("copy", lazy.aside | copying, "tasks"),
+        Stage("sky", later, "parts"),
+        Stage("mask", lazy.aside | copying, "parts"),
     ]
     return found, [stage for stage in stages if stage.tasks]
 

@@ -218,15 +218,17 @@ def _make(
 
 
 def _log_layer(line: Mapping[str, Any]) -> None:
+    clipped = f", {100 * line['clipped']:.4f}% clipped" if parse(line["label"]).clips else ""
     log.info(
-        "layer %-12s median %+.3e, sigma %.3e DN/s, %.4f%% clipped",
+        "layer %-12s median %+.3e, sigma %.3e DN/s%s",
         line["label"],
         line["median"],
         line["sigma"],
-        100 * line["clipped"],
+        clipped,
     )
     if line["inadmissible"]:
-        log.warning("%s", no_draw(line))
+        # Where the mask leaves none of them in use, there is nothing to see to.
+        log.log(logging.WARNING if matters(line) else logging.INFO, "%s", no_draw(line))
     for warning in unusable(line):
         log.warning("%s", warning)
 
@@ -246,13 +248,21 @@ def unusable(line: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def matters(line: Mapping[str, Any]) -> bool:
+    """Whether pixels without a draw are used; in files of earlier versions, where it is not told,
+    whether there are any."""
+    return bool(line.get("inadmissible_unmasked", line["inadmissible"]))
+
+
 def no_draw(line: Mapping[str, Any]) -> str:
-    """The warning about pixels of a layer that have no draw."""
+    """What to say of pixels of a layer that have no draw."""
     commands = parse(line["label"]).commands
+    used = line.get("inadmissible_unmasked")
+    unmasked = "" if used is None else f"; {used or 'none'} of them unmasked"
     reasons = [command.no_draw for command, _ in commands if command.no_draw]
     return (
         f"layer {line['label']}: {line['inadmissible']} pixels "
-        f"{' or '.join(reasons) or 'have no draw'}, they are 0"
+        f"{' or '.join(reasons) or 'have no draw'}, they are 0{unmasked}"
     )
 
 

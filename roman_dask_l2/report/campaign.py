@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ..batch.status import NAMES
+from ..batch.status import NAMES, what_happened
 from ..io.atomic import check_target
 from ..system.versions import __version__
 from .chart import MOST_DOTS, Dot, chart
@@ -104,7 +104,7 @@ def campaign_report(
     _table(page, exposures, shown, links)
     page.text(f"Report by roman-dask-l2 {__version__}.")
     page.write(target, None if png is None else Path(png))
-    log.info("wrote %s", target)
+    log.debug("wrote %s", target)
     return target
 
 
@@ -124,10 +124,11 @@ def _not_done(page: Page, exposures: Sequence[Exposed]) -> None:
     bad = [e for e in exposures if e.state in FAILED]
     if not bad:
         return
-    page.section("failed", "Failed")
+    names = [state for state in FAILED if any(e.state == state for e in bad)]
+    page.section("failed", capital(" and ".join(names)))
     page.table(
         ["exposure", "state", "error"],
-        [[e.identity, e.state, str(e.line.get("error") or "")] for e in bad[:MOST_ROWS]],
+        [[e.identity, e.state, what_happened(e.state, e.line)] for e in bad[:MOST_ROWS]],
     )
 
 

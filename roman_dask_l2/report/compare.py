@@ -15,7 +15,7 @@ import numpy as np
 
 from ..batch import manifest
 from ..batch.campaign import Entry, load_campaign
-from ..batch.status import state
+from ..batch.status import find_states
 from ..errors import InputError
 from ..io.layout import read_layout
 from ..products.quality import headers, measure
@@ -149,13 +149,13 @@ def read_exposures(path: Path) -> list[Exposed]:
     campaign = load_campaign(path)
     history = manifest.read(campaign.manifest)
     known = {line["identity"]: line for line in history.ended if line.get("quality")}
+    states, _ = find_states((entry.identity for entry in campaign.entries), history)
     exposures = []
     for entry in campaign.entries:
-        last = history.last.get(entry.identity)
-        now = state(last)
+        last, now = history.last.get(entry.identity), states[entry.identity]
         quality: Mapping[str, Any] = {}
         files: list[Path] = []
-        if now == "done" and last is not None:
+        if last is not None and last["status"] == "done":  # even if it is to be made again
             files = _files(last, entry, campaign.base)
             before = known.get(entry.identity, {}).get("quality", {})
             quality = last.get("quality") or _measured(entry.identity, files) or before

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..config.model import Config
 from ..io.atomic import check_target
-from ..products.noise_layers import no_draw, unusable
+from ..products.noise_layers import matters, no_draw, unusable
 from .blocks import percent
 from .facts import Facts, gather, medsky
 from .image_scan import L2, open_image
@@ -124,7 +124,7 @@ def exposure_report(
     for write in SECTIONS:
         write(page, facts)
     page.write(target, None if png is None else Path(png))
-    log.info("wrote %s", target)
+    log.debug("wrote %s", target)
     return target
 
 
@@ -189,7 +189,7 @@ def _warnings(facts: Facts) -> list[str]:
         found.append(f"The noise file is not shown: {facts.why_no_noise}")
     if facts.noise is not None:
         # In the words of the log, so that a warning of the run does not appear twice.
-        found += [no_draw(line) for line in facts.noise.statistics if line["inadmissible"]]
+        found += [no_draw(line) for line in facts.noise.statistics if matters(line)]
         found += [text for line in facts.noise.statistics for text in unusable(line)]
     found += [
         f"Layer {one.layer.label}: {one.unusable} pixels are not finite; they are left out."

@@ -362,7 +362,7 @@ def summary(
 ) -> tuple[list[str], list[list[str]]]:
     """Names and rows of the table of all layers."""
     names = ["layer", "median (DN/s)", "sigma (DN/s)", "white noise (DN/s)"]
-    names += ["clipped", "no draw"]
+    names += ["clipped", "no draw", "of them unmasked"]
     lines = noise.statistics
     whites = [one.sigma if one else None for one in expected] + [None] * len(lines)
     columns = [
@@ -370,8 +370,12 @@ def summary(
         [_shown(line.get("median"), ".1e") for line in lines],
         same_digits([_number(line.get("sigma")) for line in lines], 4),
         same_digits(whites[: len(lines)], 4),
-        [percent(line["clipped"]) for line in lines],
+        [
+            percent(line["clipped"]) if layer.clips else "-"
+            for layer, line in zip(noise.layers, lines, strict=True)
+        ],
         [str(line["inadmissible"]) for line in lines],
+        [_shown(line.get("inadmissible_unmasked"), "d") for line in lines],
     ]
     return names, [list(row) for row in zip(*columns, strict=True)]
 

@@ -11,7 +11,7 @@ from . import plots
 from .facts import Facts
 from .page import Page
 
-STAGES = ("open", "tiles", "sky", "copy")
+STAGES = ("open", "tiles", "sky", "mask")
 """The stages in the order in which they run; the file has them sorted by name."""
 
 

@@ -62,7 +62,7 @@ def _fill(
     options: Options, run: Run, pixels: Pixels
 ) -> tuple[Wells, np.ndarray, list[dict[str, int]]]:
     """The wells before the first read, the true rate, and the stars made to saturate."""
-    light, saturating = make_scene(run, pixels, options.stars)
+    light, saturating = make_scene(run, pixels, options.stars, options.dither)
     layers = [light * pixels.response + pixels.hot]
     rate = pixels.area * np.asarray(options.sky, np.float32)
     layers.append(np.float32(GAIN) * rate * pixels.response + pixels.dark)

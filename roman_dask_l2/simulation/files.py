@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from ..core.dq import PIXEL
 from ..core.reference_types import REFTYPES
 from .detector import Pixels, share_between_pixels
+from .expose import Exposed
+from .options import Options
 from .readout import Electronics, add_border
 from .settings import FLAGS_BY_CONDITION, GAIN, PACKED, UNITS, Run
 from .wcs import wcs_cards
@@ -72,28 +75,34 @@ def _formatted(name: str, key: str, value: Any, how: set[str]) -> Any:
 
 
 def write_reference(
-    path: Path, tree: dict[str, Any], how: str, detector: str, optical_element: str
+    path: Path,
+    tree: dict[str, Any],
+    how: str,
+    detector: str,
+    optical_element: str,
+    about: dict[str, Any] | None = None,
 ) -> None:
-    """Write one reference file, a plain tree under ``roman``."""
+    """Write one reference file, a plain tree under ``roman``, with what it was made with."""
     key, words = path.stem, set(how.split("+"))
     tree = _formatted("", key, tree, words)
     tree["meta"] = {"reftype": REFTYPES[key][0], "telescope": "ROMAN"}
     tree["meta"]["instrument"] = {"name": "WFI", "detector": detector}
     if key == "flat":
         tree["meta"]["instrument"]["optical_element"] = optical_element
+    if about is not None:
+        tree["meta"]["simulation"] = about
     compression = next(iter(words & PACKED), None)
     asdf.AsdfFile({"roman": tree}).write_to(path, all_array_compression=compression)
 
 
-def make_level1(
-    run: Run, path: Path, data: np.ndarray, amp33: np.ndarray, offset: int | None
-) -> Any:
+def make_level1(options: Options, run: Run, path: Path, exposed: Exposed) -> Any:
     """The exposure as a `ScienceRawModel`, the first resultant taken out if there is an offset."""
     from astropy.time import Time
     from roman_datamodels import datamodels
 
     model = datamodels.ScienceRawModel.create_fake_data()
     meta, pattern = model["meta"], run.pattern
+    data, amp33, offset = exposed.data, exposed.amp33, options.reference_read
     if offset is not None:
         model["reference_read"], model["reference_amp33"] = data[0].copy(), amp33[0].copy()
         meta["instrument"]["data_encoding_offset"] = int(offset)
@@ -111,18 +120,20 @@ def make_level1(
     exposure |= {"exposure_time": seconds, "effective_exposure_time": seconds}
     meta["exposure"].update(exposure | {"start_time": start, "end_time": end})
     meta["filename"] = path.name
-    cards = wcs_cards(run.side)
+    cards = wcs_cards(run.side, options.dither)
     ra, dec = cards["CRVAL1"], cards["CRVAL2"]
     meta["pointing"].update({"ra_v1": ra, "dec_v1": dec, "target_ra": ra, "target_dec": dec})
     meta["wcsinfo"].update({"ra_ref": ra, "dec_ref": dec, "roll_ref": 30.0, "v3yangle": -60.0})
     return model
 
 
-def make_configuration(run: Run, keys: Iterable[str], wcs: str) -> dict[str, Any]:
-    """What a configuration file for this exposure says."""
+def make_configuration(
+    run: Run, directory: Path, caldir: Mapping[str, Path], wcs: str
+) -> dict[str, Any]:
+    """What a configuration file for this exposure says, in this directory."""
     config: dict[str, Any] = {"IN": "l1.asdf", "OUT": "l2.asdf"}
     config |= {"fits": {"FITSWCS": "wcs.txt"}, "gwcs": {"GWCS": "gwcs.asdf"}, "l1": {}}[wcs]
-    config["CALDIR"] = {key: f"cal/{key}.asdf" for key in keys}
+    config["CALDIR"] = {key: os.path.relpath(path, directory) for key, path in caldir.items()}
     noise = run.noise["read"] or 1.0
     config["RAMP_OPT_PARS"] = {"slope": 0.4, "gain": GAIN, "sigma_read": noise}
     config["JUMP_DETECT_PARS"] = dict(SthreshA=5.5, SthreshB=4.5, IthreshA=1.0, IthreshB=1000.0)

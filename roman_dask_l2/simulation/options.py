@@ -12,7 +12,10 @@ import numpy as np
 from ..core.detector import check_side
 from ..errors import InputError
 from .detector import condition_names
-from .settings import NOISE, PACKED, Given, Run
+from .settings import NOISE, PACKED, Given, Run, Seeds
+
+DITHER = 0.125
+"""How far a dither may go, in sides of the detector."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,10 @@ class Options:
     wcs: str
     config: Mapping[str, Any] | None
     threads: int
+    detector_seed: int | None
+    sky_seed: int | None
+    dither: tuple[float, float] | None
+    cal: Path | None
 
     def __post_init__(self) -> None:
         check_side(self.side, "simulate")
@@ -63,6 +70,11 @@ class Options:
         if not all(pattern) or frames != sorted(set(frames)) or len(pattern) < 3:
             raise InputError(
                 f"read pattern {pattern}: expected 3 or more resultants, frames ascending"
+            )
+        if self.dither is not None and max(map(abs, self.dither)) > self.side * DITHER:
+            raise InputError(
+                f"dither {self.dither}: expected at most {self.side * DITHER:g} pixels, "
+                f"{DITHER:g} of the side"
             )
         if self.wcs not in ("fits", "gwcs", "l1"):
             raise InputError(f"wcs {self.wcs!r}: expected 'fits', 'gwcs' or 'l1'")
@@ -103,4 +115,17 @@ class Options:
         """What all parts of the simulation share; no condition has its places yet."""
         pattern = [list(reads) for reads in self.read_pattern]
         noise = NOISE | dict(self.noise or {})
-        return Run(self.side, pattern, self.frame_time, self.seed, noise, self.threads)
+        return Run(self.side, pattern, self.frame_time, self.seeds, noise, self.threads)
+
+    @property
+    def seeds(self) -> Seeds:
+        """Those that are not given are that of the exposure."""
+        detector, sky = (
+            self.seed if seed is None else seed for seed in (self.detector_seed, self.sky_seed)
+        )
+        return Seeds(self.seed, detector, sky)
+
+    @property
+    def folder(self) -> Path:
+        """Where the reference files lie."""
+        return self.directory / "cal" if self.cal is None else self.cal

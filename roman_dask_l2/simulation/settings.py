@@ -61,6 +61,12 @@ WFI18 = ((60.0, 0.35), (-6.0, 1.2))  # DN_raw, s: sum of a exp(-t/ta) in the fir
 PACKED = {"zlib", "bzp2", "lz4"}
 UNITS = {"gain": "electron / DN", "flat": "", "ipc4d": "", "dark_slope": "DN / s"}  # else DN
 
+DETECTOR_STREAMS = {
+    "jitter", "places", "sref", "smax", "curvature", "gain", "response", "dark", "threshold",
+    "ipc x", "ipc y", "ipc xy", "read", "reset", "pedestal", "amp33 med", "amp33 std", "bias",
+}  # fmt: skip
+"""Random streams of what the reference files tell; all others but "stars" are of the exposure."""
+
 Given = int | Sequence[Sequence[float]] | np.ndarray | None  # how many, or a table
 FLAGS_BY_CONDITION: dict[
     tuple[str, str], list[tuple[str, ...]]
@@ -110,6 +116,26 @@ class Simulation:
     gwcs: Path | None = None
 
 
+@dataclass(frozen=True)
+class Seeds:
+    """From which all random streams follow.
+
+    Attributes
+    ----------
+    exposure, detector, sky : int
+    """
+
+    exposure: int
+    detector: int
+    sky: int
+
+    def of(self, stream: str) -> int:
+        """The seed of a stream."""
+        if stream in DETECTOR_STREAMS:
+            return self.detector
+        return self.sky if stream == "stars" else self.exposure
+
+
 @dataclass
 class Run:
     """What all parts of one simulation share."""
@@ -117,7 +143,7 @@ class Run:
     side: int
     pattern: list[list[int]]
     frame_time: float
-    seed: int
+    seeds: Seeds
     noise: dict[str, float]
     threads: int
     places: dict[str, np.ndarray] = field(default_factory=dict)
@@ -128,7 +154,9 @@ class Run:
 
     def rng(self, name: str, *index: int) -> np.random.Generator:
         """The random stream of this name and index."""
-        seed = np.random.SeedSequence(self.seed, spawn_key=(zlib.crc32(name.encode()), *index))
+        seed = np.random.SeedSequence(
+            self.seeds.of(name), spawn_key=(zlib.crc32(name.encode()), *index)
+        )
         return np.random.Generator(np.random.SFC64(seed))
 
     def plane(self, name: str, mean: float, sigma: float, side: int | None = None) -> np.ndarray:

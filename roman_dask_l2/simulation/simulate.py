@@ -29,6 +29,7 @@ import numpy as np
 from .detector import choose_places, make_detector
 from .expose import expose
 from .options import Options
+from .references import same_detector
 from .settings import READ_PATTERN, Given, Simulation
 from .write import write_configuration, write_level1, write_references, write_truth, write_wcs
 
@@ -60,6 +61,10 @@ def simulate(
     wcs: str = "fits",
     config: Mapping[str, Any] | None = None,
     threads: int = 2,
+    detector_seed: int | None = None,
+    sky_seed: int | None = None,
+    dither: tuple[float, float] | None = None,
+    cal: str | os.PathLike | None = None,
 ) -> Simulation:
     """Simulate one exposure with its reference files, configuration and truth.
 
@@ -110,6 +115,14 @@ def simulate(
         Keys added to the configuration; None as a value removes the key.
     threads : int
         The result does not depend on it.
+    detector_seed, sky_seed : int, optional
+        Of the detector (all that reference files tell) and of the random stars. Default: `seed`.
+    dither : (y, x), optional
+        By how many pixels the sky lies elsewhere than without; at most an eighth of the side. The
+        random stars are then drawn on a field that is larger by that much.
+    cal : path, optional
+        Folder of the reference files, default: ``cal`` in `directory`. If it has those of an
+        earlier simulation they are used, and must be of the same detector; else they are written.
 
     Returns
     -------
@@ -137,12 +150,15 @@ def simulate(
         Path(directory), side, read_pattern, frame_time, seed, detector, optical_element,
         conditions, sky, stars, cosmic_rays, noise, guide_window, reference_read, extra_plane,
         amp33, biascorr, dark_decay, wfi18_transient, array_format, wcs, config, threads,
+        detector_seed, sky_seed, dither, None if cal is None else Path(cal),
     )  # fmt: skip
+    reused = options.cal is not None and same_detector(options)
     run = options.run()
     choose_places(run, options.conditions)
     pixels = make_detector(run)
     exposed, electronics = expose(options, run, pixels)
-    caldir, saturated_at = write_references(options, run, pixels, electronics, exposed)
+    references = (options, run, pixels, electronics, exposed)
+    caldir, saturated_at = write_references(*references, reused=reused)
     del pixels, electronics  # gigabytes of a full frame, which what follows has no use for
 
     directory = options.directory

@@ -6,7 +6,9 @@ import numpy as np
 
 from ..core.detector import BORDER
 from .detector import Pixels, to_linear
+from .options import DITHER
 from .settings import GAIN, RESET_LAG, Given, Run
+from .wcs import Dither, dithered
 
 # --- the scene ----------------------------------------------------------------------------------
 
@@ -16,19 +18,21 @@ def _add_star(image: np.ndarray, y: float, x: float, peak: float) -> None:
     y, x, n, radius = y - BORDER, x - BORDER, image.shape[0], int(1.3 * (peak * 1e4) ** (1 / 6))
     ys = np.arange(max(round(y) - radius, 0), min(round(y) + radius + 1, n))
     xs = np.arange(max(round(x) - radius, 0), min(round(x) + radius + 1, n))
+    if not ys.size or not xs.size:
+        return
     r2 = (ys[:, None] - y) ** 2 + (xs - x) ** 2
     image[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1] += peak * (1 + r2 / 1.3**2) ** -3.0
 
 
-def make_scene(run: Run, pixels: Pixels, stars: Given) -> tuple[np.ndarray, list[dict[str, int]]]:
+def make_scene(
+    run: Run, pixels: Pixels, stars: Given, dither: Dither = None
+) -> tuple[np.ndarray, list[dict[str, int]]]:
     """Starlight on a perfect pixel, (n, n) float32 in e/s; the stars that were made to saturate."""
     exposure = (run.pattern[-1][-1] + RESET_LAG) * run.frame_time
     light = np.zeros_like(pixels.gain)
     given = (run.side // 64) ** 2 if stars is None else stars
-    if isinstance(given, int):  # from faint to 40 % of a full well
-        rng = run.rng("stars")
-        where = rng.uniform(BORDER, run.side - BORDER - 1, (given, 2))
-        given = np.column_stack([where, 20_000 / exposure * 10 ** rng.uniform(-3, 0, given)])
+    if isinstance(given, int):
+        given = _random_stars(run, given, exposure, dither)
     for y, x, peak in given:
         _add_star(light, y, x, GAIN * peak)
     for y, x in run.at("off_range")[:-2]:  # the last two stay dark
@@ -47,6 +51,18 @@ def make_scene(run: Run, pixels: Pixels, stars: Given) -> tuple[np.ndarray, list
         _add_star(light, y, x, rate / 0.96)  # 0.96: what IPC leaves of the peak
         table.append({"y": y, "x": x, "resultant": j, "amid": int(amid)})
     return light, table
+
+
+def _random_stars(run: Run, number: int, exposure: float, dither: Dither) -> np.ndarray:
+    """Table (k, 3): y, x, peak in DN_lin/s; from faint to 40 % of a full well.
+
+    With a dither they are drawn on a larger field, on which every dither finds as many.
+    """
+    rng, more = run.rng("stars"), 0.0 if dither is None else run.side * DITHER
+    number = round(number * (1 + 2 * more / run.side) ** 2)
+    where = rng.uniform(BORDER - more, run.side - BORDER - 1 + more, (number, 2))
+    where = dithered(run.side, dither, *where.T)
+    return np.column_stack([where, 20_000 / exposure * 10 ** rng.uniform(-3, 0, number)])
 
 
 def draw_cosmic_rays(run: Run, given: Given) -> np.ndarray:

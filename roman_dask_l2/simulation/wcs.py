@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,44 @@ from ..core.detector import BORDER, OMEGA_IDEAL
 # --- geometry -----------------------------------------------------------------------------------
 
 
-def wcs_cards(side: int) -> dict[str, Any]:
-    """TAN-SIP header cards of the active array, CRPIX counting from 0."""
+Dither = tuple[float, float] | None
+
+
+def wcs_cards(side: int, dither: Dither = None) -> dict[str, Any]:
+    """TAN-SIP header cards of the active array, CRPIX counting from 0.
+
+    A dither (y, x) moves the telescope so that the sky lies by so many pixels elsewhere.
+    """
+    if dither is None:
+        return _cards(side)
+    # The pixel that will be at the reference pixel; what the detector does to the sky is the same.
+    cards = _cards(side)
+    at = cards["CRPIX1"] - dither[1], cards["CRPIX2"] - dither[0]
+    ra, dec = astropy_wcs(cards).all_pix2world(*at, 0)
+    return cards | {"CRVAL1": float(ra), "CRVAL2": float(dec)}
+
+
+def astropy_wcs(cards: Mapping[str, Any]) -> Any:
+    """The same for astropy, which counts CRPIX from 1."""
+    from astropy.io import fits
+    from astropy.wcs import WCS
+
+    header = fits.Header(dict(cards))
+    for key in ("CRPIX1", "CRPIX2"):
+        header[key] += 1
+    return WCS(header)
+
+
+def dithered(side: int, dither: Dither, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Where positions (full frame) of an exposure without dither lie in this one, (k, 2)."""
+    if dither is None or len(y) == 0:
+        return np.column_stack([y, x])
+    sky = astropy_wcs(_cards(side)).all_pix2world(x - BORDER, y - BORDER, 0)
+    to = astropy_wcs(wcs_cards(side, dither)).all_world2pix(*sky, 0, tolerance=1e-4)
+    return np.column_stack([to[1] + BORDER, to[0] + BORDER])
+
+
+def _cards(side: int) -> dict[str, Any]:
     n, scale, angle = side - 2 * BORDER, 0.11 / 3600, np.deg2rad(30.0)
     sin, cos, bend = scale * float(np.sin(angle)), scale * float(np.cos(angle)), 1e-3 / side
     return {
@@ -46,14 +83,14 @@ def relative_area(side: int) -> np.ndarray:
     return area * np.float32(cd / OMEGA_IDEAL)
 
 
-def make_gwcs(side: int) -> Any:
+def make_gwcs(side: int, dither: Dither = None) -> Any:
     """The same WCS as a gwcs of the active array."""
     import gwcs
     from astropy import coordinates, units
     from astropy.modeling import models as m
     from gwcs import coordinate_frames as cf
 
-    c = wcs_cards(side)
+    c = wcs_cards(side, dither)
     a, b = ({f"c{i}_{j}": c[f"{ax}_{i}_{j}"] for i, j in ((2, 0), (1, 1), (0, 2))} for ax in "AB")
     transform = (
         m.Shift(-c["CRPIX1"]) & m.Shift(-c["CRPIX2"])

@@ -18,14 +18,23 @@ from .expose import Exposed
 from .files import make_configuration, make_level1, make_references, write_reference
 from .options import Options
 from .readout import Electronics, make_planes
+from .references import KEY, described
 from .settings import DARK_DECAY, NAN_ARRAYS, Run, Simulation
 from .wcs import make_gwcs, wcs_cards
 
 
 def write_references(
-    options: Options, run: Run, pixels: Pixels, electronics: Electronics, exposed: Exposed
+    options: Options,
+    run: Run,
+    pixels: Pixels,
+    electronics: Electronics,
+    exposed: Exposed,
+    *,
+    reused: bool = False,
 ) -> tuple[dict[str, Path], np.ndarray]:
-    """Write every reference file; `exposed` gives its dark cube away.
+    """Write every reference file, unless those that are there are reused.
+
+    `exposed` gives its dark cube away.
 
     Returns
     -------
@@ -34,16 +43,19 @@ def write_references(
     saturated_at : (N, N) int8 or int16 ndarray
         The first resultant whose raw value reaches the threshold of the saturation file, or -1.
     """
-    (options.directory / "cal").mkdir(parents=True, exist_ok=True)
+    options.directory.mkdir(parents=True, exist_ok=True)
+    options.folder.mkdir(parents=True, exist_ok=True)
     formats, caldir = options.formats, dict[str, Path]()
     first, extra, planes = options.n_taken_out, options.has_extra_plane, len(run.pattern)
     saturated_at = np.full((run.side, run.side), -1, index_dtype(planes - first))
 
     def write(key: str, tree: dict[str, Any]) -> None:
+        path = caldir[key] = options.folder / f"{key}.asdf"
+        if reused:
+            return
         _put_nans(run, key, tree)
-        path = caldir[key] = options.directory / "cal" / f"{key}.asdf"
-        how = formats.get(key, "")
-        write_reference(path, tree, how, options.detector, options.optical_element)
+        how, about = formats.get(key, ""), described(options) if key == KEY else None
+        write_reference(path, tree, how, options.detector, options.optical_element, about)
 
     for key, tree in make_references(run, pixels, electronics, options.amp33):
         if key == "saturation":
@@ -75,7 +87,7 @@ def _put_nans(run: Run, key: str, tree: dict[str, Any]) -> None:
 
 def write_level1(options: Options, run: Run, exposed: Exposed, path: Path) -> None:
     """Write the Level 1 file."""
-    model = make_level1(run, path, exposed.data, exposed.amp33, options.reference_read)
+    model = make_level1(options, run, path, exposed)
     meta = model["meta"]
     meta["instrument"].update(
         {"detector": options.detector, "optical_element": options.optical_element}
@@ -89,7 +101,7 @@ def write_level1(options: Options, run: Run, exposed: Exposed, path: Path) -> No
         model["resultantdq"] = np.zeros((planes - first, run.side, run.side), np.uint8)
         run.put(model["resultantdq"][planes // 2 - first], "dropout", [GROUP["DROPOUT"]])
     if options.wcs == "l1":
-        meta["wcs"] = make_gwcs(run.side)
+        meta["wcs"] = make_gwcs(run.side, options.dither)
     model.save(path)
 
 
@@ -98,14 +110,16 @@ def write_wcs(options: Options, result: Simulation) -> None:
     from astropy.io import fits
 
     # cards of 80 characters without line breaks, which is what readers of such files expect
-    result.fitswcs.write_text(fits.Header(wcs_cards(options.side)).tostring())
+    result.fitswcs.write_text(fits.Header(wcs_cards(options.side, options.dither)).tostring())
     if result.gwcs:
-        asdf.AsdfFile({"wcs": make_gwcs(options.side)}).write_to(result.gwcs)
+        asdf.AsdfFile({"wcs": make_gwcs(options.side, options.dither)}).write_to(result.gwcs)
 
 
 def write_configuration(options: Options, run: Run, result: Simulation) -> None:
     """Write a configuration that is ready to run."""
-    settings = make_configuration(run, result.caldir, options.wcs) | dict(options.config or {})
+    settings = make_configuration(run, options.directory, result.caldir, options.wcs) | dict(
+        options.config or {}
+    )
     settings = {key: value for key, value in settings.items() if value is not None}
     result.config.write_text(yaml.safe_dump(settings, sort_keys=False))
 
@@ -124,6 +138,8 @@ def write_truth(
     truth["conditions"] = run.places
     truth["guide_window"] = options.window
     truth["options"] = {
-        "side": run.side, "seed": run.seed, "read_pattern": run.pattern, "noise": run.noise,
+        "side": run.side, "seed": run.seeds.exposure, "detector_seed": run.seeds.detector,
+        "sky_seed": run.seeds.sky, "dither": options.dither and [float(d) for d in options.dither],
+        "read_pattern": run.pattern, "noise": run.noise,
     }  # fmt: skip
     asdf.AsdfFile({"truth": truth}).write_to(path)

@@ -156,10 +156,11 @@ class Campaign:
         return glob.glob(f"{self.folder}/temp/*/cube*/c/*")
 
     def lines(self) -> list[dict]:
-        """The manifest; every line must be whole."""
+        """The manifest's lines on attempts; every line must be whole."""
         text = self.manifest.read_text()
         assert not text or text.endswith("\n")
-        return [json.loads(line) for line in text.splitlines()]
+        found = [json.loads(line) for line in text.splitlines()]
+        return [line for line in found if "planned" not in line]
 
     def statuses(self) -> dict[str, list[str]]:
         """What the manifest says of each exposure, in turn."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -403,10 +402,44 @@ def test_one_bad_exposure_does_not_stop_the_others(campaign, undisturbed, capsys
 def test_wrong_noise_is_told_before_the_calibration(campaign, capsys):
     campaign.settings["template"]["NOISE"]["TEMP"] = "nowhere/temp"
     campaign.write()
+    told = f"NOISE.TEMP: the directory {campaign.folder / 'nowhere'} does not exist on this machine"
+    _, _, errors = batch(campaign, capsys, "--dry-run")
+    assert len(errors) == 1
+    assert f"{told}; 4 exposures need it" in errors[0]
     status, lines, _ = batch(campaign, capsys)
     assert status == 4
     assert all("NOISE.TEMP" in line for line in lines[1:5])
     assert campaign.outputs() == []
+
+
+def test_folders_of_outputs_are_made(campaign, capsys, undisturbed):
+    """Not by a dry run, which says so."""
+    for sca in (1, 2):
+        (campaign.folder / f"l2_{sca}").rmdir()
+    assert len(dry(campaign, capsys)) == 4
+    _, lines, errors = batch(campaign, capsys, "--dry-run")
+    made = ", ".join(str(campaign.folder / f"l2_{sca}") for sca in (1, 2))
+    assert lines[-1] == f"4 to run, 0 finished; to be made: {made}"
+    assert errors == []
+    assert batch(campaign, capsys)[0] == 0
+    campaign.check(undisturbed)
+    assert batch(campaign, capsys, "--dry-run")[1][-1] == "0 to run, 4 finished"
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_folder_that_cannot_be_made(campaign, capsys, options):
+    (campaign.folder / "l2_1").rmdir()
+    (campaign.folder / "l2_1").write_text("in the way")
+    before = sorted(campaign.folder.rglob("*"))
+    status, _, errors = batch(campaign, capsys, *options)
+    folder = campaign.folder / "l2_1"
+    assert status == 2
+    assert [line.partition("campaign.yaml: ")[2] for line in errors] == [
+        f"{key}: the directory {folder} does not exist and cannot be made ({folder} is not a "
+        "directory)"
+        for key in ("OUT",)
+    ]
+    assert sorted(campaign.folder.rglob("*")) == before
 
 
 def test_nothing_is_left_open_or_mapped_of_the_exposure_before(campaign, capsys):
@@ -472,47 +505,7 @@ def test_an_attempt_that_was_taken_for_dead_waits_for_the_other(campaign, capsys
     assert campaign.statuses()["filter=F158,obs=1,sca=1"] == ["running", "running", "done"]
 
 
-# -- status --------------------------------------------------------------------------------------
-
-
-def counts(campaign, capsys):
-    _, lines, _ = batch(campaign, capsys, name="status")
-    return {line[2:14].strip(): int(line.split()[-1]) for line in lines[1:6]}, lines
-
-
-def test_status(campaign, capsys):
-    assert counts(campaign, capsys)[0] == {
-        "done": 0, "failed": 0, "running": 0, "interrupted": 0, "not begun": 4,
-    }  # fmt: skip
-    good = campaign.l1(1, 1).read_bytes()
-    campaign.l1(1, 1).write_bytes(b"nothing")
-    batch(campaign, capsys, "--limit", "2")
-    found, lines = counts(campaign, capsys)
-    assert found == {"done": 1, "failed": 1, "running": 0, "interrupted": 0, "not begun": 2}
-    assert any("an exposure took" in line for line in lines)
-    assert any("obs=1,sca=1" in line and "not an ASDF file" in line for line in lines)
-    campaign.l1(1, 1).write_bytes(good)
-
-
-def test_status_while_a_batch_runs(campaign, capsys, tools):
-    with campaign.started("--threads", "1", "--tile", "64") as process:
-        tools.stop_when(process, lambda: campaign.parts(campaign.out(2, 1)))
-        found, lines = counts(campaign, capsys)
-        assert found == {"done": 1, "failed": 0, "running": 1, "interrupted": 0, "not begun": 2}
-        plan = dry(campaign, capsys)
-        assert plan["filter=F158,obs=2,sca=1"][0] == "wait"
-        assert f"process {process.pid} on" in plan["filter=F158,obs=2,sca=1"][1]
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        found, _ = counts(campaign, capsys)
-        assert found == {"done": 1, "failed": 0, "running": 0, "interrupted": 1, "not begun": 2}
-
-
-def test_status_says_rate_and_end(campaign, capsys, tools):
-    with campaign.started("--threads", "1") as process:
-        tools.stop_when(process, lambda: campaign.parts(campaign.out(1, 2)))
-        _, lines = counts(campaign, capsys)
-        assert any("exposures an hour; 2 left, end about" in line for line in lines), lines
+# -- what is said ---------------------------------------------------------------------------------
 
 
 def test_progress_lines(campaign):

@@ -28,7 +28,7 @@ from roman_dask_l2.products.noise_layers import generate_noise
 from roman_dask_l2.system import logs
 
 ROOT = Path(__file__).parents[2]
-STAGES = ["open", "tiles", "sky", "copy", "write"]
+STAGES = ["open", "tiles", "sky", "mask", "write"]
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_one_line_for_each_stage(config, lines, monkeypatch):
         assert record.fields["seconds"] == pytest.approx(made.seconds[record.stage], abs=0.5)
     assert re.search(r"tiles +\d+\.\d\d s, 16 tiles$", found[1].getMessage())
     totals = counts({s.name: s for s in seen}.values())
-    assert set(totals) == {"tiles", "sky", "copy"}
+    assert set(totals) == {"tiles", "sky", "mask"}
     assert all(done == total for done, total in totals.values())  # no task more, none less
 
 

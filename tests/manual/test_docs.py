@@ -34,10 +34,18 @@ def docs_path(monkeypatch):
 
 @pytest.fixture
 def tables(docs_path):
-    """The module that writes the manual's tables."""
+    """The module that makes most of the manual's tables."""
     import step_tables
 
     return step_tables
+
+
+@pytest.fixture
+def pages(docs_path):
+    """The module that puts them into the pages."""
+    import tables
+
+    return tables
 
 
 def test_every_step_has_its_section():
@@ -45,14 +53,46 @@ def test_every_step_has_its_section():
     assert [name for name in sections if name in STEPS] == list(STEPS)
 
 
-def test_every_table_is_included_once(tables):
-    import fit_tables
+def test_every_table_is_included_once(pages):
+    text = "".join(page.read_text() for page in pages.pages())
+    included = re.findall(r"^<!-- table (\S+) -->$", text, re.MULTILINE)
+    assert sorted(included) == sorted(pages.made())
 
-    text = "".join(page.read_text() for page in DOCS.glob("*.md"))
-    included = re.findall(r"\{include\} _generated/(\w+)\.md", text)
-    others = ["configuration_keys", "campaign_keys", "cli", "noise_commands", "noise_streams"]
-    others += [f"fits_{name}" for name in fit_tables.TABLES]
-    assert sorted(included) == sorted([*tables.tables(), *others])
+
+def test_pages_have_what_the_code_has(pages):
+    """Tables, examples and the schema in the repository are those of now."""
+    made = pages.made()
+    old = [page.name for page in pages.pages() if page.read_text() != pages.renewed(page, made)]
+    assert old == [], "run: python docs/tables.py"
+    assert pages.SCHEMA.read_text() == pages.schema(), "run: python docs/tables.py"
+
+
+def test_a_page_is_renewed(pages, tmp_path):
+    (tmp_path / "code.py").write_text("new = 1\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Text.\n<!-- table one -->\nold\n<!-- end -->\n<!-- file code.py -->\n<!-- end -->\n"
+    )
+    found = pages.renewed(page, {"one": "| new |\n"})
+    assert found == (
+        "Text.\n<!-- table one -->\n\n| new |\n\n<!-- end -->\n"
+        "<!-- file code.py -->\n\n```python\nnew = 1\n```\n\n<!-- end -->\n"
+    )
+    page.write_text(found)
+    assert pages.renewed(page, {"one": "| new |\n"}) == found
+
+
+def test_pages_can_be_read_in_the_repository(pages):
+    """Nothing stands in them that only the built manual shows; the README says where it does."""
+    only_built = {
+        page.name
+        for page in pages.pages()
+        if re.search(r"^```\{(eval-rst|include|literalinclude|toctree)\}", page.read_text(), re.M)
+    }
+    assert only_built == {"api.md", "index.md", "changelog.md"}
+    assert "but for [Python](docs/api.md)" in (ROOT / "README.md").read_text()
+    empty = [page.name for page in pages.pages() if re.search(r"(?<!\!)\[\]\(", page.read_text())]
+    assert empty == [], "links without a text are not seen there"
 
 
 def test_every_option_is_explained(tables):

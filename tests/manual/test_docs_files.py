@@ -28,17 +28,9 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def said(monkeypatch_module):
-    """Heading -> its rows, name -> (shape, type), with the generated tables."""
-    monkeypatch_module.syspath_prepend(str(DOCS))
-    import step_tables
-
-    tables = step_tables.tables()
-    text = re.sub(
-        r"```\{include\} _generated/(\w+)\.md\n```",
-        lambda found: tables[found[1]],
-        (DOCS / "formats.md").read_text(),
-    )
+def said():
+    """Heading -> its rows, name -> (shape, type)."""
+    text = (DOCS / "formats.md").read_text()
     found = {}
     for part in re.split(r"^##+ ", text, flags=re.MULTILINE)[1:]:
         heading, _, body = part.partition("\n")
@@ -49,12 +41,6 @@ def said(monkeypatch_module):
 
 def table_lines(body):
     return [line.replace("| |", "|  |") for line in body.splitlines() if line.startswith("| `")]
-
-
-@pytest.fixture(scope="module")
-def monkeypatch_module():
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,10 @@ def parse_uniform(text):
 
 def draw_uniform(argument, streams, block):
     rng = streams("uniform", None, block.number)
-    return argument.width * (rng.random(block.window.shape, np.float32) - np.float32(0.5)), 3
+    values = argument.width * (rng.random(block.window.shape, np.float32) - np.float32(0.5))
+    odd = np.zeros(values.shape, np.bool_)
+    odd[0, :3] = odd[5, 5] = True
+    return values, odd
 
 
 def expect_uniform(argument, quiet):
@@ -112,9 +115,9 @@ def test_a_new_letter_is_in_the_manual(uniform, monkeypatch):
     import noise_tables
 
     tables = noise_tables.tables()
-    assert '"U" { "w" number }' in tables["noise_grammar.txt"]
-    assert "| `U`, `Uw<width>` | uniform noise |" in tables["noise_commands.md"]
-    assert "| `uniform` | uniform draws |" in tables["noise_streams.md"]
+    assert '"U" { "w" number }' in tables["noise_grammar"]
+    assert "| `U`, `Uw<width>` | uniform noise |" in tables["noise_commands"]
+    assert "| `uniform` | uniform draws |" in tables["noise_streams"]
 
 
 def test_only_one_command_puts_noise_into_a_ramp(monkeypatch):
@@ -148,10 +151,17 @@ def test_a_new_letter_is_drawn(uniform, exposure, caplog):
     assert plain.var() == pytest.approx(0.25 / 12, rel=0.02)
     assert np.abs(less).max() <= 0.3
     assert (both != read).mean() > 0.99
-    assert made.layers[0]["inadmissible"] == 4 * 3
-    assert "layer Uw0.5: 12 pixels are odd, they are 0" in caplog.text
-    other, _ = layers(exposure, ["Uw0.5"], tile=(100, 77))
+    with asdf.open(exposure / "l2.asdf", memmap=False, lazy_load=False) as file:
+        used = ~np.array(file["mask"])
+    # Of 4 in each of 4 blocks of 128 x 128, those that are not on the border, which is 4 wide.
+    at = [(y - 4, x - 4) for y in (5, 133) for x in (5, 133)]
+    at += [(128 - 4, x - 4) for x in (128, 129, 130)]
+    assert made.layers[0]["inadmissible"] == len(at)
+    assert made.layers[0]["inadmissible_unmasked"] == sum(used[y, x] for y, x in at)
+    assert f"layer Uw0.5: {len(at)} pixels are odd, they are 0" in caplog.text
+    other, again = layers(exposure, ["Uw0.5"], tile=(100, 77))
     np.testing.assert_array_equal(other[0], plain)  # whatever the tiles
+    assert again.layers[0] == made.layers[0]
 
 
 def test_a_new_letter_is_in_the_report(uniform, exposure, tmp_path):

@@ -109,18 +109,15 @@ def test_bad_labels(label):
     said, index = BAD[label]
     with pytest.raises(InputError) as error:
         parse(label)
-    head, shown, caret = str(error.value).split("\n")
-    assert head == f"NOISE.LAYER {label!r}: {said} at position {index + 1}"
-    assert shown == "  " + label.replace("\n", "?")
-    assert caret == "  " + " " * index + "^"
+    assert str(error.value) == f"NOISE.LAYER {label!r}: {said} at position {index + 1}"
 
 
 def test_the_message_in_full():
     with pytest.raises(InputError) as error:
         parse("RxS2")
-    assert str(error.value) == (
-        "NOISE.LAYER 'RxS2': unknown argument 'x' of R at position 2\n  RxS2\n   ^"
-    )
+    said = "NOISE.LAYER 'RxS2': unknown argument 'x' of R at position 2"
+    assert str(error.value) == said
+    assert f"  {said}\n" in (DOCS / "noise.md").read_text()  # one line, there as here
 
 
 @pytest.mark.parametrize("label", [None, 4, ["R"]])
@@ -195,15 +192,15 @@ def test_any_other_text_is_refused_with_its_place(label):
     try:
         assert parse(label).label == label
     except InputError as error:
-        head, shown, caret = str(error).rsplit("\n", 2)
-        assert head.startswith(f"NOISE.LAYER {label!r}: ")
-        position = int(re.findall(r"at position (\d+)$", head)[0])
-        assert caret.index("^") == position + 1
+        said = str(error)
+        assert len(said.splitlines()) == 1
+        assert said.startswith(f"NOISE.LAYER {label!r}: ")
+        position = int(re.findall(r"at position (\d+)$", said)[0])
         assert position <= len(label) + 1
 
 
 def test_the_manual_shows_the_grammar():
     text = (DOCS / "noise.md").read_text()
-    assert "```{literalinclude} _generated/noise_grammar.txt" in text
+    assert f"```text\n{grammar()}```" in text
     assert grammar().startswith("layer   = command { command }\ncommand = read | pearson | ")
     assert grammar().rstrip().endswith('digit   = "0".."9"')

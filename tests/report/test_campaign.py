@@ -54,8 +54,9 @@ def folder(tmp_path_factory):
 
 
 def lines(folder):
+    """Those of the manifest that are on attempts."""
     text = (folder / "campaign.manifest.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
+    return [line for line in map(json.loads, text.splitlines()) if "identity" in line]
 
 
 def test_batch_writes_the_numbers(folder):
@@ -92,6 +93,19 @@ def test_report(folder, tmp_path, check_page, plots, capsys):
             assert f"{100 * line['quality']['masked']:.3f}" in page.text
             assert f"{line['identity']}: {line['quality']['sky']:.4f} DN/s" in page.charts[0].dots
             assert f"{line['quality']['layers']['RS1']:.5f}" in page.text
+
+
+def test_an_interrupted_exposure(folder, tmp_path, check_page):
+    case = tmp_path / "stopped"
+    shutil.copytree(folder, case)
+    done = next(line for line in lines(case) if line["status"] == "done")
+    keys = ("attempt", "identity", "started", "host", "pid")
+    stopped = {key: done[key] for key in keys} | {"status": "running", "lock": str(case / "no")}
+    with (case / "campaign.manifest.jsonl").open("a") as file:
+        file.write(json.dumps(stopped) + "\n")
+    page = check_page(campaign_report(case / "campaign.yaml"))
+    assert "Failed and interrupted" in page.text
+    assert page.text.count("run the batch again, it continues where it stopped") == 1
 
 
 def test_manifest_without_numbers(folder, tmp_path, check_page):

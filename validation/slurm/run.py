@@ -347,9 +347,11 @@ ARRAY = ("--cpus-per-task=1", "--mem=1G", "--array=1-3", DEPLOY / "array.sbatch"
 
 
 def attempts(place: Path) -> list[tuple[str, str]]:
-    """Identity and status of every line of the campaign's manifest."""
+    """Identity and status of every line of the campaign's manifest that is on an attempt."""
     lines = (place / "campaign.manifest.jsonl").read_text().splitlines()
-    return [(line["identity"], line["status"]) for line in map(json.loads, lines)]
+    return [
+        (line["identity"], line["status"]) for line in map(json.loads, lines) if "identity" in line
+    ]
 
 
 def logs(place: Path) -> str:

@@ -73,6 +73,8 @@ class Command:
     needs : Needs
     ramp : callable
         ``ramp(argument)`` that its noise is added to, if it acts on ramps; else None.
+    clips : callable
+        ``clips(argument)``: whether it clips its noise.
     background : callable
         ``background(argument)``: order of the polynomial background of the Level-2 image that it
         needs, or None.
@@ -100,6 +102,7 @@ class Command:
     forms: tuple[tuple[str, str], ...]
     needs: Needs = Needs()
     ramp: Callable[[Any], Ramp | None] = none
+    clips: Callable[[Any], bool | None] = none
     background: Callable[[Any], int | None] = none
     streams: tuple[tuple[str, str, str], ...] = ()
     after: tuple[str, ...] = ()

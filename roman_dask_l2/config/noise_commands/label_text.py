@@ -37,10 +37,7 @@ class LabelText:
 
     def problem(self, what: str, at: int) -> InputError:
         """The error that something is wrong with the character of index `at`."""
-        shown = "".join(c if c.isprintable() else "?" for c in self.label)
-        return InputError(
-            f"NOISE.LAYER {self.label!r}: {what} at position {at + 1}\n  {shown}\n  {' ' * at}^"
-        )
+        return InputError(f"NOISE.LAYER {self.label!r}: {what} at position {at + 1}")
 
     def argument(self, command: str, known: str) -> str:
         """The next argument, a letter of `known`; empty at the end of the command."""

@@ -38,6 +38,10 @@ def ramp(argument: ReadNoise) -> Ramp:
     return "own" if argument.own_ramp else "dark"
 
 
+def clips(argument: ReadNoise) -> bool:
+    return argument.clip is not None
+
+
 command = Command(
     letter="R",
     name="read",
@@ -45,6 +49,7 @@ command = Command(
     acts_on=ActsOn.RAMP,
     parse=parse,
     ramp=ramp,
+    clips=clips,
     forms=(
         ("`R`", "read noise: white, reset and 1/f noise, put into a ramp of the dark"),
         ("`Ra`", "the same, put into the exposure's own ramp"),

@@ -170,12 +170,12 @@ class BlockNoise:
     Attributes
     ----------
     draw : callable
-        ``draw(argument, streams, block)``: an array (y, x) of float32, DN/s, and how many of its
-        pixels have no draw and are 0.
+        ``draw(argument, streams, block)``: an array (y, x) of float32, DN/s, and which of its
+        pixels have no draw and are 0, an array (y, x) of bool; None if all have one.
     expect : callable
     """
 
-    draw: Callable[..., tuple[np.ndarray, int]]
+    draw: Callable[..., tuple[np.ndarray, np.ndarray | None]]
     expect: Expect
 
 

@@ -10,8 +10,10 @@ from ...noise.streams import DrawKind, Streams
 from .drawing import BlockNoise, DetectorBlock, ExpectedNoise, OwnWeights, QuietPixels
 
 
-def draw(argument: Pearson, streams: Streams, block: DetectorBlock) -> tuple[np.ndarray, int]:
-    """Draws on one block, DN/s, and how many pixels have moments that no distribution has."""
+def draw(
+    argument: Pearson, streams: Streams, block: DetectorBlock
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws on one block, DN/s, and where the moments are such that no distribution has them."""
     light, exposure = block.light, block.exposure
     assert light is not None
     level, gain, fit = light.level, light.gain, light.fit
@@ -23,12 +25,10 @@ def draw(argument: Pearson, streams: Streams, block: DetectorBlock) -> tuple[np.
     if other.any():
         # From a stream of their own: how many numbers a draw takes depends on the weights, and the
         # other pixels must not notice.
-        inadmissible -= int(((values[other] == 0) & np.isfinite(level[other])).sum())
         rng = streams(DrawKind.PEARSON_EXCLUDED, None, block.number)
         its_level, its_gain, its_rows = (a[other][np.newaxis] for a in (level, gain, fit.rows))
         again, bad = pearson_noise(rng, its_level, its_gain, its_rows, fit.weights, exposure)
-        values[other] = again[0]
-        inadmissible += bad
+        values[other], inadmissible[other] = again[0], bad[0]
     return values, inadmissible
 
 

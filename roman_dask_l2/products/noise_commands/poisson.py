@@ -11,7 +11,7 @@ from ...steps.sky import sky_model
 from .drawing import BlockNoise, DetectorBlock, ExpectedNoise, OwnWeights, QuietPixels
 
 
-def draw(argument: Poisson, streams: Streams, block: DetectorBlock) -> tuple[np.ndarray, int]:
+def draw(argument: Poisson, streams: Streams, block: DetectorBlock) -> tuple[np.ndarray, None]:
     """Draws on one block, DN/s; 0 where the light is not known."""
     light, exposure = block.light, block.exposure
     assert light is not None
@@ -25,8 +25,8 @@ def draw(argument: Poisson, streams: Streams, block: DetectorBlock) -> tuple[np.
     rng = streams(DrawKind.POISSON, None, block.number)
     fit = light.fit
     if isinstance(fit, OwnWeights):
-        return own_poisson_noise(rng, level, light.gain, fit.coefficients, exposure), 0
-    return poisson_noise(rng, level, light.gain, fit.rows, fit.weights, exposure), 0
+        return own_poisson_noise(rng, level, light.gain, fit.coefficients, exposure), None
+    return poisson_noise(rng, level, light.gain, fit.rows, fit.weights, exposure), None
 
 
 def expect(argument: Poisson, quiet: QuietPixels) -> ExpectedNoise | None:
