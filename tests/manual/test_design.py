@@ -19,7 +19,7 @@ DOCS, PACKAGE = ROOT / "docs", ROOT / "roman_dask_l2"
 PAGE = (DOCS / "design.md").read_text()
 OTHER = {
     "package.module:attribute", "file.array", "dask.array.overlap", "roman-dask-l2 config.yaml",
-    "--per-step", "RS2",
+    "--per-step", "--report", "RS2",
 }  # fmt: skip
 """What stands in code on the page and is neither a file nor a name of the package."""
 

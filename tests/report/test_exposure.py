@@ -112,10 +112,8 @@ def test_a_warning_is_given_once(tmp_path, simulated, check_page, capsys):
     said, repeated = capsys.readouterr().err.split("on the way:")
     for text in (said, repeated):
         assert text.count("O and P both add") == 1
-        assert "moments that no Pearson distribution has" in text
     page = check_page(tmp_path / "l2_report.html")
     assert page.text.count("O and P both add") == 1
-    assert page.text.count("moments that no Pearson distribution has") == 1
     assert "noise layers made in" in page.text
 
 
