@@ -8,7 +8,7 @@ FUZZ ?= 20000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow test-faults fuzz slurm-test report-test parity bench bench-scaling \
+.PHONY: help demo test test-slow test-faults fuzz slurm-test report-test parity truth bench bench-scaling \
     bench-batch bench-scheduler bench-kernels test-versions lint docs changelog picture dist clean
 .NOTPARALLEL:
 
@@ -21,6 +21,7 @@ help:
 	@echo "make slurm-test    run on a real SLURM of one node, installed and started for it (root)"
 	@echo "make report-test   look at reports in a real browser, installed for it (root)"
 	@echo "make parity  compare with romanimpreprocess on a full frame"
+	@echo "make truth   both ramp fits against the truth, on ten million ramps of each rate"
 	@echo "make bench   time and memory beside romanimpreprocess (ours alone: bench-scaling, bench-batch,"
 	@echo "             bench-scheduler, bench-kernels)"
 	@echo "make test-versions   the tests on Python 3.11 to 3.13, with the oldest and newest packages"
@@ -54,6 +55,9 @@ report-test: $(VENV)/.test
 
 parity: $(VENV)/.test
 	$(BIN)/python validation/parity/run.py $(ARGS)
+
+truth: $(VENV)/.test
+	$(BIN)/python validation/truth/likelihood.py $(ARGS)
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/run.py $(ARGS)

@@ -33,6 +33,10 @@ from package import LAYERS, PACKAGE, ROOT, environment, say, simulated, table  #
 
 OURS, COMPATIBLE, THEIRS = "roman-dask-l2", "roman-dask-l2, its recipe", "romanimpreprocess"
 """`COMPATIBLE` is our program with the recipe that reproduces the package's numbers."""
+STCAL = "stcal's fit alone"
+"""The library's public function, in one process, on the raw ramp: no calibration around it."""
+FOREIGN = (THEIRS, STCAL)
+"""What runs in the package's environment."""
 
 LATEST = report.RESULTS / "latest.json"
 LIBRARIES = ("asdf", "astropy", "dask", "numba", "numpy", "scipy", "stcal")
@@ -50,6 +54,8 @@ class Case:
     module : str
         The package's documented command for it.
     programs : tuple of str
+    likelihood : bool
+        Ramps are fitted by maximum likelihood.
     """
 
     name: str
@@ -57,6 +63,7 @@ class Case:
     noise: bool
     module: str
     programs: tuple[str, ...]
+    likelihood: bool = False
 
 
 CASES = {
@@ -68,6 +75,14 @@ CASES = {
             False,
             "romanimpreprocess.L1_to_L2.gen_cal_image",
             (OURS, COMPATIBLE, THEIRS),
+        ),
+        Case(
+            "likelihood",
+            "calibration, likelihood fit",
+            False,
+            "romanimpreprocess.L1_to_L2.gen_cal_image",
+            (OURS, COMPATIBLE, STCAL, THEIRS),
+            likelihood=True,
         ),
         Case(
             "layers",
@@ -94,6 +109,8 @@ class Bench:
         name = f"bench_{case.name}_{list(case.programs).index(program)}"
         settings = self._base | {"OUT": f"{name}.asdf", "FITSOUT": True, "SLICEOUT": True}
         settings.pop("NOISE", None)
+        if case.likelihood:
+            settings["romancal_ramp_fit"] = True
         if case.noise:
             # A folder for ours, a file for theirs: a file's name serves for both.
             temp = str(self.folder / f"{name}_temp.asdf")
@@ -103,6 +120,8 @@ class Bench:
         (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
         if program == THEIRS:
             return [str(self._python), "-m", case.module, f"{name}.yaml"]
+        if program == STCAL:
+            return [str(self._python), str(HERE / "stcal_fit.py"), f"{name}.yaml"]
         ours = [str(Path(sys.executable).with_name("roman-dask-l2")), f"{name}.yaml"]
         ours += ["--threads", str(self._threads)]
         return [*ours, "--graph", "romanimpreprocess_1.0"] if program == COMPATIBLE else ours
@@ -122,7 +141,7 @@ class Bench:
         command, log = self.command(case, program), self.folder / "bench_log.txt"
         cost = measure.measure(command, cwd=self.folder, env=env, cpus=self._cpus, log=log)
         record = {"case": kind or case.name, "program": program, **cost.record()}
-        if program != THEIRS:
+        if program not in FOREIGN:
             record["stages"] = report.stages(log)
         say(
             f"{record['case'] if kind != '-' else 'warm-up'}, {program}: {cost.wall:.2f} s,"
@@ -174,11 +193,11 @@ def main() -> int:
     bench = Bench(config, python, args.threads, cpus)
     cases = [CASES[name] for name in args.cases]
     times = {OURS: args.repeat, COMPATIBLE: args.repeat}
-    times[THEIRS] = args.package_repeat if with_package else 0
+    times |= dict.fromkeys(FOREIGN, args.package_repeat if with_package else 0)
     try:
         for case in cases:
             for program in case.programs:
-                if program != THEIRS:
+                if program not in FOREIGN:
                     bench.run(case, program, "-")
         for i in range(max(times.values())):
             for case in cases:
@@ -248,7 +267,7 @@ def _earlier(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not alike or not report.same_machine(latest["machine"], result["machine"]):
         say("latest.json is of another machine or exposure: no figures of the package")
         return []
-    runs = [run for run in latest["runs"] if run["program"] == THEIRS]
+    runs = [run for run in latest["runs"] if run["program"] in FOREIGN]
     return [{"from": latest["date"], **run} for run in runs]
 
 
@@ -304,6 +323,11 @@ def targets(medians: Mapping[str, Any], ratios: Mapping[str, Any]) -> list[dict[
                     " GB")  # fmt: skip
             add(f"{title}: peak anonymous", anonymous, ours["anonymous"]["median"] / 1e9, False,
                 " GB")  # fmt: skip
+    if "likelihood" in medians and "calibration" in medians:
+        cpu = [medians[case][OURS]["cpu"]["median"] for case in ("likelihood", "calibration")]
+        add("likelihood fit: CPU time over that with fixed weights", 2, cpu[0] / cpu[1], False)
+        resident = medians["likelihood"][OURS]["resident"]["median"] / 1e9
+        add("likelihood fit: peak resident", 1.2, resident, False, " GB")
     if "first run" in medians:
         wall = [medians[case][OURS]["wall"]["median"] for case in ("first run", "calibration")]
         add("first run ever: more than later ones", 12, wall[0] - wall[1], False, " s")

@@ -8,6 +8,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import cli_table  # noqa: E402
 import config_table  # noqa: E402
+import fit_tables  # noqa: E402
 import noise_tables  # noqa: E402
 import step_tables  # noqa: E402
 
@@ -17,6 +18,7 @@ cli_table.write(HERE / "_generated")
 config_table.write(HERE / "_generated")
 step_tables.write(HERE / "_generated")
 noise_tables.write(HERE / "_generated")
+fit_tables.write(HERE / "_generated")
 
 project = "roman-dask-l2"
 author = "roman-dask-l2 developers"

@@ -16,7 +16,8 @@ from roman_dask_l2.io.references import ARRAYS
 from roman_dask_l2.steps.registry import STEPS, find_step
 
 LENGTHS = {
-    "r": "R", "p": "P", "k": "3", "y": "N", "x": "N", "Y": "N-8", "X": "N-8", "a": "128",
+    "r": "R", "b": "3⌈R/8⌉", "p": "P", "k": "3", "a": "128",
+    "y": "N", "x": "N", "Y": "N-8", "X": "N-8",
 }  # fmt: skip
 COMPUTED = {
     "wcs.area": ("(N, N)", "float64", "", "solid angle over that of a (0.11 arcsec)² pixel"),
@@ -60,7 +61,8 @@ def overview(steps: Iterable[BoundStep]) -> str:
     rows = []
     for bound in steps:
         step, reduction = bound.step, bound.step.reduction
-        read = [*step.reads, *step.optional_reads, *(reduction.reads if reduction else ())]
+        read = [*step.reads, *step.optional_reads]
+        read += reduction.reads_for(bound.params) if reduction else ()
         named = [*_references_of(bound).values()]
         if reduction:
             measured = reduction.references_for(bound.params).values()
@@ -85,7 +87,7 @@ def step_table(bound: BoundStep) -> str:
     rows += [("reads, if there", *_variable(name)) for name in step.optional_reads]
     rows += [("reference", *_array(name)) for name in _references_of(bound).values()]
     if reduction:
-        rows += [("measures", *_variable(name)) for name in reduction.reads]
+        rows += [("measures", *_variable(name)) for name in reduction.reads_for(bound.params)]
         measured = reduction.references_for(bound.params).values()
         rows += [("measures, reference", *_array(n)) for n in measured]
         rows += [("measures, whole", *_array(n)) for n in reduction.whole.values()]

@@ -422,7 +422,8 @@ def check_configurations(campaign: Campaign, entries: Sequence[Entry]) -> dict[s
         try:
             config = campaign.config(entry)
             noise = config.NOISE
-            how = json.dumps([str(config.GRAPH), noise and noise.LAYER])
+            fit = config.raw.get("romancal_ramp_fit")  # not given, it is not false
+            how = json.dumps([str(config.GRAPH), fit, noise and noise.LAYER])
             if how not in recipes:
                 load_recipe(config.GRAPH, config)
                 if noise is not None:

@@ -24,7 +24,7 @@ from ..products.provenance import NUMERIC, Product, describe, recipe_parts, whol
 
 _RECORDED = re.compile(rb"\bfingerprint: ['\"]?([0-9a-f]{64})\b")
 _FITS_BLOCK = 2880
-_BLOCKS = ("RAMP_OPT_PARS", "JUMP_DETECT_PARS")
+_BLOCKS = ("RAMP_OPT_PARS", "JUMP_DETECT_PARS", "JUMP_KW")
 
 
 def product_files(config: Config) -> dict[Product, list[Path]]:

@@ -138,11 +138,11 @@ def draw_graph(args: argparse.Namespace) -> int:
         if not args.tasks:
             applied = {bound.name for bound in prepare(config).steps}
     name = args.graph or (config.GRAPH if config else "l1_to_l2")
-    recipe = load_recipe(name, config)
+    recipe = load_recipe(name, config)  # another one with romancal_ramp_fit
     if args.tasks:
         from ..drawing.tasks import draw_tasks
 
-        canvas = draw_tasks(_named(str(name)), args.per_step)
+        canvas = draw_tasks(recipe.path.absolute(), args.per_step)
     elif args.per_step:
         raise InputError("--per-step: expected together with --tasks")
     else:

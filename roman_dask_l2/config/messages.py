@@ -84,7 +84,8 @@ def _sentence(key: str, item: Any) -> str:
         case "greater_than":
             expected = f"a number larger than {context['gt']:g}"
         case "greater_than_equal":
-            expected = f"a whole number from {context['ge']} up"
+            whole = isinstance(context["ge"], int)
+            expected = f"a {'whole ' if whole else ''}number from {context['ge']:g} up"
         case "literal_error":
             expected = context["expected"]
         case "path_type":

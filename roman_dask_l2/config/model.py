@@ -35,8 +35,10 @@ from .types import (
     FilePath,
     Flag,
     Growth,
+    NotNegative,
     Positive,
     SkyOrder,
+    no_bool,
     recipe_path,
     resolve_path,
 )
@@ -153,6 +155,30 @@ class JumpDetectPars(Block):
         return self
 
 
+class JumpKw(Block):
+    """What the likelihood ramp fit does about large events (snowballs), by romancal's names; keys
+    left out keep defaults."""
+
+    expand_large_events: bool = _step_default("large_events", "expand_large_events")
+    """Flag what surrounds large events: groups of pixels that jump together."""
+    min_jump_area: Positive = _step_default("large_events", "min_jump_area")
+    """Least area of such a group (pixels)."""
+    min_sat_area: Positive = _step_default("large_events", "min_sat_area")
+    """Least area of its saturated core (pixels)."""
+    expand_factor: Positive = _step_default("large_events", "expand_factor")
+    """By how much the radius of the circle around the group is multiplied."""
+    sat_required_snowball: bool = _step_default("large_events", "sat_required_snowball")
+    """Only groups with a core that has just saturated are large events."""
+    min_sat_radius_extend: NotNegative = _step_default("large_events", "min_sat_radius_extend")
+    """Least radius of a core that is grown (pixels)."""
+    sat_expand: Count = _step_default("large_events", "sat_expand")
+    """Pixels by which the radius of a core is grown."""
+    edge_size: Count = _step_default("large_events", "edge_size")
+    """Distance from the edge within which no saturated core is required (pixels)."""
+    maximum_cores: Annotated[int | str, BeforeValidator(no_bool)] | None = None
+    """Processes of romancal; without effect here, see ``--threads``."""
+
+
 class Noise(Block):
     """Noise realisations to make."""
 
@@ -191,6 +217,14 @@ class Config(Block):
     """The pixel for which the weights of the ramp fit are optimal."""
     JUMP_DETECT_PARS: JumpDetectPars = Field(default_factory=JumpDetectPars)
     """Thresholds of the jump detection."""
+    romancal_ramp_fit: bool = False
+    """Fit ramps by maximum likelihood, as romancal does: the recipe's key ``likelihood`` names the
+    recipe that takes its place. Not given, the recipe decides."""
+    REJECTION_THRESHOLD: Positive = _step_default("ramp_fit_likelihood", "rejection_threshold")
+    """Significance from which the likelihood fit takes a difference for a jump (standard
+    deviations)."""
+    JUMP_KW: JumpKw = Field(default_factory=JumpKw)
+    """What the likelihood fit does about large events (snowballs)."""
     FITSOUT: bool = False
     """Also write the image as FITS, under OUT with ``.asdf`` replaced by ``_asdf_to.fits``."""
     SKYORDER: SkyOrder | None = _step_default("sky", "order")
@@ -198,6 +232,8 @@ class Config(Block):
     image."""
     SLICEOUT: bool = False
     """Also store the last resultant of each saturating pixel's fit (``endslice``)."""
+    JUMPOUT: bool = False
+    """Also store where and when jumps were found (``jump_indices``)."""
     SATURATION_BACKUP: Count = _step_default("saturation", "backup")
     """Resultants before the first saturated one that are flagged too, where they average more than
     one read."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ..core.step import VARIABLES, BoundStep, Step
 from ..errors import InputError
+from ..steps.likelihood_params import LikelihoodParams
 from ..steps.registry import find_step
 from ..system.text import nearest
 
@@ -33,11 +34,21 @@ class Recipe:
     steps : tuple of BoundStep
     outputs : tuple of str
         Two-dimensional variables that go into the L2 file beside the usual ones.
+    path : Path
+        Its file.
+    likelihood : str
+        Name or file of the recipe that takes its place with ``romancal_ramp_fit``; empty if it
+        says none.
+    notes : tuple of str
+        Keys of the configuration that it pays no heed to, a warning for each.
     """
 
     name: str
     steps: tuple[BoundStep, ...]
     outputs: tuple[str, ...] = ()
+    path: Path = Path()
+    likelihood: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def shipped() -> dict[str, Path]:
@@ -54,6 +65,8 @@ def shipped() -> dict[str, Path]:
 def load_recipe(name: str | Path, config: Config | None = None) -> Recipe:
     """Read a recipe and bind its steps to their parameters.
 
+    With ``romancal_ramp_fit`` it is the one that takes its place.
+
     Parameters
     ----------
     name : str or Path
@@ -64,9 +77,17 @@ def load_recipe(name: str | Path, config: Config | None = None) -> Recipe:
     Raises
     ------
     InputError
-        Unknown recipe, step or option; an option of the wrong type; steps that do not fit.
+        Unknown recipe, step or option; an option of the wrong type; steps that do not fit; a key of
+        the configuration that the recipe cannot obey.
     """
-    path = _find(name)
+    recipe = _read(_find(name), config)
+    if config is None:
+        return recipe
+    recipe = _with_wanted_fit(recipe, config)
+    return replace(recipe, notes=tuple(_unheard(recipe, config)))
+
+
+def _read(path: Path, config: Config | None) -> Recipe:
     try:
         document = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -75,13 +96,18 @@ def load_recipe(name: str | Path, config: Config | None = None) -> Recipe:
     entries = document.get("steps") if isinstance(document, Mapping) else None
     if not isinstance(entries, list) or not entries:
         raise InputError(f"recipe {path}: no list 'steps'")
-    unknown = set(document) - {"name", "description", "steps", "outputs"}
+    unknown = set(document) - {"name", "description", "steps", "outputs", "likelihood"}
     if unknown:
         raise InputError(f"recipe {path}: unknown key {sorted(unknown)[0]!r}")
     steps = tuple(_bind(entry, path, config) for entry in entries)
     check_fit(steps, f"recipe {path}")
     outputs = _outputs(document.get("outputs", []), steps, path)
-    return Recipe(str(document.get("name", path.stem)), steps, outputs)
+    likelihood = document.get("likelihood", "")
+    if not isinstance(likelihood, str):
+        raise InputError(
+            f"recipe {path}: likelihood is {likelihood!r}, expected the name of a recipe or a file"
+        )
+    return Recipe(str(document.get("name", path.stem)), steps, outputs, path, likelihood)
 
 
 def _outputs(names: Any, steps: Sequence[BoundStep], path: Path) -> tuple[str, ...]:
@@ -95,17 +121,18 @@ def _outputs(names: Any, steps: Sequence[BoundStep], path: Path) -> tuple[str, .
     return tuple(names)
 
 
-def _find(name: str | Path) -> Path:
+def _find(name: str | Path, where: str = "GRAPH", folder: Path | None = None) -> Path:
+    """The file of a recipe; relative paths start at `folder`, else at the working directory."""
     known = shipped()
     if str(name) in known:
         return known[str(name)]
-    path = Path(name)
+    path = Path(name) if folder is None else folder / name
     if path.is_file():
         return path
     near = nearest(str(name), known)
     hint = f", did you mean {near!r}?" if near else ""
     raise InputError(
-        f"GRAPH: no recipe or file {str(name)!r}; shipped recipes: {', '.join(known)}{hint}"
+        f"{where}: no recipe or file {str(name)!r}; shipped recipes: {', '.join(known)}{hint}"
     )
 
 
@@ -151,6 +178,55 @@ def _settings(step: Step, config: Config) -> dict[str, Any]:
     return found
 
 
+def _by_likelihood(recipe: Recipe) -> bool:
+    return any(issubclass(bound.step.params, LikelihoodParams) for bound in recipe.steps)
+
+
+def _with_wanted_fit(recipe: Recipe, config: Config) -> Recipe:
+    """The recipe with the kind of ramp fit that the configuration asks for."""
+    here, wanted = _by_likelihood(recipe), config.romancal_ramp_fit
+    if wanted == here or "romancal_ramp_fit" not in config.model_fields_set:
+        return recipe
+    if not wanted:
+        raise InputError(
+            f"romancal_ramp_fit is false, but recipe {recipe.name} fits by likelihood; choose "
+            "another one with GRAPH, or leave the key out"
+        )
+    if not recipe.likelihood:
+        raise InputError(
+            f"romancal_ramp_fit: recipe {recipe.name} has no likelihood fit, and no key "
+            "'likelihood' that names a recipe with one"
+        )
+    where = f"recipe {recipe.path}: likelihood"
+    other = _read(_find(recipe.likelihood, where, recipe.path.parent), config)
+    if not _by_likelihood(other):
+        raise InputError(f"{where}: recipe {other.name} has no step ramp_fit_likelihood")
+    return other
+
+
+FIT_KEYS = ("RAMP_OPT_PARS", "JUMP_DETECT_PARS", "REJECTION_THRESHOLD", "JUMP_KW")
+"""Keys that not every ramp fit obeys."""
+SWITCH, CORES = "JUMP_KW.expand_large_events", "JUMP_KW.maximum_cores"
+
+
+def _unheard(recipe: Recipe, config: Config) -> Iterator[str]:
+    """A line for each key that was given and changes nothing."""
+    heard = {key for bound in recipe.steps for key in bound.step.settings.values()}
+    for key in FIT_KEYS:
+        if key not in config.model_fields_set:
+            continue
+        inner = getattr(getattr(config, key), "model_fields_set", None)
+        given = {key} if inner is None else {f"{key}.{name}" for name in inner}
+        for_steps = given - {CORES}
+        if lost := sorted(for_steps - heard):
+            names = key if len(lost) == len(for_steps) else ", ".join(lost)
+            yield f"{names}: no effect, recipe {recipe.name} has no such option"
+        elif key == "JUMP_KW" and not config.JUMP_KW.expand_large_events and for_steps - {SWITCH}:
+            yield f"JUMP_KW: no effect without {SWITCH}"
+        if CORES in given:
+            yield f"{CORES}: no effect, the number of threads is that of --threads"
+
+
 def check_fit(steps: Sequence[BoundStep], where: str) -> None:
     """Every step must find what it reads; together they must make the L2 file's arrays.
 
@@ -162,7 +238,8 @@ def check_fit(steps: Sequence[BoundStep], where: str) -> None:
     made: set[str] = set()
     for bound in steps:
         step = bound.step
-        needs = set(step.reads) | set(step.reduction.reads if step.reduction else ())
+        reduction = step.reduction
+        needs = set(step.reads) | set(reduction.reads_for(bound.params) if reduction else ())
         missing = sorted(needs - made)
         if missing:
             raise InputError(

@@ -97,6 +97,7 @@ SkyOrder = Annotated[
     AfterValidator(_order),
 ]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(no_bool)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(no_bool)]
 Flag = Annotated[str, Field(json_schema_extra={"enum": [*dq.PIXEL]}), AfterValidator(_flag)]
 Growth = Annotated[
     int,

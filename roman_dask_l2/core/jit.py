@@ -14,12 +14,14 @@ import logging
 import os
 import pickle
 import tempfile
+import types
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 log = logging.getLogger(__name__)
@@ -101,14 +103,21 @@ class _SharedCache(FunctionCache):
 
     def __init__(self, py_func: Any) -> None:
         super().__init__(py_func)
-        self._cache_file = _CheckedFile(
+        self._func = py_func
+
+    @cached_property
+    def file(self) -> _CheckedFile:
+        """The files of this function. Made at the first use, when all that it calls is defined."""
+        stamp = self._impl.locator.get_source_stamp()
+        return _CheckedFile(
             cache_path=self._cache_path,
             filename_base=self._impl.filename_base,
-            source_stamp=self._impl.locator.get_source_stamp(),
+            source_stamp=(stamp, built_from(self._func)),
         )
 
     def _load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
+            self._cache_file = self.file
             with self._locked(fcntl.LOCK_SH):
                 return super()._load_overload(sig, target_context)
         except Exception as error:  # whatever is wrong, the function can be compiled again
@@ -117,6 +126,7 @@ class _SharedCache(FunctionCache):
 
     def _save_overload(self, sig: Any, data: Any) -> None:
         try:
+            self._cache_file = self.file
             with self._locked(fcntl.LOCK_EX):
                 super()._save_overload(sig, data)
         except OSError as error:  # such as a full disk: the run does not need the cache
@@ -133,6 +143,48 @@ class _SharedCache(FunctionCache):
                 file = stack.enter_context(open(path, "ab"))
                 fcntl.flock(file, kind)
             yield
+
+
+def built_from(func: Callable[..., Any]) -> str:
+    """Digest of all that a kernel is compiled from: its code, that of the kernels that it calls,
+    and the constants that they use, from whatever file.
+
+    numba itself looks at the one file in which a kernel stands, so that a change of another one
+    would leave old machine code in use.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    seen: set[int] = set()
+
+    def add(value: Any) -> None:
+        if isinstance(value, types.CodeType):
+            digest.update(value.co_code)
+            for part in (*value.co_consts, *value.co_names, *value.co_varnames):
+                add(part)
+        elif isinstance(value, np.ndarray | np.generic):
+            digest.update(repr((value.dtype, value.shape)).encode() + value.tobytes())
+        elif isinstance(value, tuple | list):
+            for part in value:
+                add(part)
+        elif isinstance(value, type) and hasattr(value, "_fields"):  # a NamedTuple
+            add(value._fields)
+        elif value is None or isinstance(value, bool | int | float | complex | str | bytes):
+            digest.update(repr(value).encode())
+        else:
+            follow(getattr(value, "py_func", None))
+
+    def follow(function: Any) -> None:
+        if not isinstance(function, types.FunctionType) or id(function) in seen:
+            return
+        seen.add(id(function))
+        add(function.__code__)
+        for name in function.__code__.co_names:
+            if name in function.__globals__:
+                add(function.__globals__[name])
+        for cell in function.__closure__ or ():
+            add(cell.cell_contents)
+
+    follow(func)
+    return digest.hexdigest()
 
 
 @cache
@@ -152,7 +204,7 @@ def cold_cache() -> Path | None:
         return None
     folder = Path(caches[0].cache_path)
     # An index that an older version of the source has left counts as empty.
-    known = sum(bool(cache._cache_file._load_index()) for cache in caches)
+    known = sum(bool(cache.file._load_index()) for cache in caches)
     if 2 * known > len(caches):
         return None
     with contextlib.suppress(OSError):

@@ -21,12 +21,25 @@ from .exposure import Exposure
 
 @dataclass(frozen=True)
 class Variable:
-    """One array that flows between steps: its dimensions (r, y, x), dtype and meaning."""
+    """One array that flows between steps: its dimensions, dtype and meaning.
+
+    Dimensions are y and x, with a first one before them or none: r, one plane for each resultant,
+    or b, bits of `PACKED` flags of all resultants.
+    """
 
     dims: str
     dtype: str
     unit: str
     meaning: str
+
+    def lead(self, n_resultants: int) -> tuple[int, ...]:
+        """Length of the first dimension, nothing for an image."""
+        planes = {"ryx": n_resultants, "byx": len(PACKED) * -(-n_resultants // 8)}
+        return (planes[self.dims],) if self.dims in planes else ()
+
+
+PACKED = ("JUMP_DET", "SATURATED", "DO_NOT_USE")
+"""Flags of resultants that `events` holds: ceil(R / 8) planes for each."""
 
 
 VARIABLES: dict[str, Variable] = {
@@ -41,6 +54,7 @@ VARIABLES: dict[str, Variable] = {
     "chisq": Variable("yx", "float32", "", "chi-square of the ramp fit per degree of freedom"),
     "unused": Variable("ryx", "uint8", "", "1 where the likelihood fit has no next difference"),
     "noise_ratio": Variable("yx", "float32", "1/s", "Poisson to read noise of the fit's weights"),
+    "events": Variable("byx", "uint8", "", "flags of resultants that large events change, as bits"),
     "dumo": Variable("yx", "float32", "DN/s", "uniform-weight slope minus the optimal one"),
     "endslice": Variable("yx", "int16", "", "last resultant before saturation, -1 if none"),
     "mask": Variable("yx", "bool", "", "combined mask, True = not to be used"),
@@ -95,6 +109,10 @@ class Tile:
         return self.window.active(self.side).within(self.window)
 
 
+def _little(exposure: Exposure, params: Any) -> float:
+    return 0.0
+
+
 @dataclass(frozen=True)
 class Reduction:
     """How to measure a few numbers on the whole frame before a step works on tiles.
@@ -109,23 +127,31 @@ class Reduction:
     combine : callable
         ``combine(partials, exposure=, params=, **whole)`` -> mapping handed to the kernel as
         ``measured``. ``whole`` are references (and L1 strips) that are read whole.
-    reads : tuple of str
-        Variables, with the values that they have when the step begins.
+    reads : tuple of str or callable
+        Variables, with the values that they have when the step begins (or a function of the
+        parameters that returns such a tuple).
     references, whole : mapping of str to str
         Keyword name -> reference array, cut to the window (or a function of the parameters that
         returns such a mapping) / read whole by `combine`.
     thin : bool
         The windows are thin strips, and the preceding steps are computed on these strips alone.
         Otherwise the reduction uses the finished tiles.
+    holds : callable
+        ``holds(exposure, params)`` -> bytes that `combine` needs, if that is more than a little.
     """
 
     windows: Callable[[Exposure, Any], list[Window]]
     partial: Callable[..., Any]
     combine: Callable[..., Mapping[str, Any]]
-    reads: tuple[str, ...]
+    reads: tuple[str, ...] | Callable[[Any], tuple[str, ...]]
     references: Mapping[str, str] | Callable[[Any], Mapping[str, str]] = field(default_factory=dict)
     whole: Mapping[str, str] = field(default_factory=dict)
     thin: bool = True
+    holds: Callable[[Exposure, Any], float] = _little
+
+    def reads_for(self, params: Any) -> tuple[str, ...]:
+        """Variables of `partial` under `params`."""
+        return self.reads(params) if callable(self.reads) else self.reads
 
     def references_for(self, params: Any) -> Mapping[str, str]:
         """Reference arrays of `partial` under `params`."""
@@ -240,7 +266,7 @@ class Step:
             _check_signature(
                 f"step {self.name}: partial",
                 r.partial,
-                [*r.reads, *r.references_for(self.params())],
+                [*r.reads_for(self.params()), *r.references_for(self.params())],
                 _CONTEXT[:3],
             )
             _check_signature(
@@ -248,7 +274,7 @@ class Step:
             )
 
     def _variables(self) -> Sequence[str]:
-        extra = self.reduction.reads if self.reduction else ()
+        extra = self.reduction.reads_for(self.params()) if self.reduction else ()
         return (*self.reads, *self.optional_reads, *self.writes, *extra)
 
     def references_for(self, params: Params) -> Mapping[str, str]:

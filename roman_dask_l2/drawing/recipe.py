@@ -276,8 +276,9 @@ def _color(name: str) -> str:
 
 
 def _reads(bound: BoundStep) -> set[str]:
-    step = bound.step
-    return {*step.reads, *step.optional_reads, *(step.reduction.reads if step.reduction else ())}
+    step, reduction = bound.step, bound.step.reduction
+    measured = reduction.reads_for(bound.params) if reduction else ()
+    return {*step.reads, *step.optional_reads, *measured}
 
 
 def _reference_lines(bound: BoundStep) -> list[str]:

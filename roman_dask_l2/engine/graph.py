@@ -270,8 +270,8 @@ def _variable(tiles: _Tiles, name: str, grid: Grid, n_resultants: int) -> da.Arr
     import dask.array as da
 
     variable = VARIABLES[name]
-    lead = variable.dims == "ryx"
-    chunks = (*(((n_resultants,),) if lead else ()), *grid.chunks)
+    lead = variable.lead(n_resultants)
+    chunks = (*((n,) for n in lead), *grid.chunks)
     return da.map_blocks(
         pick_variable,
         tiles.array(),
@@ -293,8 +293,9 @@ def _reduction(
     assert reduction is not None
     shared = flow.shared
     windows = reduction.windows(flow.inputs.exposure, bound.params)
+    reads = reduction.reads_for(bound.params)
     if reduction.thin:
-        thin = feeding(before, reduction.reads)
+        thin = feeding(before, reads)
         known = {b.name: flow.measured[b.name] for b in thin if b.name in flow.measured}
         needed = [shared, *known.values()]
         given = TaskRef(shared.key), named(known)
@@ -306,8 +307,8 @@ def _reduction(
         partials = List(*map(TaskRef, tasks))
         tasks[end] = Task(end, combine_partials, partials, bound, TaskRef(shared.key))
         return last_task(end, tasks, needed)
-    stored = {name: flow.stored[name] for name in reduction.reads if name in flow.stored}
-    names = [name for name in reduction.reads if name not in stored]
+    stored = {name: flow.stored[name] for name in reads if name in flow.stored}
+    names = [name for name in reads if name not in stored]
     sources = [flow.arrays[name] for name in names]
     ready = flow.seconds if stored else []
     label, end = unique(f"{bound.name}-measure"), unique(f"{bound.name}-combine")

@@ -89,10 +89,11 @@ def reduce_strip(
     reduction = bound.step.reduction
     assert reduction is not None
     side = inputs.exposure.side
-    outer = window.grown(summed_halo(before, reduction.reads), side)
+    names = reduction.reads_for(bound.params)
+    outer = window.grown(summed_halo(before, names), side)
     have = run_steps(before, {}, Tile(outer, side), inputs, measured)
     cut = window.within(outer)
-    reads = {name: np.ascontiguousarray(have[name][(..., *cut)]) for name in reduction.reads}
+    reads = {name: np.ascontiguousarray(have[name][(..., *cut)]) for name in names}
     return partial_of(window, bound, inputs, **reads)
 
 
@@ -144,7 +145,7 @@ def measure(steps: Sequence[BoundStep], inputs: Inputs) -> dict[str, Mapping[str
         reduction = bound.step.reduction
         if reduction is None:
             continue
-        before = feeding(steps[:i], reduction.reads)
+        before = feeding(steps[:i], reduction.reads_for(bound.params))
         windows = reduction.windows(inputs.exposure, bound.params)
         partials = [reduce_strip(w, bound, before, inputs, measured) for w in windows]
         measured[bound.name] = combine_partials(partials, bound, inputs)
@@ -170,9 +171,8 @@ def rehearse(steps: Sequence[BoundStep], inputs: Inputs) -> Iterator[str]:
     corner = Window(0, 2 * BORDER, 0, 2 * BORDER)
 
     def blank(names: Iterable[str], window: Window) -> dict[str, np.ndarray]:
-        lead = {"ryx": (exposure.n_resultants,), "yx": ()}
         return {
-            name: np.zeros((*lead[v.dims], *window.shape), v.dtype)
+            name: np.zeros((*v.lead(exposure.n_resultants), *window.shape), v.dtype)
             for name in names
             for v in [VARIABLES[name]]
         }
@@ -183,7 +183,8 @@ def rehearse(steps: Sequence[BoundStep], inputs: Inputs) -> Iterator[str]:
         if reduction is not None and not reduction.thin:
             window = reduction.windows(exposure, bound.params)[0]
             with contextlib.suppress(Exception):
-                partial_of(window, bound, inputs, **blank(reduction.reads, window))
+                names = reduction.reads_for(bound.params)
+                partial_of(window, bound, inputs, **blank(names, window))
             yield f"{bound.name}-measure"
         if reduction is None:
             reads = {*step.reads, *(written & set(step.optional_reads))}

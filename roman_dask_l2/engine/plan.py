@@ -113,7 +113,7 @@ def make_segments(
         known: set[str] = set()
         for b in group:
             r = b.step.reduction
-            wanted = {*b.step.reads, *b.step.optional_reads, *(r.reads if r else ())}
+            wanted = {*b.step.reads, *b.step.optional_reads, *(r.reads_for(b.params) if r else ())}
             enter |= wanted - known
             known |= set(b.step.writes)
         # A segment entered by a variable that it also writes needs the one made before it.
@@ -130,7 +130,8 @@ def feeding(steps: Sequence[BoundStep], reads: Iterable[str]) -> list[BoundStep]
     for b in reversed(steps):
         if needed & set(b.step.writes):
             kept.append(b)
-            reduced = b.step.reduction.reads if b.step.reduction else ()
+            r = b.step.reduction
+            reduced = r.reads_for(b.params) if r else ()
             needed |= {*b.step.reads, *b.step.optional_reads, *reduced}
     return kept[::-1]
 

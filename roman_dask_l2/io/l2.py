@@ -10,15 +10,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..core.detector import BORDER, CHANNEL_WIDTH, Window
 from ..core.exposure import index_dtype
 from ..errors import InputError
 from ..system.workarounds import model_tree
 from .asdf_file import open_asdf
 from .blocks import Block, Together
-from .excluded import ExcludedBlock
 from .inplace import InPlaceFile
-from .l2_arrays import BESIDE_ROMAN, IMAGE_ARRAYS, variable_of
+from .jumps import JumpBits
+from .kept_bits import Kept, KeptBits
+from .l2_arrays import IMAGE_ARRAYS, L2_ARRAYS, variable_of
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +76,13 @@ class L2File:
         Variables that the recipe makes.
     outputs : mapping of str to str
         Further arrays of ``roman``, name -> dtype.
-    with_endslice : bool
-        Keep `endslice` in ``processinfo``.
-    start : int, optional
-        First resultant that the fits use, if they leave out resultants that must not be used: then
-        `excluded` is kept with `endslice`.
+    with_fit : bool
+        Keep in ``processinfo`` how each pixel was fitted: `endslice`, and what else the recipe
+        makes.
+    bits : Kept, optional
+        What fits leave out; kept under the same condition.
+    jumps : str, optional
+        Keep where jumps were found: the variable that tells, ``groupdq`` or ``events``.
     """
 
     def __init__(
@@ -87,8 +92,9 @@ class L2File:
         n_resultants: int,
         made: Iterable[str],
         outputs: Mapping[str, str],
-        with_endslice: bool,
-        start: int | None = None,
+        with_fit: bool,
+        bits: Kept | None = None,
+        jumps: str | None = None,
     ) -> None:
         self._file = InPlaceFile(path)
         active = Window(BORDER, side - BORDER, BORDER, side - BORDER)
@@ -109,24 +115,36 @@ class L2File:
         amp33 = Window(0, side, 0, CHANNEL_WIDTH)
         self.blocks["amp33"] = self._file.add("amp33", "uint16", amp33, n_resultants)
         self.blocks["mask"] = self._file.add("mask", "bool", active)
-        if with_endslice:
-            kind = index_dtype(n_resultants)
-            self.blocks["endslice"] = self._file.add("endslice", kind, active)
+        # What a recipe has among its outputs may have a place in `roman` as well.
+        self._beside: dict[str, str] = {}
+        kinds = {"endslice": index_dtype(n_resultants)}
+        if "noise_ratio" in made:
+            kinds["noise_ratio"] = L2_ARRAYS["noise_ratio"].dtype
+        for name, kind in kinds.items() if with_fit else ():
+            self._beside[name] = ".".join(L2_ARRAYS[name].key)
+            self.blocks[self._beside[name]] = self._file.add(self._beside[name], kind, active)
         self.zeros = self._file.add("dq2", "uint32", active)
         """Never written: a hole in the file."""
-        self.excluded: ExcludedBlock | None = None
-        """Which resultants are left out of fits; not kept in the file if none is."""
-        if with_endslice and start is not None:
-            bits = self._file.add("excluded", "uint8", active, -(-n_resultants // 8))
-            self.excluded = ExcludedBlock(bits, start)
+        self.bits: KeptBits | None = None
+        """What is left out of fits; not kept in the file if nothing is."""
+        if with_fit and bits is not None:
+            self.bits = KeptBits(self._file.add(bits.name, "uint8", active, bits.planes), bits)
+        self.jumps: JumpBits | None = None
+        """Where jumps were found. The last block: the list takes its place."""
+        if jumps is not None:
+            flagged = self._file.add("jumps", "uint8", active, -(-n_resultants // 8))
+            self.jumps = JumpBits(flagged, jumps == "events")
         self._file.create()
 
     def sinks(self) -> dict[str, Block | Together]:
         """Variable of the pipeline -> where it belongs."""
+        places: dict[str, list[Block]] = {}
+        for name, place in (*zip(self._images, self._images, strict=True), *self._beside.items()):
+            places.setdefault(variable_of(name), []).append(self.blocks[place])
+        places["mask"] = [self.blocks["mask"]]
         found: dict[str, Block | Together] = {
-            variable_of(name): self.blocks[name]
-            for name in (*self._images, *BESIDE_ROMAN)
-            if name in self.blocks
+            variable: Together(tuple(blocks)) if blocks[1:] else blocks[0]
+            for variable, blocks in places.items()
         }
         flags = [self.blocks[f"dq_border_ref_pix_{edge}"] for edge in EDGES]
         found["dq"] = Together((self.blocks["dq"], *flags))
@@ -146,20 +164,33 @@ class L2File:
         processinfo : dict
         """
         roman, node = model_tree(model), self._file.node
+        jumps = None
+        if self.jumps is not None:
+            jumps = self.jumps.indices()
+            self._file.drop_last()
         if "dq2" in roman:  # required from roman_datamodels 1.2 on; no reference file has one yet
             roman["dq2"] = node("dq2")
         for name in (*self._images, *self._borders, "amp33"):
             roman[name] = node(name)
         info = dict(processinfo)
-        if "endslice" in self.blocks:
-            info["endslice"] = node("endslice")
-        if self.excluded is not None:
-            if self.excluded.empty():
+        info |= {name: node(place) for name, place in self._beside.items()}
+        if self.bits is not None:
+            if self.bits.empty():
                 self._file.drop_last()
             else:
-                info["excluded"] = node("excluded")
+                info[self.bits.kept.name] = node(self.bits.kept.name)
+        if jumps is not None:
+            roman["jump_indices"] = self._list(jumps)
         with _quiet():
             self._file.finish({"roman": roman, "mask": node("mask"), "processinfo": info})
+
+    def _list(self, rows: np.ndarray) -> Any:
+        """What stands in the tree for a list; it is the last block of the file."""
+        if not len(rows):
+            return rows
+        window = Window(0, len(rows), 0, rows.shape[1])
+        self._file.add("jump_indices", rows.dtype.name, window).put(rows, window)
+        return self._file.node("jump_indices")
 
 
 @contextmanager

@@ -35,6 +35,7 @@ L2_ARRAYS: dict[str, L2Array] = {
     "mask": L2Array(("mask",), "bool", "mask"),
     # int8 where the exposure has no more than 127 resultants, see `index_dtype`
     "endslice": L2Array(("processinfo", "endslice"), "int16", "endslice"),
+    "noise_ratio": L2Array(("processinfo", "noise_ratio"), "float32", "noise_ratio"),
 }
 """All that files may have, by the last part of the key; recipes can add variables to ``roman``."""
 

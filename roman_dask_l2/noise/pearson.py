@@ -30,6 +30,7 @@ import numpy as np
 
 from ..core.exposure import Exposure
 from ..core.jit import kernel
+from .difference_weights import frame_limits, weight_powers
 from .poisson import frame_weights
 
 _LOWEST_RATE = 0.01
@@ -62,10 +63,19 @@ def moments(exposure: Exposure, weights: np.ndarray) -> np.ndarray:
         times frame_time, its square and its cube.
     """
     t = frame_weights(exposure, weights)
+    # The formulas of `_per_signal`; a kernel may round powers differently.
     n2, n3, n4 = ((t**m).sum(axis=-1) for m in (2, 3, 4))
     t31 = n3 - 3 * n2**2
     t41 = n4 - 10 * n2 * n3 - n2 * 3 * n2**2 + 18 * n2**3
     return np.stack([n2, t31, t41], axis=-1) * exposure.frame_time ** np.array([1.0, 2.0, 3.0])
+
+
+@kernel
+def _per_signal(n2, n3, n4, frame_time):
+    """`moments` from the sums of the second, third and fourth power of T."""
+    t31 = n3 - 3 * n2**2
+    t41 = n4 - 10 * n2 * n3 - n2 * 3 * n2**2 + 18 * n2**3
+    return n2 * frame_time, t31 * frame_time**2, t41 * frame_time**3
 
 
 def pearson_noise(
@@ -109,6 +119,36 @@ def pearson_noise(
     full = exposure.n_resultants
     inadmissible = _noise(rng, level, gain, ends, full, moments(exposure, weights), noise)
     return noise, inadmissible
+
+
+def own_pearson_noise(
+    rng: np.random.Generator,
+    level: np.ndarray,
+    gain: np.ndarray,
+    coefficients: np.ndarray,
+    exposure: Exposure,
+) -> tuple[np.ndarray, int]:
+    """`pearson_noise` with weights of its own for every pixel.
+
+    Parameters
+    ----------
+    rng, level, gain, exposure
+        As for `pearson_noise`.
+    coefficients : ndarray (R - 1, y, x) of float64
+        Of the differences of resultants in each pixel's rate, 1/s, from `difference_coefficients`.
+        A pixel without any gets no noise.
+
+    Returns
+    -------
+    noise : ndarray (y, x) of float32
+        DN/s.
+    inadmissible : int
+    """
+    sums = np.empty((3, level.size))
+    weight_powers(coefficients.reshape(-1, level.size), frame_limits(exposure), sums)
+    noise = np.empty(level.shape, np.float32)
+    own = sums.reshape(3, *level.shape)
+    return noise, _own_noise(rng, level, gain, own, exposure.frame_time, noise)
 
 
 @kernel
@@ -165,21 +205,74 @@ def _try_symmetric(charge, mu2, beta1, excess, z, u, m, n, t, tried, kept, out):
     """
     slope = -6 / (2 * excess - 3 * beta1)
     for x in range(len(charge)):
-        i = charge[x]
-        r = slope * (2 * i + excess - beta1)
-        q = beta1 / i * (r + 2) * (r + 2)
-        width2 = q + 16 * (r + 1)
-        a = r / 2 * (1 - np.sqrt(q / width2))
-        n[x] = r - 2
-        m[x] = (a - 1) / n[x]
-        t[x] = z[x] * 0.5 / np.sqrt(n[x])
-        tried[x] = (slope > 0) & (r < 1e9) & (a > 2) & (4 * m[x] * (1 - m[x]) > _SYMMETRIC)
-        u1, u2 = 1 / m[x], 1 / (1 - m[x])
-        third = (u1 * u1 - u2 * u2) / 3
-        fourth = (u1 * u1 * u1 + u2 * u2 * u2) / 2
-        bound = n[x] * t[x] * t[x] * (2 - (u1 + u2) / 2 + t[x] * (third - t[x] * fourth))
-        kept[x] = tried[x] & (abs(t[x]) < 0.5 * m[x]) & (u[x] < 1 + bound)
-        out[x] = np.sqrt(mu2 * i) * np.sqrt(width2) / 2 * (m[x] - a / r + t[x])
+        m[x], n[x], t[x], tried[x], kept[x], out[x] = _propose(
+            charge[x], slope, mu2, beta1, excess, z[x], u[x]
+        )
+
+
+@kernel
+def _propose(i, slope, mu2, beta1, excess, z, u):
+    """The proposal for one pixel: m, n, t, tried, kept and the draw. No branches, for speed."""
+    r = slope * (2 * i + excess - beta1)
+    q = beta1 / i * (r + 2) * (r + 2)
+    width2 = q + 16 * (r + 1)
+    a = r / 2 * (1 - np.sqrt(q / width2))
+    n = r - 2
+    m = (a - 1) / n
+    t = z * 0.5 / np.sqrt(n)
+    tried = (slope > 0) & (r < 1e9) & (a > 2) & (4 * m * (1 - m) > _SYMMETRIC)
+    u1, u2 = 1 / m, 1 / (1 - m)
+    third = (u1 * u1 - u2 * u2) / 3
+    fourth = (u1 * u1 * u1 + u2 * u2 * u2) / 2
+    bound = n * t * t * (2 - (u1 + u2) / 2 + t * (third - t * fourth))
+    kept = tried & (abs(t) < 0.5 * m) & (u < 1 + bound)
+    return m, n, t, tried, kept, np.sqrt(mu2 * i) * np.sqrt(width2) / 2 * (m - a / r + t)
+
+
+@kernel
+def _own_noise(rng, level, gain, sums, frame_time, noise):
+    """`_noise` with the sums (3, y, x) of the second to fourth power of T of every pixel; those of
+    a pixel without weights are 0."""
+    ny, nx = noise.shape
+    g, charge = np.empty(nx), np.empty(nx)
+    mu2, beta1, excess = np.empty(nx), np.empty(nx), np.empty(nx)
+    third = np.empty(nx)
+    z, u = np.empty(nx), np.empty(nx)
+    m, n, t = np.empty(nx), np.empty(nx), np.empty(nx)
+    tried, kept = np.empty(nx, np.bool_), np.empty(nx, np.bool_)
+    inadmissible = 0
+    for y in range(ny):
+        out = noise[y]
+        for x in range(nx):
+            t21, t31, t41 = _per_signal(sums[0, y, x], sums[1, y, x], sums[2, y, x], frame_time)
+            g[x] = gain[y, x]
+            g[x] = min(max(g[x], 1e-4), 1e4) if np.isfinite(g[x]) else 1.0
+            signal = g[x] * level[y, x]
+            known = np.isfinite(signal) & (t21 > 0)
+            charge[x] = max(signal, _LOWEST_RATE) if known else np.nan
+            third[x], mu2[x], beta1[x] = t31, t21, t31 * t31 / (t21 * t21 * t21)
+            excess[x] = t41 / (t21 * t21)
+        for x in range(nx):
+            z[x] = rng.standard_normal()
+            u[x] = 1 - rng.random()
+        for x in range(nx):
+            slope = -6 / (2 * excess[x] - 3 * beta1[x])
+            m[x], n[x], t[x], tried[x], kept[x], out[x] = _propose(
+                charge[x], slope, mu2[x], beta1[x], excess[x], z[x], u[x]
+            )
+        for x in range(nx):
+            sign, i = third[x], charge[x]
+            if kept[x] or (tried[x] and _accept(m[x], n[x], t[x], u[x])):
+                out[x] = (-out[x] if sign < 0 else out[x]) / g[x]
+                continue
+            out[x] = 0
+            if np.isfinite(i):
+                draw = pearson_variate(rng, mu2[x] * i, beta1[x] / i, excess[x] / i, sign)
+                if np.isfinite(draw):
+                    out[x] = draw / g[x]
+                else:
+                    inadmissible += 1
+    return inadmissible
 
 
 @kernel

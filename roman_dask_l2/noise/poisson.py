@@ -29,6 +29,8 @@ import numpy as np
 
 from ..core.exposure import Exposure
 from ..core.jit import kernel
+from .difference_weights import frame_limits
+from .difference_weights import frame_weights as own_frame_weights
 
 _PIECE = 16
 """Most frames that one pair of draws (number, sum of positions) stands for: bounds the tables."""
@@ -43,6 +45,8 @@ _LARGEST = 1e15
 _TAIL = 1e-24
 _TERMS = 1 << 20
 """Most products of weights and frames that are in memory at a time."""
+_OWN_TERMS = 1 << 17
+"""Most weights of frames, of pixels with their own, that are in memory at a time: 1 MB."""
 
 
 def frame_weights(exposure: Exposure, k: np.ndarray) -> np.ndarray:
@@ -118,15 +122,62 @@ def poisson_noise(
         raise ValueError(f"ends outside 0..{len(weights) - 1}")
     tables = _tables(exposure.read_pattern, exposure.start)
     by_frame = frame_weights(exposure, weights)
+    noise = np.empty(charge.shape, np.float32)
     top = np.ascontiguousarray(by_frame[:, tables.zeroth])
     drop = np.ascontiguousarray(top - by_frame[:, tables.first])
+    words = _words(rng, charge, tables)
+    _draw(rng, words, 0, charge, g, ends, by_frame, top, drop, tables, noise)
+    return noise
+
+
+def own_poisson_noise(
+    rng: np.random.Generator,
+    level: np.ndarray,
+    gain: np.ndarray,
+    coefficients: np.ndarray,
+    exposure: Exposure,
+) -> np.ndarray:
+    """`poisson_noise` with weights of its own for every pixel.
+
+    Parameters
+    ----------
+    rng, level, gain, exposure
+        As for `poisson_noise`.
+    coefficients : ndarray (R - 1, y, x) of float64
+        Of the differences of resultants in each pixel's rate, 1/s, from `difference_coefficients`.
+
+    Returns
+    -------
+    ndarray (y, x) of float32
+        DN/s, of mean zero; 0 where all coefficients are.
+    """
+    charge, g = _expected(level, gain, exposure.frame_time)
+    tables, limits = _tables(exposure.read_pattern, exposure.start), frame_limits(exposure)
+    words, used = _words(rng, charge, tables), 0
+    noise = np.empty(charge.shape, np.float32)
+    ny, nx = charge.shape
+    n_frames = exposure.read_pattern[-1][-1] + 1
+    some = max(_OWN_TERMS // (nx * n_frames), 1)
+    for y in range(0, ny, some):
+        rows = np.s_[y : y + some]
+        each = np.arange(noise[rows].size).reshape(-1, nx)
+        by_frame = np.empty((n_frames, each.size))
+        its = coefficients[:, rows].reshape(-1, each.size)
+        own_frame_weights(np.ascontiguousarray(its), limits, by_frame)
+        top = by_frame[tables.zeroth]
+        drop = top - by_frame[tables.first]
+        block, pieces = (charge[rows], g[rows], each), (by_frame.T, top.T, drop.T)
+        used = _draw(rng, words, used, *block, *pieces, tables, noise[rows])
+    return noise
+
+
+def _words(rng: np.random.Generator, charge: np.ndarray, tables: _Tables) -> np.ndarray:
+    """Enough words of 16 bits for all draws of a block from tables."""
     per_round = len(tables.sums) + np.count_nonzero(tables.sums >= 0)
     n_words = per_round * _rounds(charge, tables.rates) + charge.size
     # Four draws from each 64-bit number, in the same order on any machine.
     words = rng.integers(0, 2**64, (n_words + 3) // 4, np.uint64).astype("<u8", copy=False)
-    noise = np.empty(charge.shape, np.float32)
-    _draw(rng, words.view("<u2"), charge, g, ends, by_frame, top, drop, tables, noise)
-    return noise
+    return words.view("<u2")
 
 
 def _expected(
@@ -332,8 +383,9 @@ def _break_tie(rng, row, i, rows, cells, ties):
 
 
 @kernel
-def _draw(rng, words, charge, gain, ends, by_frame, top, drop, tables, noise):
-    """Noise of a block into `noise`; see the module. Words for every draw that has a table."""
+def _draw(rng, words, used, charge, gain, ends, by_frame, top, drop, tables, noise):
+    """Noise of a block into `noise`; see the module. Words, of which `used` have been, for every
+    draw that has a table. Returns how many have been used then."""
     ny, nx = charge.shape
     rates, shape, sums = tables.rates, tables.shape, tables.sums
     rows, cells, ties = tables.rows, tables.cells, tables.ties
@@ -341,7 +393,6 @@ def _draw(rng, words, charge, gain, ends, by_frame, top, drop, tables, noise):
     first_frame, last_frame = tables.first_frame, by_frame.shape[1]
     n_frames = last_frame - first_frame
     mean_weight = by_frame.sum(axis=1)
-    used = 0
     for y in range(ny):
         for x in range(nx):
             rest, e = charge[y, x], ends[y, x]
@@ -390,3 +441,4 @@ def _draw(rng, words, charge, gain, ends, by_frame, top, drop, tables, noise):
                 if (u - s) * step < rest:
                     total += by_frame[e, first_frame + s]
             noise[y, x] = (total - moved) / gain[y, x]
+    return used

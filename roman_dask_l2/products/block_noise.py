@@ -14,11 +14,78 @@ from ..core.exposure import Exposure
 from ..core.step import Tile
 from ..io.arrays import Placed
 from ..io.spill import Spilled
+from ..noise.difference_weights import difference_coefficients
 from ..noise.own_weights import own_weights
 from ..noise.streams import Streams
 from ..steps.ramp_params import RampFitParams
-from .noise_commands.drawing import BlockLight, BlockNoise, DetectorBlock
+from .noise_commands.drawing import BlockLight, BlockNoise, DetectorBlock, FixedWeights, OwnWeights
 from .noise_commands.registry import DRAWINGS
+
+
+@dataclass(frozen=True)
+class FixedFit:
+    """How each ramp was fitted with weights that depend on where it saturates.
+
+    Attributes
+    ----------
+    endslice : Placed
+        Last resultant before saturation, negative if there is no saturation.
+    excluded : Placed or None
+        Resultants that fits left out.
+    weights : ndarray (R + 1, R)
+        Of ramps that saturate in each resultant, 1/s.
+    params : RampFitParams
+    """
+
+    endslice: Placed
+    excluded: Placed | None
+    weights: np.ndarray
+    params: RampFitParams
+
+    def read(self, blocks: Window) -> dict[str, np.ndarray | None]:
+        """The arrays that `block` takes, on whole blocks."""
+        return {
+            "endslice": self.endslice.read(blocks),
+            "excluded": None if self.excluded is None else self.excluded.read(blocks),
+        }
+
+    def block(
+        self, endslice: np.ndarray, excluded: np.ndarray | None, exposure: Exposure
+    ) -> FixedWeights:
+        """The weights of one block."""
+        e, full = endslice.astype(np.int64), self.weights
+        ends = np.where(e >= 0, e + 1, exposure.n_resultants)
+        rows, weights = own_weights(ends, excluded, full, exposure=exposure, params=self.params)
+        return FixedWeights(ends, full, rows, weights)
+
+
+@dataclass(frozen=True)
+class LikelihoodFit:
+    """How each ramp was fitted by maximum likelihood.
+
+    Attributes
+    ----------
+    noise_ratio : Placed
+        Ratio of Poisson to read noise that its weights were made for, 1/s.
+    unused : Placed or None
+        Differences of resultants that fits did not use.
+    """
+
+    noise_ratio: Placed
+    unused: Placed | None
+
+    def read(self, blocks: Window) -> dict[str, np.ndarray | None]:
+        """The arrays that `block` takes, on whole blocks."""
+        return {
+            "noise_ratio": self.noise_ratio.read(blocks),
+            "unused": None if self.unused is None else self.unused.read(blocks),
+        }
+
+    def block(
+        self, noise_ratio: np.ndarray, unused: np.ndarray | None, exposure: Exposure
+    ) -> OwnWeights:
+        """The weights of one block."""
+        return OwnWeights(difference_coefficients(unused, noise_ratio, exposure))
 
 
 @dataclass(frozen=True)
@@ -29,62 +96,42 @@ class PhotonNoiseInputs:
     ----------
     level : Placed
         Rate before the sky was subtracted, DN/s.
-    endslice : Placed
-        Last resultant before saturation, negative if there is no saturation.
-    excluded : Placed or None
-        Resultants that fits left out.
     gain : Placed
         e/DN.
-    weights : ndarray (R + 1, R)
-        Of ramps that saturate in each resultant, 1/s.
+    fit : FixedFit or LikelihoodFit
     exposure : Exposure
-    fit : RampFitParams
     """
 
     level: Placed
-    endslice: Placed
-    excluded: Placed | None
     gain: Any
-    weights: np.ndarray
+    fit: FixedFit | LikelihoodFit
     exposure: Exposure
-    fit: RampFitParams
-
-    def ends(self, window: Window) -> np.ndarray:
-        """Resultants before saturation, R where there is none."""
-        e = self.endslice.read(window).astype(np.int64)
-        return np.where(e >= 0, e + 1, self.exposure.n_resultants)
 
 
 @dataclass(frozen=True)
 class _TileLight:
-    """The light on all blocks that a tile touches; arrays as in `BlockLight`."""
+    """The light on all blocks that a tile touches; `of_fit` are the arrays of the fit."""
 
     inputs: PhotonNoiseInputs
     level: np.ndarray
     gain: np.ndarray
-    ends: np.ndarray
-    excluded: np.ndarray | None
+    of_fit: dict[str, np.ndarray | None]
 
     @classmethod
     def read(cls, inputs: PhotonNoiseInputs, blocks: Window) -> _TileLight:
-        excluded = None if inputs.excluded is None else inputs.excluded.read(blocks)
-        return cls(
-            inputs,
-            inputs.level.read(blocks),
-            inputs.gain.read(blocks),
-            inputs.ends(blocks),
-            excluded,
-        )
+        level, gain = inputs.level.read(blocks), inputs.gain.read(blocks)
+        return cls(inputs, level, gain, inputs.fit.read(blocks))
 
     def block(self, cut: tuple[slice, slice]) -> BlockLight:
         """The light on one block, which is `cut` of these arrays."""
-        level, gain, ends = (
-            np.ascontiguousarray(a[cut]) for a in (self.level, self.gain, self.ends)
+        level, gain = (np.ascontiguousarray(a[cut]) for a in (self.level, self.gain))
+        of_fit: dict[str, Any] = {
+            name: None if a is None else np.ascontiguousarray(a[(..., *cut)])
+            for name, a in self.of_fit.items()
+        }
+        return BlockLight(
+            level, gain, self.inputs.fit.block(**of_fit, exposure=self.inputs.exposure)
         )
-        excluded = None if self.excluded is None else self.excluded[(..., *cut)]
-        full, exposure = self.inputs.weights, self.inputs.exposure
-        rows, weights = own_weights(ends, excluded, full, exposure=exposure, params=self.inputs.fit)
-        return BlockLight(level, gain, ends, full, rows, weights)
 
 
 def write_block_noise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect as introspection
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from ..io.layout import Layout, known_layout, read_layout
 from ..io.references import Inputs, add_wcs, open_inputs
 from ..io.spill import LAYERS_IN_FLIGHT, check_temp
 from ..io.wcs import Wcs, load_wcs
+
+log = logging.getLogger(__name__)
 
 LONGEST = 120
 """Maximum length of ``meta.filename`` in the schema of a Level 2 file."""
@@ -66,7 +69,8 @@ class Job:
     def notes(self) -> list[str]:
         """Warnings."""
         odd = not_imaging(self.exposure.optical_element)
-        return [*self.inputs.notes, *([f"{self.config.IN}: {odd}"] if odd else [])]
+        own = [f"{self.config.IN}: {odd}"] if odd else []
+        return [*self.recipe.notes, *self.inputs.notes, *own]
 
     def params(self, step: str) -> Any:
         """Parameters of a step, None if it is not in the recipe."""
@@ -153,7 +157,30 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     for bound in steps:
         if unfit := bound.step.check(exposure, bound.params):
             problems.append(f"{config.IN}: {unfit}")
+    if config.romancal_ramp_fit:
+        log.info("romancal_ramp_fit: recipe %s", recipe.name)
+    if config.JUMPOUT:
+        attempt(problems, jump_flags, steps)
     return Job(config, recipe, steps, with_wcs, wcs, checked or [])
+
+
+def jump_flags(steps: Sequence[BoundStep]) -> tuple[str, str]:
+    """The step after which all jumps are flagged, and the variable that holds these flags.
+
+    Raises
+    ------
+    InputError
+        If no step flags any.
+    """
+    found = [
+        (bound.name, name)
+        for bound in steps
+        for name in ("groupdq", "events")
+        if "JUMP_DET" in bound.step.sets.get(name, ())
+    ]
+    if not found:
+        raise InputError("JUMPOUT: no step of the recipe sets JUMP_DET on resultants")
+    return found[-1]
 
 
 def _open_wcs(config: Config, l1: Layout | None) -> Wcs | None:
@@ -270,7 +297,7 @@ def check_disk(config: Config, exposure: Exposure) -> None:
     needed = active * (4 * 4 + 4 * 2 + 1 + config.SLICEOUT) + r * n * (
         CHANNEL_WIDTH * 2 + 16 * BORDER
     )
-    needed += active * 12 * config.FITSOUT
+    needed += active * (12 * config.FITSOUT + -(-r // 8) * config.JUMPOUT)
     folder = real_path(config.OUT).parent
     free = shutil.disk_usage(folder).free
     if free < needed:

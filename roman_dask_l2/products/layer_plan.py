@@ -23,7 +23,7 @@ from ..io.layout import Layout
 from ..io.references import Inputs
 from ..io.spill import LAYERS_IN_FLIGHT, STRIP, STRIP_ROWS, Spilled, TempStore
 from ..noise.streams import Streams
-from ..steps.ramp_params import RampFitParams
+from ..steps.likelihood_params import LikelihoodParams
 from ..steps.ramp_weights import fits
 from .base_ramp import (
     NoiseStrips,
@@ -33,9 +33,10 @@ from .base_ramp import (
     write_base_ramp,
     write_read_noise,
 )
-from .block_noise import PhotonNoiseInputs, write_block_noise
+from .block_noise import FixedFit, LikelihoodFit, PhotonNoiseInputs, write_block_noise
 from .image_sky import fit_background
 from .job import Job
+from .layer_needs import ramp_fit
 from .layer_sum import LayerParts, finish_layer
 from .noise_commands.drawing import RampNoise
 from .noise_commands.registry import DRAWINGS
@@ -66,6 +67,8 @@ class LayerPlan:
                 ("data_withsky", ("roman", "data_withsky"), "float32"),
                 ("endslice", ("processinfo", "endslice"), "int16"),
                 ("excluded", ("processinfo", "excluded"), "uint8"),
+                ("noise_ratio", ("processinfo", "noise_ratio"), "float32"),
+                ("unused_differences", ("processinfo", "unused_differences"), "uint8"),
                 ("dq", ("roman", "dq"), "uint32"),
             )
             if l2.array(*key) is not None
@@ -73,6 +76,9 @@ class LayerPlan:
         # Pixels that statistics and fits leave out; None: no pixel is left out.
         every = getattr(job.params("sky"), "every_pixel", False)
         self._flags = None if every else self._l2["dq"]
+        # The likelihood fit gives no rate where it can use no difference.
+        likelihood = isinstance(ramp_fit(job), LikelihoodParams)
+        self._rate = self._l2["data_withsky"] if likelihood else None
         noise = job.config.NOISE
         assert noise is not None
         self._seed = noise.SEED
@@ -105,7 +111,7 @@ class LayerPlan:
             drawn = self._image(f"light{index}")
             results.append(self._block_part(layer, streams, drawn, waits, work))
             temporaries.append(drawn)
-        parts = LayerParts(noisy, base, drawn, self._flags)
+        parts = LayerParts(noisy, base, drawn, self._flags, self._rate)
         place = (index, self._planes[index])
         call = (layer, parts, place, self._exposure, self._store, temporaries)
         finished = tasks.fan(f"finish-layer-{index}", finish_layer, [call], results, work)
@@ -218,16 +224,16 @@ class LayerPlan:
 
     def _light(self) -> PhotonNoiseInputs:
         """The light of the exposure, as the L2 file has it."""
-        fit: RampFitParams = self._job.params("ramp_fit")
-        return PhotonNoiseInputs(
-            self._l2["data_withsky"],
-            self._l2["endslice"],
-            self._l2.get("excluded"),
-            self._job.inputs.sources["gain.data"],
-            np.array([f.k for f in fits(self._exposure, fit)], float),
-            self._exposure,
-            fit,
-        )
+        fit: FixedFit | LikelihoodFit
+        params = ramp_fit(self._job)
+        if isinstance(params, LikelihoodParams):
+            fit = LikelihoodFit(self._l2["noise_ratio"], self._l2.get("unused_differences"))
+        else:
+            weights = np.array([f.k for f in fits(self._exposure, params)], float)
+            excluded = self._l2.get("excluded")
+            fit = FixedFit(self._l2["endslice"], excluded, weights, params)
+        gain = self._job.inputs.sources["gain.data"]
+        return PhotonNoiseInputs(self._l2["data_withsky"], gain, fit, self._exposure)
 
 
 def _found(layout: Layout, *key: str) -> FileArray:

@@ -43,12 +43,16 @@ class LayerParts:
         Noise that was drawn in blocks.
     flags : Placed or None
         Of the L2 image: pixels with DO_NOT_USE are left out of statistics. None: none is.
+    rate : Placed or None
+        Rate of the L2 image: a pixel that has none has no noise either, and is left out of
+        statistics. None: the ramp fit gives every pixel a rate.
     """
 
     noisy: Spilled | None
     base: Any
     drawn: Spilled | None
     flags: Placed | None
+    rate: Placed | None = None
 
 
 def finish_layer(
@@ -100,15 +104,16 @@ def finish_layer(
         if found is not None:
             total.changes.append(found)
     total.largest = float(np.finfo(planes[0].dtype).max)
-    clipped = unknown = 0
+    clipped = unknown = without_rate = 0
     for window in bands:
         values = total.ramp_noise(window)
         clipped += total.outside(values)
         rows = total.finished(values, window)
         if not all_finite(rows):
-            bad = np.isnan(rows)
+            bad, hopeless = np.isnan(rows), total.without_rate(window)
             rows[bad] = 0
-            unknown += int(np.count_nonzero(bad))
+            unknown += int(np.count_nonzero(bad & ~hopeless))
+            without_rate += int(np.count_nonzero(hopeless))
         for plane in planes:
             plane.put(rows, window)
     q25, middle, q75 = _quartiles(total, total.rows, bands)
@@ -119,6 +124,7 @@ def finish_layer(
         "clipped": clipped / (n - 2 * BORDER) ** 2,
         "inadmissible": sum(count or 0 for count in without_draw),
         "not_finite": unknown,
+        "without_rate": without_rate,
         "without_sky": without_sky,
     }
     store.write_note(note_name(index), line)
@@ -159,7 +165,16 @@ class LayerSum:
         if self.parts.noisy is not None:
             rows += self.parts.noisy.read(window)
             rows -= self.parts.base.read(window)
+        if self.parts.rate is not None:
+            rows[self.without_rate(window)] = np.nan
         return rows
+
+    def without_rate(self, window: Window) -> np.ndarray:
+        """Pixels that have no rate, so no noise."""
+        if self.parts.rate is None:
+            return np.zeros(window.shape, np.bool_)
+        rate = self.parts.rate.read(window)
+        return ~np.isfinite(rate)
 
     def outside(self, noise: np.ndarray) -> int:
         """How many pixels of the ramp's noise the limits change."""

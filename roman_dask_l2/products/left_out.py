@@ -1,4 +1,4 @@
-"""Pixels and cells that statistics and fits left out, and the warnings about them."""
+"""What statistics and fits left out, and the warnings about it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.cells import CELLS
+from ..io.kept_bits import Kept
+from ..steps.likelihood_params import LikelihoodParams
+from ..steps.ramp_subsets import EXCLUDING
+from .job import Job
+
+
+def kept_bits(job: Job) -> Kept | None:
+    """What the recipe's ramp fit leaves out of single pixels, for the L2 file."""
+    r, start = job.exposure.n_resultants, job.exposure.start
+    if getattr(job.params("ramp_fit"), "exclude", False):
+        return Kept("excluded", "ramp_fit", "groupdq", r, start, int(EXCLUDING))
+    if isinstance(job.params("ramp_fit_likelihood"), LikelihoodParams):
+        return Kept("unused_differences", "ramp_fit_likelihood", "unused", r - 1, start, 1)
+    return None
 
 
 def sky_order(order: int | None, measured: Mapping[str, Any]) -> int:

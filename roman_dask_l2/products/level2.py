@@ -40,8 +40,8 @@ from ..io.references import Inputs
 from ..steps.common import all_finite
 from ..system.foreign import load_all
 from ..system.processes import cpu_count
-from .job import Job, outputs, prepare
-from .left_out import counts, sky_order, warnings
+from .job import Job, jump_flags, outputs, prepare
+from .left_out import counts, kept_bits, sky_order, warnings
 from .memory import tile_and_threads
 from .metadata import l2_model
 from .precompile import precompiling
@@ -250,7 +250,6 @@ def l2_file(job: Job, path: Path) -> L2File:
     """The L2 file of an exposure, created without pixels."""
     made = {w for b in job.steps for w in b.step.writes}
     exposure = job.exposure
-    leaves_out = getattr(job.params("ramp_fit"), "exclude", False)
     return L2File(
         path,
         exposure.side,
@@ -258,7 +257,8 @@ def l2_file(job: Job, path: Path) -> L2File:
         made,
         _l2_names(job),
         job.config.SLICEOUT,
-        exposure.start if leaves_out else None,
+        kept_bits(job),
+        jump_flags(job.steps)[1] if job.config.JUMPOUT else None,
     )
 
 
@@ -305,8 +305,11 @@ def calibration_graph(
     # The mission's L2 files hold the reference pixels as they were read, uncorrected.
     first = next(b.name for b in job.steps if "ramp" in b.step.writes)
     taps = [plan.Tap(first, "ramp", file.border())]
-    if file.excluded is not None:
-        taps.append(plan.Tap("ramp_fit", "groupdq", file.excluded))
+    if file.bits is not None:
+        kept = file.bits.kept
+        taps.append(plan.Tap(kept.step, kept.variable, file.bits))
+    if file.jumps is not None:
+        taps.append(plan.Tap(*jump_flags(job.steps), file.jumps))
     lazy = graph.build(
         job.steps,
         job.inputs,
@@ -411,17 +414,17 @@ def _counts(values: np.ndarray) -> np.ndarray:
     return values.astype(np.int16 if values.max() <= np.iinfo(np.int16).max else np.int32)
 
 
-def _pick(params: Any, **names: str) -> dict[str, float]:
-    return {} if params is None else {key: getattr(params, name) for key, name in names.items()}
+def _pick(params: Any, **names: str) -> dict[str, float] | None:
+    return None if params is None else {key: getattr(params, name) for key, name in names.items()}
 
 
-def _weights(exposure: Exposure, fit: Any) -> np.ndarray:
-    """Weights K of the full ramp, 1/s; empty if the recipe has another ramp fit."""
+def _weights(exposure: Exposure, fit: Any) -> np.ndarray | None:
+    """Weights K of the full ramp, 1/s; None if the recipe has another ramp fit."""
     from ..steps.ramp_params import RampFitParams
     from ..steps.ramp_weights import fits
 
     if not isinstance(fit, RampFitParams):
-        return np.zeros(0, np.float32)
+        return None
     return fits(exposure, fit)[-1].k
 
 

@@ -62,8 +62,7 @@ def _reference(inputs: Inputs, name: str) -> float:
 
 def _variable(name: str, n_resultants: int) -> float:
     variable = VARIABLES[name]
-    planes = n_resultants if variable.dims == "ryx" else 1
-    return planes * np.dtype(variable.dtype).itemsize
+    return math.prod(variable.lead(n_resultants)) * np.dtype(variable.dtype).itemsize
 
 
 def pixel_bytes(steps: Sequence[BoundStep], inputs: Inputs, entering: Sequence[str] = ()) -> float:
@@ -111,8 +110,13 @@ def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Laye
         rows, columns = (min(n + 2 * segment.halo, side) for n in tile)
         each = pixel_bytes(segment.steps, inputs, segment.enter)
         largest = max(largest, rows * columns * each)
-    # One task reads a whole image: the gain for its median, rate and mask for the background.
-    whole = side**2 * max(_reference(inputs, "gain.data"), 4.0 + 1.0 + 8.0 / 16)
+    # One task reads a whole image: the gain for its median, rate and mask for the background; with
+    # its option `border` rate, flags and the mask that is made of them.
+    flags = 4.0 * any(b.name == "medsky" and getattr(b.params, "border", False) for b in job.steps)
+    whole = side**2 * max(_reference(inputs, "gain.data"), 4.0 + 1.0 + flags + 8.0 / 16)
+    for bound in job.steps:
+        if bound.step.reduction is not None:
+            whole = max(whole, bound.step.reduction.holds(job.exposure, bound.params))
     work = (busy - 1) * largest + max(largest, whole)
     if layers:
         plane = (NOISE_STRIP * min(STRIP, side) + NOISE_CHANNEL * CHANNEL_WIDTH) * side

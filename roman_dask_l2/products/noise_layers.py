@@ -161,13 +161,23 @@ def open_l2(job: Job, layers: Sequence[tuple[Layer, int]]) -> Layout:
                 f"OUT: {job.config.OUT}: was not made from this {key} ({file['path']}); "
                 "calibrate the exposure again"
             )
-    if made_by.get("recipe", {}).get("steps") != now["recipe"]["steps"]:
+    then, wanted = made_by.get("recipe", {}).get("steps"), now["recipe"]["steps"]
+    if then != wanted:
         raise InputError(
-            f"OUT: {job.config.OUT}: was made with other steps or options; "
-            "calibrate the exposure again"
+            f"OUT: {job.config.OUT}: was made with other steps or options"
+            f"{_other_steps(then, wanted)}; calibrate the exposure again"
         )
     check_needs(job, layout, [layer for layer, _ in layers])
     return layout
+
+
+def _other_steps(then: Any, wanted: Sequence[Mapping[str, Any]]) -> str:
+    """The steps that only one of two recipes has, in brackets; empty if they differ in options."""
+    made, now = ([next(iter(step), "") for step in steps or ()] for steps in (then, wanted))
+    only, missing = ([n for n in a if n not in b] for a, b in ((made, now), (now, made)))
+    if not only and not missing:
+        return ""
+    return f" ({', '.join(only) or 'no more'} instead of {', '.join(missing) or 'no more'})"
 
 
 def _make(

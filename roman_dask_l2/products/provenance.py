@@ -20,8 +20,9 @@ Product: TypeAlias = Literal["l2", "noise"]
 NUMERIC = ("roman-dask-l2", SOURCE, "numpy", "scipy", "numba", "stcal", "gwcs")
 """Packages on which the numbers of a product depend; the fingerprint covers their versions."""
 COSMETIC = {"IN", "OUT", "FITSWCS", "GWCS", "CALDIR", "GRAPH", "FITSOUT", "NOISE", "SLICEOUT"}
-COSMETIC |= {"NOISE_PRECISION"}
-"""Keys that are not settings of every product: names of files, and keys of one product only."""
+COSMETIC |= {"NOISE_PRECISION", "JUMPOUT", "romancal_ramp_fit"}
+"""Keys that are not settings of every product: names of files and of recipes, whose content counts,
+and keys of one product only."""
 
 
 def provenance(job: Job, product: Product = "l2") -> dict[str, Any]:
@@ -77,7 +78,7 @@ def settings(config: Config, product: Product) -> dict[str, Any]:
     """The keys of a configuration that can change a number of a product, with defaults."""
     kept = config.model_dump(mode="json", exclude=COSMETIC)
     if product == "l2":
-        return kept | {"SLICEOUT": config.SLICEOUT}
+        return kept | {"SLICEOUT": config.SLICEOUT, "JUMPOUT": config.JUMPOUT}
     noise = config.NOISE
     assert noise is not None
     own = {"LAYER": list(noise.LAYER), "SEED": noise.SEED}

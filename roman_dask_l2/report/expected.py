@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..core.dq import MASK_GROWTH
+from ..core.exposure import Exposure
 from ..products.quality import expected_chi_square
+from ..steps.likelihood_pixel import solve
+from ..steps.likelihood_tables import difference_tables
 from ..steps.ramp_params import RampFitParams
 from ..steps.ramp_weights import make_fit, two_point_weights
 from .image_scan import L2, RATES, ImageScan
@@ -20,6 +23,11 @@ def options(l2: L2, step: str) -> dict[str, Any]:
     """Options of a step, as the image records them; empty if it is not in the recipe."""
     steps = l2.info.get("provenance", {}).get("recipe", {}).get("steps", [])
     return next((dict(entry[step]) for entry in steps if step in entry), {})
+
+
+def reduced(l2: L2) -> bool:
+    """Whether chi-square in the file is per degree of freedom."""
+    return options(l2, "ramp_fit_likelihood").get("chisq", "reduced") == "reduced"
 
 
 def mask_growth(l2: L2) -> Mapping[str, int]:
@@ -63,12 +71,20 @@ def errors(l2: L2, seen: ImageScan, replay: Replay | None) -> tuple[list[np.ndar
     """Curves (rates, errors) of a full ramp and of shortened ones, and what they come from; no
     curve if nothing is known."""
     weights, exposure = l2.numbers("weights"), l2.exposure
-    if not weights.size:
+    likelihood = replay is not None and replay.takes_out_jumps
+    if not weights.size and not likelihood:
         return [], "The recipe has another ramp fit: no curve can be predicted."
     noise, source = read_noise(l2, seen, replay)
     if noise is None:
         return [], "The file has no var_poisson: no curve can be predicted."
     gain = l2.info.get("medgain") or math.nan
+    if likelihood:
+        words = (
+            "V is the covariance of the differences of resultants for a pixel's own rate; "
+            f"{source}, gain g = {gain:.3g} e/DN. Dashed: ramps that saturation has shortened. "
+            "Pixels above the lines have lost differences to cosmic rays or flags."
+        )
+        return _likelihood_errors(exposure, noise, gain), words
     words = (
         f"K, N, τ, t̄ are the weights, reads and times of the resultants; {source}, gain g = "
         f"{gain:.3g} e/DN. Dashed: ramps that saturation has shortened."
@@ -83,6 +99,20 @@ def errors(l2: L2, seen: ImageScan, replay: Replay | None) -> tuple[list[np.ndar
         for fit in fits
     ]
     return curves, words
+
+
+def _likelihood_errors(exposure: Exposure, noise: float, gain: float) -> list[np.ndarray]:
+    """Curves (rates, errors) of the likelihood fit, of a full ramp and of shortened ones."""
+    tables = difference_tables(exposure.read_pattern, exposure.frame_time)
+    n = exposure.n_resultants - 1
+    rates = np.geomspace(10 ** RATES[0], 10 ** RATES[-1], 200)
+    work, d = [np.empty(n) for _ in range(4)], np.zeros(n)
+    curves = []
+    for end in (n, *range(exposure.start + 1, n)):
+        used = (np.arange(n) >= exposure.start) & (np.arange(n) < end)
+        totals = [solve(used, d, rate / (gain * noise**2), tables, *work)[0] for rate in rates]
+        curves.append(np.array([rates, noise / np.sqrt(totals)]))
+    return curves
 
 
 def chi_square(l2: L2, seen: ImageScan, replay: Replay | None) -> float:

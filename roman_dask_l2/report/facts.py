@@ -31,6 +31,8 @@ class Facts:
 
     @property
     def chi_square(self) -> float | None:
+        if not expected.reduced(self.l2):
+            return None
         return reduced_chi_square(self.seen.chisq, degrees_of_freedom(self.l2.exposure))
 
     @property

@@ -75,7 +75,7 @@ def errors_section(page: Page, facts: Facts) -> None:
         )
     ]
     degrees = degrees_of_freedom(l2.exposure)
-    if seen.chisq.any() and degrees > 0:
+    if seen.chisq.any() and degrees > 0 and expected.reduced(l2):
         shown.append(
             (
                 "chi_square",
@@ -84,7 +84,9 @@ def errors_section(page: Page, facts: Facts) -> None:
                 "it has if the noise is what the weights of the fit assume.",
             )
         )
-    if curves:
+    if curves and facts.replay is not None and facts.replay.takes_out_jumps:
+        page.formula("1/err<sup>2</sup> = <b>1</b><sup>T</sup> V<sup>-1</sup> <b>1</b>")
+    elif curves:
         page.formula(
             "err<sup>2</sup> = (σ/κ)<sup>2</sup> Σ K<sub>j</sub><sup>2</sup>/N<sub>j</sub> + "
             "(max(rate, 0)/g) (Σ K<sub>j</sub><sup>2</sup> τ<sub>j</sub> + "

@@ -210,24 +210,45 @@ def _draw_ramp(ax: Any, one: Ramp, exposure: Exposure) -> None:
     t, s = exposure.tbar, one.signal
     j = np.arange(len(t))
     saturated = one.flags & GROUP["SATURATED"] != 0
-    jump = one.flags & GROUP["JUMP_DET"] != 0
-    used = (j >= exposure.start) & (j < one.end)
-    if one.excluded is not None:
-        used &= ~one.excluded
+    if one.unused is None:
+        used = (j >= exposure.start) & (j < one.end)
+        if one.excluded is not None:
+            used &= ~one.excluded
+        segments = [j[used]] if used.any() else []
+    else:
+        segments = one.segments()
+        used = np.isin(j, np.concatenate([j[:0], *segments]))
     rest = ~used & ~saturated
     ax.plot(t[used], s[used], "o", color=BLUE, label="used", zorder=3)
     ax.plot(t[rest], s[rest], "o", mfc="white", mec=GREY, label="not used", zorder=3)
     ax.plot(t[saturated], s[saturated], "s", color=ORANGE, label="saturated", zorder=3)
-    ax.plot(t[jump], s[jump], "^", ms=11, mfc="none", mec=GREEN, mew=2, label="jump follows")
-    if used.any():
-        line = s[used].mean() + one.rate * (t - t[used].mean())
-        ax.plot(t, line, color=RED, lw=1.5, label=f"fit: {one.rate:.4g} DN/s")
-        room = 0.08 * max(np.ptp(s), 10.0)
-        ax.set_ylim(s.min() - room, s.max() + room)
+    if one.dropped is None:
+        jump = one.flags & GROUP["JUMP_DET"] != 0
+        ax.plot(t[jump], s[jump], "^", ms=11, mfc="none", mec=GREEN, mew=2, label="jump follows")
+        _draw_fit(ax, [t], segments, one, exposure)
+    else:
+        for n, i in enumerate(np.flatnonzero(one.dropped)):
+            label = "_" if n else "jump, taken out"
+            ax.plot(t[i : i + 2], s[i : i + 2], color=GREEN, lw=2, ls="--", label=label)
+        _draw_fit(ax, [t[segment] for segment in segments], segments, one, exposure)
+    if np.isfinite(s).any():
+        room = 0.08 * max(np.nanmax(s) - np.nanmin(s), 10.0)
+        ax.set_ylim(np.nanmin(s) - room, np.nanmax(s) + room)
     ax.set_ylabel("linear signal (DN)")
     handles, labels = ax.get_legend_handles_labels()
     kept = [i for i, h in enumerate(handles) if len(h.get_xdata())]
     ax.legend([handles[i] for i in kept], [labels[i] for i in kept], fontsize=9)
+
+
+def _draw_fit(
+    ax: Any, times: list[np.ndarray], segments: list[np.ndarray], one: Ramp, exposure: Exposure
+) -> None:
+    """A line of the fitted slope through the mean of each segment's resultants, at `times`."""
+    for n, (at, segment) in enumerate(zip(times, segments, strict=False)):
+        t, s = exposure.tbar[segment], one.signal[segment]
+        line = s.mean() + one.rate * (at - t.mean())
+        label = "_" if n else f"fit: {one.rate:.4g} DN/s"
+        ax.plot(at, line, color=RED, lw=1.5, label=label)
 
 
 def reference_rows(rows: np.ndarray) -> Any:

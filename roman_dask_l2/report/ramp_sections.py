@@ -5,9 +5,30 @@ from __future__ import annotations
 import numpy as np
 
 from . import plots
+from .expected import mask_growth
 from .facts import Facts
 from .page import Page
-from .replay import KINDS
+from .replay import KINDS, Ramp
+
+LINES = {
+    False: (
+        "The line has the fitted slope, before the division by the flat. A jump is flagged, but "
+        "not removed from the fit: the flag goes to the mask."
+    ),
+    True: (
+        "The fit is one of the differences between resultants, and the lines have the fitted "
+        "slope, before the division by the flat: one line for each part of the ramp in which every "
+        "difference is used. A difference that a cosmic ray has raised is taken out (dashed), so "
+        "that the lines before and after it are parallel: the rate is that of the other "
+        "differences, and its error is larger because they are fewer."
+    ),
+}
+"""What the lines of ramps are, by whether the fit takes jumps out."""
+USABLE = {
+    False: " Such a pixel stays usable.",
+    True: " The recipe masks such a pixel nevertheless, since its table has JUMP_DET.",
+}
+"""What becomes of a pixel whose jump is taken out, by whether JUMP_DET is masked."""
 
 
 def ramps_section(page: Page, facts: Facts) -> None:
@@ -15,10 +36,11 @@ def ramps_section(page: Page, facts: Facts) -> None:
     if facts.replay is None:
         page.text(f"Not shown: {facts.why_no_replay}.")
         return
+    taken_out = facts.replay.takes_out_jumps
+    usable = USABLE["JUMP_DET" in mask_growth(facts.l2)] if taken_out else ""
     page.text(
-        "Signal before the ramp fit, computed again from the Level-1 file by the same steps. The "
-        "line has the fitted slope, before the division by the flat. A jump is flagged, but not "
-        "removed from the fit: the flag goes to the mask. The dark current is subtracted; for a "
+        "Signal before the ramp fit, computed again from the Level-1 file by the same steps. "
+        f"{LINES[taken_out]}{usable} The dark current is subtracted; for a "
         "hot pixel the upper panel shows the signal that still contains it."
     )
     missing = [kind for kind in KINDS if kind not in {ramp.kind for ramp in facts.ramps}]
@@ -28,10 +50,20 @@ def ramps_section(page: Page, facts: Facts) -> None:
         (
             f"ramp_{ramp.kind.replace(' ', '_')}",
             plots.ramp(ramp, facts.l2.exposure),
-            f"Ramp of a pixel: {ramp.kind}. Its position is that on the active array.",
+            f"Ramp of a pixel: {ramp.kind}. Its position is that on the active array."
+            + _what_was_used(ramp),
         )
         for ramp in facts.ramps
     )
+
+
+def _what_was_used(ramp: Ramp) -> str:
+    """How much of a ramp the fit used, where that differs from pixel to pixel."""
+    if ramp.unused is None or ramp.dropped is None:
+        return ""
+    n, used, jumps = ramp.unused.size, int((~ramp.unused).sum()), int(ramp.dropped.sum())
+    words = f" {used} of {n} differences are used"
+    return words + (f", {jumps} taken out as a jump." if jumps else ".")
 
 
 def reference_pixels_section(page: Page, facts: Facts) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from .image_scan import L2
 KINDS = ("normal", "cosmic ray", "saturating", "hot")
 """Kinds of ramps that are shown."""
 SEEN = ("ramp", "groupdq", "rate", "dq", "endslice")
+DIFFERENCES = "unused"
+"""Variable of a fit of differences of resultants: those that it does not use."""
 BANDS, ROWS = 8, 32
 """Number of bands, and rows in each, whose ramps are all computed again."""
 AROUND = 2
@@ -51,11 +54,19 @@ class Replay:
     def exposure(self) -> Exposure:
         return self.inputs.exposure
 
+    @property
+    def takes_out_jumps(self) -> bool:
+        """Whether the ramp fit leaves out the differences that a jump has raised."""
+        return DIFFERENCES in self.steps[-1].step.writes
+
     def run(self, window: Window) -> dict[str, np.ndarray]:
-        """The variables `SEEN` on a window of the full frame, the ramp as it is fitted; and, if
-        there is a step linearity, the ramp after it as ``with_dark``."""
+        """The variables `SEEN` on a window of the full frame, the ramp as it is fitted; if there is
+        a step linearity, the ramp after it as ``with_dark``; and if the fit takes jumps out of the
+        ramp, the differences (R - 1, y, x) that it does not use as ``unused``, and of them those
+        that it took for jumps as ``dropped``."""
         side = self.exposure.side
-        outer = window.grown(plan.summed_halo(self.steps, SEEN), side)
+        seen = (*SEEN, DIFFERENCES) if self.takes_out_jumps else SEEN
+        outer = window.grown(plan.summed_halo(self.steps, seen), side)
         tile = Tile(outer, side)
         kept: dict[str, np.ndarray] = {}
 
@@ -64,7 +75,12 @@ class Replay:
                 kept["with_dark"] = variables["ramp"].copy()
 
         have = kernels.run_steps(self.steps, {}, tile, self.inputs, self.measured, taps=keep)
-        kept |= {name: have[name] for name in SEEN}
+        kept |= {name: have[name] for name in seen}
+        if self.takes_out_jumps:
+            unused = kept[DIFFERENCES] = kept[DIFFERENCES][:-1] != 0
+            after = getattr(self.steps[-1].params, "flag_resultant", "after") == "after"
+            flags = have["groupdq"][1:] if after else have["groupdq"][:-1]
+            kept["dropped"] = unused & (flags & GROUP["JUMP_DET"] != 0)
         return {name: values[(..., *window.within(outer))] for name, values in kept.items()}
 
     def scalar(self, name: str) -> float | None:
@@ -143,9 +159,9 @@ def _steps(recipe: Mapping[str, Any]) -> list[BoundStep]:
         name, options = next(iter(entry.items()))
         step = find_step(name, "the image")
         steps.append(BoundStep(step, step.params(**options)))
-        if name == "ramp_fit":
+        if step.cal_step == "ramp_fit":
             return steps
-    raise InputError("the recipe has no step ramp_fit")
+    raise InputError("the recipe has no ramp fit of ours")
 
 
 def _references(bound: BoundStep) -> list[str]:
@@ -190,6 +206,10 @@ class Ramp:
         Linear DN, before dark current is subtracted.
     excluded : ndarray (R,) of bool or None
         Resultants that were left out of the fit because of their flags; None: none.
+    unused : ndarray (R - 1,) of bool or None
+        Differences to the next resultant that the fit does not use; None: it fits resultants.
+    dropped : ndarray (R - 1,) of bool or None
+        Of them, those that it took for jumps.
     """
 
     kind: str
@@ -201,13 +221,22 @@ class Ramp:
     end: int
     with_dark: np.ndarray | None = None
     excluded: np.ndarray | None = None
+    unused: np.ndarray | None = None
+    dropped: np.ndarray | None = None
+
+    def segments(self) -> list[np.ndarray]:
+        """Resultants between which all differences are used, for each row of such differences."""
+        assert self.unused is not None
+        edges = np.diff((~self.unused).astype(np.int8), prepend=0, append=0)
+        starts, ends = np.flatnonzero(edges > 0), np.flatnonzero(edges < 0)
+        return [np.arange(a, b + 1) for a, b in zip(starts, ends, strict=True)]
 
 
 def show_ramps(
     replay: Replay, candidates: Mapping[str, list[tuple[float, int, int]]]
 ) -> list[Ramp]:
-    """A ramp of each kind: the best candidate, of those that saturate the one with the clearest
-    turn in its middle."""
+    """A ramp of each kind: the best candidate; of those that saturate the one with the clearest
+    turn in its middle, of jumps that were taken out the one that is as high as the ramp."""
     chosen = []
     for kind in KINDS:
         places = candidates.get(kind)
@@ -217,10 +246,22 @@ def show_ramps(
             ramps = [_ramp(replay, kind, y, x) for _, y, x in places]
             middle = replay.exposure.n_resultants / 2
             chosen.append(min(ramps, key=lambda ramp: abs(ramp.end - middle - 0.5)))
+        elif kind == "cosmic ray" and replay.takes_out_jumps:
+            ramps = [_ramp(replay, kind, y, x) for _, y, x in places]
+            chosen.append(min(ramps, key=lambda ramp: _imbalance(ramp, replay.exposure)))
         else:
             _, y, x = places[0]
             chosen.append(_ramp(replay, kind, y, x))
     return chosen
+
+
+def _imbalance(ramp: Ramp, exposure: Exposure) -> float:
+    """How far the heights of the jumps of a ramp and of the rest of it are apart."""
+    assert ramp.dropped is not None
+    height = float(excess(ramp.signal[:, np.newaxis], exposure)[ramp.dropped].sum())
+    rest = float(np.ptp(ramp.signal[exposure.start :])) - height
+    ratio = height / max(rest, 1.0)
+    return abs(math.log(ratio)) if ratio > 0 else math.inf
 
 
 def _ramp(replay: Replay, kind: str, y: int, x: int) -> Ramp:
@@ -236,7 +277,10 @@ def _ramp(replay: Replay, kind: str, y: int, x: int) -> Ramp:
     excludes = any(getattr(b.params, "exclude", False) for b in replay.steps)
     excluded = flags & EXCLUDING != 0 if excludes else None
     rate = float(have["rate"][i, j].item())
-    return Ramp(kind, y, x, signal, flags, rate, end, with_dark, excluded)
+    unused, dropped = (
+        have[name][:, i, j].ravel() if name in have else None for name in (DIFFERENCES, "dropped")
+    )
+    return Ramp(kind, y, x, signal, flags, rate, end, with_dark, excluded, unused, dropped)
 
 
 @dataclass(frozen=True)
@@ -274,11 +318,13 @@ def find_jumps(replay: Replay, l2: L2) -> Jumps:
     for y in np.linspace(0, side - rows, BANDS).astype(int).tolist():
         window = Window(y + BORDER, y + BORDER + rows, BORDER, side + BORDER)
         have = replay.run(window)
-        jump = have["groupdq"] & GROUP["JUMP_DET"] != 0
+        dropped = have.get("dropped")
+        jump = have["groupdq"] & GROUP["JUMP_DET"] != 0 if dropped is None else dropped
         hit = jump.any(axis=0)
         charges = excess(have["ramp"][:, hit], exposure)
+        reach = 1 if dropped is None else 0
         for flags, charge in zip(jump[:, hit].T, charges.T, strict=True):
-            for when in jump_intervals(flags, charge):
+            for when in jump_intervals(flags, charge, reach):
                 counts[when] += 1
         pixels += hit.size
         stored = dq.read(Window(y, y + rows, 0, side))
@@ -304,7 +350,7 @@ def excess(ramps: np.ndarray, exposure: Exposure) -> np.ndarray:
     return steps - np.median((steps / spans)[exposure.start :], axis=0) * spans
 
 
-def jump_intervals(flags: np.ndarray, steps: np.ndarray) -> list[int]:
+def jump_intervals(flags: np.ndarray, steps: np.ndarray, reach: int = 1) -> list[int]:
     """Between which resultants the jumps of a ramp lie.
 
     A charge that arrives between resultants i and i + 1 shows in the difference to the next and in
@@ -313,10 +359,12 @@ def jump_intervals(flags: np.ndarray, steps: np.ndarray) -> list[int]:
 
     Parameters
     ----------
-    flags : ndarray (R,) of bool
-        Resultants flagged JUMP_DET.
+    flags : ndarray of bool
+        Resultants (R,) flagged JUMP_DET; or differences (R - 1,) that were taken out of the fit.
     steps : ndarray (R - 1,)
         From `excess`, DN.
+    reach : int
+        1 if a flag may come from the next but one; 0 if the differences themselves are flagged.
 
     Returns
     -------
@@ -326,6 +374,5 @@ def jump_intervals(flags: np.ndarray, steps: np.ndarray) -> list[int]:
     edges = np.flatnonzero(np.diff(flags.astype(np.int8), prepend=0, append=0))
     found = []
     for first, end in edges.reshape(-1, 2).tolist():
-        reach = steps[first : end + 1]  # one more: the flag may come from the next but one
-        found.append(first + int(np.argmax(reach)))
+        found.append(first + int(np.argmax(steps[first : end + reach])))
     return found

@@ -61,7 +61,7 @@ def replace_bad(
     Returns
     -------
     array : ndarray
-        The input itself where nothing was bad, else a usable_references copy.
+        The input itself where nothing was bad, else a copy.
     bad : ndarray of bool or None
         Where values were replaced; None if nowhere.
     """

@@ -33,6 +33,9 @@ class FlatParams(Params):
     """Join the flags of the flat and the gain file, if they have any."""
     half_precision_errors: bool = False
     """Round err and var_poisson to float16 again, as romanimpreprocess does."""
+    flag_nan: bool = True
+    """Set DO_NOT_USE where rate or error is not finite (romanimpreprocess leaves such pixels
+    without a flag)."""
 
 
 @compiled
@@ -126,7 +129,7 @@ def divide_flat(
     rate, err, var_poisson, var_rnoise, dumo : ndarray (y, x) of float32
     dq : ndarray (y, x) of uint32
         With NO_FLAT_FIELD and NO_GAIN_VALUE on active pixels. A pixel whose rate or error is not
-        finite is flagged DO_NOT_USE.
+        finite is flagged DO_NOT_USE, unless an option says not to.
     """
     rows, columns = ((s.start, s.stop) for s in tile.active)
     dq, f, g = dq.copy(), np.ones(rate.shape, np.float32), np.empty_like(gain)
@@ -142,7 +145,7 @@ def divide_flat(
     out_rate, err, var_poisson, var_rnoise, out_dumo = made
     if params.half_precision_errors:
         err, var_poisson = round_to_float16(err), round_to_float16(var_poisson)
-    for array in (out_rate, err):
+    for array in (out_rate, err) if params.flag_nan else ():
         if not all_finite(array):
             dq[~np.isfinite(array)] |= np.uint32(PIXEL["DO_NOT_USE"])
     for more in (flat_dq, gain_dq):

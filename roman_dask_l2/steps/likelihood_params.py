@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import erfc, inf, log, sqrt
+from math import erfc, inf, log, pi, sqrt
 from typing import Literal
 
 from pydantic import Field
@@ -17,6 +17,9 @@ class LikelihoodParams(Params):
     """Significance (sigma) from which a difference, or two in a row, count as a jump."""
     most_dropped: int | None = Field(None, ge=0)
     """Most differences of a pixel that may be dropped as jumps; null: any number."""
+    only_rises: bool = True
+    """Take only what has risen for a jump, in two differences both of them, since a cosmic ray adds
+    charge (romancal drops what has fallen as well)."""
     flag_resultant: Literal["after", "before"] = "after"
     """Which resultant gets JUMP_DET, the one after the jump (romancal) or the one before it (as
     `ramp_fit`)."""
@@ -54,20 +57,21 @@ class LikelihoodParams(Params):
     reference_dq: bool = True
     """Join the read-noise file's flags, if it has any."""
     half_precision_errors: bool = False
-    """Round err and var_poisson to float16 immediately, as romanimpreprocess does."""
+    """Round err, var_poisson and dumo to float16 immediately, as romancal does."""
 
     @property
-    def limits(self) -> tuple[float, float]:
-        """Least improvement of chi-square by leaving out one difference, and two in a row.
+    def limits(self) -> tuple[float, float, bool]:
+        """Least improvement of chi-square by leaving out one difference, and two in a row; and
+        `only_rises`.
 
         Both have the two-sided probability of a normal deviate beyond the threshold: its square,
         and the quantile ``-2 ln p`` of chi-square with two degrees of freedom.
         """
         t = self.rejection_threshold
         p = erfc(t / sqrt(2))
-        # Beyond 38 sigma p underflows; then ln p = -t^2/2 - ln(t sqrt(pi/2)) to 1e-3.
-        log_p = log(p) if p > 1e-300 else -t * t / 2 - log(t * sqrt(1.5707963267948966))
-        return t * t, -2 * log_p
+        # Beyond 37 sigma p underflows; then ln p = -t^2/2 - ln(t sqrt(pi/2)) to 1e-3.
+        log_p = log(p) if p > 1e-300 else -t * t / 2 - log(t * sqrt(pi / 2))
+        return t * t, -2 * log_p, self.only_rises
 
     @property
     def most(self) -> float:

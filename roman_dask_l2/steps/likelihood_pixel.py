@@ -58,18 +58,20 @@ def solve(used, d, u, tables, x, z, w, o):
 
 
 @kernel
-def worst(used, x, z, w, o, total, rate, scale, limits, pairs):
+def worst(used, x, z, w, o, total, rate, scale, limits, most, pairs):
     """The difference, or two in a row, that stands out most: (index, how many; 0 if none does).
 
-    `scale` is the squared read noise, in whose units V is. Of two differences the larger is the
-    jump, since charge is only added; of more than two those that improve chi-square most.
+    `scale` is the squared read noise, in whose units V is; `limits` are those of chi-square for one
+    and for two, and whether only rises count; `most` may be dropped. Of two differences the larger
+    is the jump, since charge is only added; of more than two those that improve chi-square most.
     """
     n = len(used)
     n_used = 0
     for i in range(n):
         n_used += used[i]
-    if n_used < 2:
+    if n_used < 2 or most < 1:
         return 0, 0
+    rises = limits[2]
     best_one, best_two, one, two = -np.inf, -np.inf, 0, 0
     for i in range(n):
         if not used[i]:
@@ -80,14 +82,16 @@ def worst(used, x, z, w, o, total, rate, scale, limits, pairs):
         if n_used == 2:  # either improves chi-square equally, up to rounding
             best_one = max(gain, best_one)
             one = i if r > 0 else one
-        elif gain > best_one:
+        elif gain > best_one and (r > 0 or not rises):
             best_one, one = gain, i
-        if n_used > 2 and pairs[i] and used[i + 1]:
+        if n_used > 2 and most > 1 and pairs[i] and used[i + 1]:
             r2 = z[i + 1] - rate * x[i + 1]
             v2 = w[i + 1] - x[i + 1] * x[i + 1] / total
             c = o[i] - x[i] * x[i + 1] / total
-            gain = (v2 * r * r - 2 * c * r * r2 + v * r2 * r2) / (v * v2 - c * c) / scale
-            if gain - limits[1] > best_two:
+            # Sizes of the two steps that fit best, times the determinant.
+            step, step2 = v2 * r - c * r2, v * r2 - c * r
+            gain = (step * r + step2 * r2) / (v * v2 - c * c) / scale
+            if gain - limits[1] > best_two and ((step >= 0 and step2 >= 0) or not rises):
                 best_two, two = gain - limits[1], i
     if best_one > best_two:
         return one, 1 if best_one > 0 else 0
@@ -110,8 +114,9 @@ def search(used, d, u, scale, limits, most, tables, x, z, w, o):
         rate = right / total if n_used else np.nan
         if turn > 0 and n_used <= 3:
             break
-        i, many = worst(used, x, z, w, o, total, rate, scale, limits, tables.pairs)
-        if many == 0 or dropped + many > most:
+        left = most - dropped
+        i, many = worst(used, x, z, w, o, total, rate, scale, limits, left, tables.pairs)
+        if many == 0:
             break
         for k in range(i, i + many):
             used[k] = False

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import numpy as np
-from pydantic import field_validator
+from pydantic import AfterValidator, BeforeValidator
 
 from ..core.dq import GROWTHS, MASK_GROWTH, PIXEL, growth_halo
 from ..core.jit import kernel
 from ..core.step import Params, Step, Tile
 
 
+def _pairs(value: Any) -> Any:
+    return tuple(value.items()) if isinstance(value, dict) else value
+
+
+def _known(value: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+    for name, n in value:
+        if name not in PIXEL:
+            raise ValueError(f"unknown flag {name}")
+        if n not in GROWTHS:
+            raise ValueError(f"growth {n} of {name}, expected one of {GROWTHS}")
+    return value
+
+
+Growth = Annotated[tuple[tuple[str, int], ...], BeforeValidator(_pairs), AfterValidator(_known)]
+"""Flag -> pixels masked around it, one of `GROWTHS`; a mapping is understood."""
+DEFAULT_GROWTH = tuple(MASK_GROWTH.items())
+
+
 class MaskParams(Params):
     """Parameters of `combine_mask`."""
 
-    growth: tuple[tuple[str, int], ...] = tuple(MASK_GROWTH.items())
+    growth: Growth = DEFAULT_GROWTH
     """Flag -> pixels masked around it: 1, 5 (cardinal neighbours), 9 (3 x 3) or 25 (5 x 5)."""
-
-    @field_validator("growth", mode="before")
-    @classmethod
-    def _pairs(cls, value):
-        return tuple(value.items()) if isinstance(value, dict) else value
-
-    @field_validator("growth")
-    @classmethod
-    def _known(cls, value):
-        for name, n in value:
-            if name not in PIXEL:
-                raise ValueError(f"unknown flag {name}")
-            if n not in GROWTHS:
-                raise ValueError(f"growth {n} of {name}, expected one of {GROWTHS}")
-        return value
 
 
 @kernel
@@ -53,6 +58,25 @@ def _grow(dq, bits, out):
                         out[v, u] = True
 
 
+def grown_mask(dq: np.ndarray, growth: tuple[tuple[str, int], ...]) -> np.ndarray:
+    """Pixels around those with flags of a table.
+
+    Parameters
+    ----------
+    dq : ndarray (y, x) of uint32
+    growth : tuple of (str, int)
+        Flag, pixels masked around it.
+
+    Returns
+    -------
+    ndarray (y, x) of bool
+    """
+    bits = tuple(np.uint32(sum(PIXEL[name] for name, n in growth if n == size)) for size in GROWTHS)
+    out = np.zeros(dq.shape, np.bool_)
+    _grow(np.ascontiguousarray(dq), bits, out)
+    return out
+
+
 def combine_mask(dq: np.ndarray, *, tile: Tile, params: MaskParams) -> np.ndarray:
     """Grow flagged pixels into the combined mask of the active array.
 
@@ -65,14 +89,9 @@ def combine_mask(dq: np.ndarray, *, tile: Tile, params: MaskParams) -> np.ndarra
     ndarray (y, x) of bool
         True = not to be used. Flags of reference pixels do not reach into the active array.
     """
-    bits = tuple(
-        np.uint32(sum(PIXEL[name] for name, n in params.growth if n == size)) for size in GROWTHS
-    )
     out = np.zeros(dq.shape, np.bool_)
     act = tile.active
-    grown = np.zeros(dq[act].shape, np.bool_)
-    _grow(np.ascontiguousarray(dq[act]), bits, grown)
-    out[act] = grown
+    out[act] = grown_mask(dq[act], params.growth)
     return out
 
 

@@ -69,10 +69,10 @@ def _ratio(s, m):
 def _store(s, y, x0, m, freedom, out):
     """Results of a segment."""
     rate, total, light, chi, scale = s.rate, s.total, s.light, s.chi, s.scale
-    slope, variance, poisson = out[0, y, x0:], out[1, y, x0:], out[2, y, x0:]
+    slope, sigma, poisson = out[0, y, x0:], out[1, y, x0:], out[2, y, x0:]
     for p in range(m):
         slope[p] = rate[p]
-        variance[p] = scale[p] / total[p]
+        sigma[p] = np.sqrt(scale[p] / total[p])
         poisson[p] = scale[p] * light[p]
     quality, ratio = out[3, y, x0:], out[4, y, x0:]
     u = s.u
@@ -148,7 +148,8 @@ def _fit_one(s, p, used, work, options, tables, uniform, y, x, groupdq, unused, 
     for i in range(n):
         unused[i, y, x] = not used[i]
     out[0, y, x] = rate
-    out[1, y, x] = scale / total
+    # A gain below zero can give a variance below zero.
+    out[1, y, x] = np.sqrt(scale / total) if total > 0 else np.nan
     out[2, y, x] = scale * light
     out[3, y, x] = chi / scale
     out[4, y, x] = u
@@ -190,7 +191,7 @@ def _fit(
     out,
 ):
     """Fit every pixel of a tile. `groupdq` gets JUMP_DET, `unused` the differences that were not
-    used, `out` rate, variance, its Poisson part, chi-square, ratio of noises and dumo."""
+    used, `out` rate, error, Poisson variance, chi-square, ratio of noises and dumo."""
     start_all, _, reduced, _, limits, _ = options
     n, ny, nx = len(s.d), ramp.shape[1], ramp.shape[2]
     used = np.empty(n, np.bool_)
@@ -362,9 +363,8 @@ def fit_likelihood(
         ambiguous,
         out,
     )
-    rate, variance, var_poisson, chisq, noise_ratio, dumo = out
-    err = np.sqrt(variance)
-    var_rnoise = np.maximum(variance - var_poisson, 0)
+    rate, err, var_poisson, chisq, noise_ratio, dumo = out
+    var_rnoise = np.maximum(err**2 - var_poisson, 0)
     active = tile.active
     pixeldq = with_reference_flags(pixeldq, read_dq, active)
     pixeldq = with_flag(pixeldq, bad_noise, PIXEL["UNRELIABLE_ERROR"], active)
@@ -382,6 +382,7 @@ def fit_likelihood(
     _fold(groupdq, pixeldq, params.other_flags, dq, endslice)
     if params.half_precision_errors:
         err, var_poisson = round_to_float16(err), round_to_float16(var_poisson)
+        dumo = round_to_float16(dumo)
         var_rnoise = np.clip(err**2 - var_poisson, 0, None)
     return (
         rate,

@@ -22,6 +22,8 @@ STEPS: dict[str, str] = {
     "ramp_fit": "ramp_fit:step",
     "ramp_fit_likelihood": "ramp_likelihood:step",
     "flat": "flat:step",
+    "event_flags": "large_events:flags",
+    "large_events": "large_events:step",
     "mask": "mask:step",
     "medsky": "sky:medsky",
     "sky": "sky:step",

@@ -16,7 +16,8 @@ from ..core.exposure import Exposure
 from ..core.jit import kernel
 from ..core.linalg import least_squares
 from ..core.median import median as exact_median
-from ..core.step import NoParams, Params, Reduction, Step, Tile
+from ..core.step import Params, Reduction, Step, Tile
+from .mask import DEFAULT_GROWTH, Growth, grown_mask
 
 BINNING = 4
 """The mode is that of the rate averaged over BINNING x BINNING pixels."""
@@ -30,8 +31,8 @@ class SkyParams(Params):
     order: int | None = Field(default=None, ge=0, le=MAX_ORDER)
     """Order of the polynomial; None subtracts nothing."""
     every_pixel: bool = False
-    """Take every pixel of a cell, as romanimpreprocess does: those that are DO_NOT_USE count, and a
-    cell with one NaN does not."""
+    """Take every pixel of a cell that is not NaN, as romanimpreprocess does: those that are
+    DO_NOT_USE or infinite count."""
 
 
 def cell_edges(side: int) -> list[tuple[int, int]]:
@@ -62,6 +63,17 @@ def _usable(rate, dq, values):
     return n
 
 
+@kernel
+def _numbers(rate, values):
+    """Copy the values that are not NaN; returns how many there are."""
+    n = 0
+    for y in range(rate.shape[0]):
+        for x in range(rate.shape[1]):
+            values[n] = rate[y, x]
+            n += not np.isnan(rate[y, x])
+    return n
+
+
 def cell_median(rate: np.ndarray, dq: np.ndarray | None = None) -> tuple[float, int]:
     """Median of a cell's usable pixels. Stars fill a small part of a cell and hardly shift it.
 
@@ -70,19 +82,17 @@ def cell_median(rate: np.ndarray, dq: np.ndarray | None = None) -> tuple[float, 
     rate : ndarray (y, x) of float32
         DN/s.
     dq : ndarray (y, x) of uint32, optional
-        Without it every pixel is used.
+        Without it every pixel is used that is not NaN.
 
     Returns
     -------
     median : float
-        DN/s; NaN if no pixel can be used (without `dq`: if one is NaN).
+        DN/s; NaN if no pixel can be used.
     left_out : int
-        Pixels that are not finite or DO_NOT_USE.
+        Pixels that are not used.
     """
-    if dq is None:
-        return exact_median(rate), 0
     values = np.empty(rate.size + 1, np.float32)  # one more, for the last value that is not kept
-    n = _usable(rate, dq, values)
+    n = _numbers(rate, values) if dq is None else _usable(rate, dq, values)
     return exact_median(values[:n]) if n else float("nan"), rate.size - n
 
 
@@ -249,9 +259,56 @@ step = Step(
 )
 
 
-def whole_frame(exposure: Exposure, params: NoParams) -> list[Window]:
-    """One window: the active array."""
-    return [Window(BORDER, exposure.side - BORDER, BORDER, exposure.side - BORDER)]
+class MedskyParams(Params):
+    """Parameters of `measure_only`."""
+
+    border: bool = False
+    """Count the reference border with a rate of 0 where no flag masks it, as romanimpreprocess
+    does; its flags then also grow into the active array, for this measurement alone."""
+    growth: Growth = DEFAULT_GROWTH
+    """With `border`: flag -> pixels masked around it, as that of the step mask."""
+
+
+def whole_frame(exposure: Exposure, params: MedskyParams) -> list[Window]:
+    """One window: the active array; the frame with ``border``."""
+    edge = 0 if params.border else BORDER
+    return [Window(edge, exposure.side - edge, edge, exposure.side - edge)]
+
+
+def _measured(params: MedskyParams) -> tuple[str, ...]:
+    return ("rate", "dq") if params.border else ("rate", "mask")
+
+
+def measure_background(
+    rate: np.ndarray,
+    mask: np.ndarray | None = None,
+    dq: np.ndarray | None = None,
+    *,
+    tile: Tile,
+    params: MedskyParams,
+) -> float:
+    """`background_mode` of the active array; with ``border`` of the frame.
+
+    Parameters
+    ----------
+    rate : ndarray (y, x) of float32
+        DN/s.
+    mask : ndarray (y, x) of bool, optional
+        True = not used. Without ``border``.
+    dq : ndarray (y, x) of uint32, optional
+        With ``border``.
+
+    Returns
+    -------
+    float
+        DN/s.
+    """
+    if mask is None:
+        assert dq is not None
+        active, whole = tile.active, np.zeros(rate.shape, np.float32)
+        whole[active] = rate[active]
+        rate, mask = whole, grown_mask(dq, params.growth)
+    return background_mode(rate, mask)
 
 
 def background_mode(rate: np.ndarray, mask: np.ndarray) -> float:
@@ -265,7 +322,7 @@ def background_mode(rate: np.ndarray, mask: np.ndarray) -> float:
     Parameters
     ----------
     rate : ndarray (y, x) of float32
-        Active array, DN/s.
+        DN/s.
     mask : ndarray (y, x) of bool
         True = not used.
 
@@ -344,11 +401,13 @@ def measure_only() -> tuple[()]:
 medsky = Step(
     name="medsky",
     kernel=measure_only,
+    params=MedskyParams,
+    settings={"growth": "MASK"},
     reduction=Reduction(
         windows=whole_frame,
-        partial=background_mode,
+        partial=measure_background,
         combine=_only_value,
-        reads=("rate", "mask"),
+        reads=_measured,
         thin=False,
     ),
 )

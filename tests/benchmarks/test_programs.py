@@ -127,6 +127,9 @@ def runs():
         run("calibration", theirs, 160, resident=4.4e9),
         *(run("layers", ours, wall, anonymous=1.3e9) for wall in (20, 22, 30)),
         run("layers", theirs, 513),
+        *(run("likelihood", ours, wall) for wall in (8, 7, 9)),
+        run("likelihood", bench.STCAL, 32),
+        run("likelihood", theirs, 240),
         run("first run", ours, 18.5),
         *(run("help", ours, wall) for wall in (0.4, 0.3, 0.2)),
     ]
@@ -139,10 +142,15 @@ def test_medians_ratios_and_targets(runs):
     ratio = found["ratios"]["calibration"][bench.OURS]
     assert ratio["wall"] == {"median": 31, "min": 25, "max": 40}
     assert ratio["resident"]["median"] == 4.3
+    fits = found["ratios"]["likelihood"]
+    assert fits[bench.OURS]["cpu"]["median"] == 30
+    assert fits[bench.STCAL]["cpu"]["median"] == 7.5
     figures = {t["figure"]: t for t in found["targets"]}
+    assert figures["likelihood fit: CPU time over that with fixed weights"]["measured"] == 1.6
     assert {name for name, figure in figures.items() if figure["reached"]} == {
         "calibration: wall time, ratio", "calibration: CPU time, ratio",
         "calibration: peak resident", "--help",
+        "likelihood fit: CPU time over that with fixed weights", "likelihood fit: peak resident",
     }  # fmt: skip
     assert figures["first run ever: more than later ones"]["measured"] == 13.5
 
@@ -157,7 +165,7 @@ def test_earlier_figures_only_of_this_machine(runs, tmp_path, monkeypatch):
     assert bench._earlier(now) == []
     old = now | {"runs": runs}
     bench.LATEST.write_text(json.dumps(old))
-    assert [r["wall"] for r in bench._earlier(now)] == [150, 160, 513]
+    assert [r["wall"] for r in bench._earlier(now)] == [150, 160, 513, 32, 240]
     assert {r["from"] for r in bench._earlier(now)} == {old["date"]}
     for changes in (
         {"machine": {"cpu": "Y"}},
@@ -184,7 +192,8 @@ def test_commands(tmp_path):
                 outputs += [noise.pop("OUT"), Path(noise.pop("TEMP")).name]
             assert all(out.startswith("bench_") for out in outputs)
             written.setdefault(name, []).append(settings)
-            assert (command[0] == "/env/bin/python") == (program == bench.THEIRS)
+            assert (command[0] == "/env/bin/python") == (program in bench.FOREIGN)
+            assert settings.get("romancal_ramp_fit", False) == (name == "likelihood")
     assert all(settings == same[0] for same in written.values() for settings in same)
     assert written["layers"][0]["NOISE"]["LAYER"] == ["Rz4S2C1", "O", "Prb2"]
     assert "NOISE" not in written["calibration"][0]

@@ -134,7 +134,20 @@ def test_defaults():
         "IthreshA": 1.0,
         "IthreshB": 1000.0,
     }
+    assert config.JUMP_KW.model_dump() == {
+        "expand_large_events": False,
+        "min_jump_area": 6,
+        "min_sat_area": 1,
+        "expand_factor": 1.9,
+        "sat_required_snowball": True,
+        "min_sat_radius_extend": 0.5,
+        "sat_expand": 2,
+        "edge_size": 0,
+        "maximum_cores": None,
+    }  # romancal 1.1.0's
+    assert (config.romancal_ramp_fit, config.REJECTION_THRESHOLD) == (False, 4.5)
     assert (config.FITSOUT, config.SLICEOUT, config.EXCLUDE_FIRST) == (False, False, True)
+    assert config.JUMPOUT is False
     assert (config.correct_wfi18_transient, config.wfi18_mask_rows) == (False, False)
     assert (config.SKYORDER, config.SATURATION_BACKUP, config.NOISE_PRECISION) == (None, 1, 32)
     assert config.NOISE is None
@@ -148,6 +161,8 @@ def test_defaults():
         ("ramp_fit", "threshold_a", "JUMP_DETECT_PARS.SthreshA", 7.25),
         ("ramp_fit", "slope", "RAMP_OPT_PARS.slope", 0.125),
         ("saturation", "backup", "SATURATION_BACKUP", 3),
+        ("ramp_fit_likelihood", "rejection_threshold", "REJECTION_THRESHOLD", 5.5),
+        ("large_events", "sat_expand", "JUMP_KW.sat_expand", 3),
     ],
 )
 def test_defaults_are_those_of_the_steps(step, parameter, key, value, monkeypatch):
@@ -486,6 +501,10 @@ def test_missing_noise_key(key):
         ("RAMP_OPT_PARS", "sigma", "RAMP_OPT_PARS.sigma_read"),
         ("JUMP_DETECT_PARS", "SThreshA", "JUMP_DETECT_PARS.SthreshA"),
         ("NOISE", "LAYERS", "NOISE.LAYER"),
+        ("JUMP_KW", "min_jump_aera", "JUMP_KW.min_jump_area"),
+        ("", "REJECTION_TRESHOLD", "REJECTION_THRESHOLD"),
+        ("", "romancal_rampfit", "romancal_ramp_fit"),
+        ("", "expand_large_events", "JUMP_KW.expand_large_events"),
     ],
 )
 def test_did_you_mean(block, key, meant):

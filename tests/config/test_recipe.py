@@ -39,7 +39,8 @@ def by_name(recipe):
 
 
 def test_shipped_recipes():
-    assert set(shipped()) == {"l1_to_l2", "romanimpreprocess_1.0"}
+    recipes = ("l1_to_l2", "romanimpreprocess_1.0")
+    assert set(shipped()) == {*recipes, *(f"{name}_likelihood" for name in recipes)}
     default, compatible = (load_recipe(name) for name in ("l1_to_l2", "romanimpreprocess_1.0"))
     assert default.name == "l1_to_l2"
     assert [b.name for b in default.steps] == [
@@ -59,6 +60,27 @@ def test_shipped_recipes():
     assert {name: options for name, options in changed.items() if options} == {
         "ramp_fit": {"dark_noise": True, "ipc_noise": True}
     }
+
+
+@pytest.mark.parametrize("name", ["l1_to_l2", "romanimpreprocess_1.0"])
+def test_the_likelihood_recipes_differ_in_the_fit_alone(name):
+    """And in what follows from it: jumps are not masked, flags around large events."""
+    usual, other = (load_recipe(f"{name}{end}") for end in ("", "_likelihood"))
+    assert usual.likelihood == other.name
+    assert other.likelihood == ""
+    steps, others = by_name(usual), by_name(other)
+    fit, likelihood = steps.pop("ramp_fit"), others.pop("ramp_fit_likelihood")
+    for shared in ("dark_noise", "ipc_noise", "check_references", "reference_dq"):
+        assert getattr(fit, shared) == getattr(likelihood, shared)
+    assert others.pop("event_flags") == find_step("event_flags", "").params()
+    ours = name == "l1_to_l2"
+    assert others.pop("large_events").do_not_use is ours
+    if ours:
+        masked, kept = (dict(params.pop("mask").growth) for params in (steps, others))
+        assert kept == {flag: n for flag, n in masked.items() if flag != "JUMP_DET"}
+    else:  # with fixed weights there is no NaN that the flat could leave without a flag
+        steps["flat"] = steps["flat"].model_copy(update={"flag_nan": False})
+    assert others == steps
 
 
 def test_every_known_step_is_there():
@@ -198,7 +220,7 @@ def test_results_are_what_the_l2_file_needs():
 def test_unknown_recipe():
     with pytest.raises(InputError, match="no recipe or file 'l1_tol2'; .*did you mean 'l1_to_l2'"):
         load_recipe("l1_tol2")
-    with pytest.raises(InputError, match="shipped recipes: l1_to_l2, romanimpreprocess_1.0$"):
+    with pytest.raises(InputError, match="shipped recipes: l1_to_l2, l1_to_l2_likelihood, r"):
         load_recipe("/no/such/file.yaml")
 
 

@@ -29,6 +29,10 @@ def watched(bound, found):
         if step.name == "flat":  # nothing makes such a rate by itself
             inputs["rate"] = inputs["rate"].copy()
             inputs["rate"][-20, -20] = np.nan
+        if step.name == "event_flags":  # nor such a snowball
+            inputs["groupdq"] = inputs["groupdq"].copy()
+            inputs["groupdq"][4, 40:64, 40:64] |= np.uint8(GROUP["JUMP_DET"])
+            inputs["groupdq"][4:, 48:56, 48:56] = np.uint8(GROUP["SATURATED"])
         results = kernel(**inputs)
         written = results if isinstance(results, tuple) else (results,)
         for name, flags in zip(step.writes, written, strict=True):
@@ -71,9 +75,12 @@ def observed(simulated, pipeline):
     """What each step has set in exposures with every kind of defect."""
     found = defaultdict(int)
     transient = {"detector": "WFI18", "conditions": "nan_reference", "reference_read": 1000}
+    first_too = {"wfi18_mask_rows": True, "EXCLUDE_FIRST": False}
     for simulation, recipe, changes in (
         (simulated(), "l1_to_l2", {}),
-        (simulated(**transient), "l1_to_l2", {"wfi18_mask_rows": True, "EXCLUDE_FIRST": False}),
+        (simulated(), "l1_to_l2_likelihood", {"JUMP_KW": {"expand_large_events": True}}),
+        (simulated(**transient), "l1_to_l2", first_too),
+        (simulated(**transient), "l1_to_l2_likelihood", first_too),
         (simulated(**transient), "romanimpreprocess_1.0", {}),
     ):
         steps, inputs = pipeline(simulation, recipe, **changes)

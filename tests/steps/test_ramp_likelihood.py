@@ -27,9 +27,9 @@ FRAME_TIME = 3.04
 SHAPE = (4, 280)  # a segment of each row and a piece of the next
 PARAMS = {
     "ours": LikelihoodParams(),
-    "observatory": LikelihoodParams(start_rate="all", chisq="sum", dumo="all", other_flags=False,
-                                    flag_nan=False, flag_ambiguous=False, check_gain=False,
-                                    clip_errors=False, flag_resultant="after"),
+    "observatory": LikelihoodParams(only_rises=False, start_rate="all", chisq="sum", dumo="all",
+                                    other_flags=False, flag_nan=False, flag_ambiguous=False,
+                                    check_gain=False, clip_errors=False),
     "other": LikelihoodParams(rejection_threshold=6, most_dropped=2, flag_resultant="before",
                               read_noise_of="difference"),
 }  # fmt: skip
@@ -57,6 +57,13 @@ def least_squares(v, d, used):
     rate = weights[used] @ d[used]
     rest = np.where(used, d - rate, 0)
     return rate, rest @ inverse @ rest, weights
+
+
+def steps(v, d, used, group):
+    """Sizes of steps at the differences of `group`, fitted together with the rate."""
+    design = np.column_stack([np.ones(len(d)), np.eye(len(d))[:, group]])[used]
+    inverse = np.linalg.inv(v[np.ix_(used, used)])
+    return np.linalg.solve(design.T @ inverse @ design, design.T @ inverse @ d[used])[1:]
 
 
 def expected(ramp, flags, pattern, gain, sigma, params):
@@ -88,15 +95,20 @@ def expected(ramp, flags, pattern, gain, sigma, params):
             for group in groups:
                 rest = used.copy()
                 rest[group] = False
+                if params.only_rises and used.sum() > 2 and (steps(v, d, used, group) < 0).any():
+                    continue
                 found.append(
                     (chi - least_squares(v, d, rest)[1] - (one, two)[len(group) - 1], group)
                 )
+        if params.most_dropped is not None:
+            found = [entry for entry in found if dropped + len(entry[1]) <= params.most_dropped]
+        if not found:
+            break
         found.sort(key=lambda entry: -entry[0])
         best, group = found[0]
         near = [g for value, g in found if abs(value - best) < 1e-6 * max(chi, 1)]
         tied |= len(near) > 1 or abs(best) < 1e-6
-        if best <= 0 or (params.most_dropped is not None and
-                         dropped + len(group) > params.most_dropped):  # fmt: skip
+        if best <= 0:
             break
         used[group] = False
         dropped += len(group)
@@ -278,7 +290,7 @@ def test_network_sorts():
 
 
 def test_thresholds():
-    one, two = LikelihoodParams().limits
+    one, two, _ = LikelihoodParams().limits
     assert one == 20.25
     assert two == pytest.approx(chi2.isf(chi2.sf(20.25, 1), 2), rel=1e-12)
     assert two == pytest.approx(23.798545, abs=1e-6)

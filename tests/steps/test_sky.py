@@ -10,8 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.polynomial import legendre
 from pydantic import ValidationError
+from scipy import ndimage
 
+from roman_dask_l2.config.recipe import load_recipe
 from roman_dask_l2.core.cells import MAX_ORDER
+from roman_dask_l2.core.dq import MASK_GROWTH, PIXEL
+from roman_dask_l2.core.step import Tile
+from roman_dask_l2.steps.mask import grown_mask
 from roman_dask_l2.steps.sky import (
     SkyParams,
     background_mode,
@@ -19,6 +24,7 @@ from roman_dask_l2.steps.sky import (
     cells,
     fit_cells,
     fit_sky,
+    measure_background,
     measure_cell,
     medsky,
     step,
@@ -118,13 +124,27 @@ def test_along_x_and_along_y(exposure):
 
 
 def test_cells_without_a_median_are_left_out(exposure):
+    """With every pixel too, a cell that is NaN in part has a median; numpy.nanmedian's."""
     rate = surface([2.0, 0.3, -0.7], 1)
     rate[30:100, 30:200] = np.nan
-    found = fitted(rate, exposure, 1, every_pixel=True)[1]
-    np.testing.assert_allclose(found["coefs"], [2.0, 0.3, -0.7], atol=1e-6)
-    assert found["cells"] == 28  # touched
+    params, found = fitted(rate, exposure, 1, every_pixel=True)
+    windows = cells(exposure, params)
+    with pytest.warns(RuntimeWarning, match="All-NaN"):
+        medians = [np.nanmedian(rate[w.slices].astype(np.float32)) for w in windows]
+    np.testing.assert_array_equal(found["coefs"], fit_sky(medians, 1, exposure))
+    assert (found["cells"], found["pixels"]) == (10, np.isnan(rate[4:252, 4:252]).sum())
     found = fitted(rate, exposure, 1)[1]
     assert found["cells"] == 10  # covered
+
+
+def test_every_pixel_counts_what_is_infinite(exposure):
+    rate = surface([2.0, 0.3, -0.7], 1).astype(np.float32)
+    dq = np.zeros(rate.shape, np.uint32)
+    rate[4:20, 4:20], dq[4:20, 4:20] = np.inf, 1
+    (first, *_) = cells(exposure, SkyParams(order=1))
+    values = rate[first.slices]
+    found = measure_cell(values, dq[first.slices], params=SkyParams(order=1, every_pixel=True))
+    assert found == (np.median(values), 0)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -266,3 +286,52 @@ def test_mode_sees_the_active_array(exposure):
     assert window == (4, 252, 4, 252)
     (window,) = whole_frame(dataclasses.replace(exposure, side=640), medsky.params())
     assert window == (4, 636, 4, 636)
+
+
+def bordered(rate, dq):
+    """The background's mode with a border of zeros, in whole-array NumPy and scipy."""
+    whole = np.zeros(rate.shape)
+    whole[4:-4, 4:-4] = rate[4:-4, 4:-4]
+    mask = np.zeros(rate.shape, bool)
+    for name, n in MASK_GROWTH.items():
+        shape = {1: np.ones((1, 1)), 5: ndimage.generate_binary_structure(2, 1)}
+        shape |= {9: np.ones((3, 3)), 25: np.ones((5, 5))}
+        mask |= ndimage.binary_dilation(dq & PIXEL[name] != 0, shape[n])
+    return mode(whole, mask)
+
+
+def test_mode_with_the_border(exposure, run_step):
+    """Where no flag masks them, reference pixels count as rates of 0; flags of theirs grow into the
+    active array, and its flags onto the border."""
+    rng = np.random.default_rng(53)
+    rate = (rng.normal(0.05, 0.2, (256, 256)) + rng.exponential(0.05, (256, 256))).astype(
+        np.float32
+    )
+    rate[:4] = rate[:, -4:] = 77  # what the border holds does not matter
+    dq = np.zeros(rate.shape, np.uint32)
+    dq[rng.random(dq.shape) < 0.02] = PIXEL["HOT"]
+    dq[:, 252] = PIXEL["DROPOUT"]
+    dq[:4] |= np.uint32(PIXEL["REFERENCE_PIXEL"])  # masks nothing
+    params = medsky.params(border=True)
+    (window,) = whole_frame(exposure, params)
+    assert window == (0, 256, 0, 256)
+    assert medsky.reduction.reads_for(params) == ("rate", "dq")
+    tile = Tile(window, 256)
+    found = measure_background(rate, dq=dq, tile=tile, params=params)
+    assert found == pytest.approx(bordered(rate, dq), abs=1e-8)
+    active = measure_background(
+        rate[4:-4, 4:-4], mask=grown_mask(dq[4:-4, 4:-4], params.growth),
+        tile=tile, params=medsky.params(),
+    )  # fmt: skip
+    assert abs(found - active) > 1e-5
+
+
+def test_only_the_recipes_of_the_package_count_the_border():
+    wanted = {
+        name: [b.params.border for b in load_recipe(name).steps if b.name == "medsky"]
+        for name in (
+            "l1_to_l2", "l1_to_l2_likelihood", "romanimpreprocess_1.0",
+            "romanimpreprocess_1.0_likelihood",
+        )
+    }  # fmt: skip
+    assert list(wanted.values()) == [[False], [False], [True], [True]]

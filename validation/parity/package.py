@@ -34,15 +34,36 @@ def environment(venv: Path) -> Path:
     return python
 
 
+def run_module(module: str, config: Path, python: Path, name: str) -> None:
+    """Run one of the package's programs on a configuration, unless NAME.done says that it was."""
+    done = config.with_name(f"{name}.done")
+    if not done.is_file():
+        began = time.perf_counter()
+        with open(config.with_name(f"{name}.log"), "w") as log:
+            subprocess.run(
+                [python, "-m", module, config.name],
+                check=True,
+                cwd=config.parent,
+                stdout=log,
+                stderr=log,
+            )
+        done.write_text(f"{time.perf_counter() - began:.0f} s\n")
+    say(f"{PACKAGE}, {name}: {done.read_text().strip()}")
+
+
 def simulated(folder: Path, seed: int, python: Path, side: int = 4096) -> Path:
     """An exposure written by the package's versions of asdf and roman_datamodels: files written
-    by newer ones it could not read."""
+    by newer ones it could not read.
+
+    Its mask file does not say that reference pixels are such: then the package counts them in its
+    background."""
     config = folder / "config.yaml"
     stamp = folder / "simulated.json"
     sources = sorted((ROOT / "roman_dask_l2" / "simulation").glob("*.py"))
     source = b"".join(path.read_bytes() for path in sources)
     made_by = {"seed": seed, "simulator": len(source), "sum": sum(source)}
     made_by |= {"side": side} if side != 4096 else {}
+    made_by |= {"border": "unflagged"}
     if stamp.is_file() and json.loads(stamp.read_text()) == made_by:
         say(f"using the exposure in {folder}")
         return config
@@ -53,6 +74,11 @@ def simulated(folder: Path, seed: int, python: Path, side: int = 4096) -> Path:
         "    config={'SKYORDER': 2, 'SLICEOUT': True, 'FITSOUT': True, 'OUT': 'package.asdf',\n"
         f"        'NOISE': {{'LAYER': {list(LAYERS)!r}, 'TEMP': {str(folder / 'temp.asdf')!r},\n"
         "            'SEED': 15000, 'OUT': 'package_noise.asdf'}})\n"
+        "import asdf\n"
+        f"mask = {str(folder / 'cal' / 'mask.asdf')!r}\n"
+        "with asdf.open(mask, memmap=False, lazy_load=False) as file:\n"
+        "    file['roman']['dq'] &= 0x7FFFFFFF  # without REFERENCE_PIXEL\n"
+        "    file.write_to(mask)\n"
     )
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("package*"):

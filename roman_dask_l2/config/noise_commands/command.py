@@ -30,7 +30,8 @@ class Needs:
     Attributes
     ----------
     light : bool
-        The light on each pixel, and how each pixel's ramp was fitted.
+        The light on each pixel, and how each pixel's ramp was fitted: a ramp fit in the recipe, and
+        the array that it leaves in the Level-2 file for this.
     arrays : tuple of str
         Optional arrays of the Level-2 file, stored in ``processinfo``.
     steps : tuple of str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .command import Needs
 
-LIGHT = Needs(light=True, arrays=("endslice",), steps=("ramp_fit",))
+LIGHT = Needs(light=True)
 
 DETECTOR_BLOCK = "128 × 128 pixels of the frame, counted row by row"
 """For the manual: a block of draws on the image."""

@@ -24,15 +24,11 @@ Limits = tuple[np.float32, np.float32]
 
 
 @dataclass(frozen=True)
-class BlockLight:
-    """The light on a block of the detector, and how the ramps of its pixels were fitted.
+class FixedWeights:
+    """How the ramps of a block were fitted: with one of a few sets of weights.
 
     Attributes
     ----------
-    level : ndarray (y, x) of float32
-        Rate before the sky was subtracted, DN/s.
-    gain : ndarray (y, x) of float32
-        e/DN.
     ends : ndarray (y, x) of int64
         Resultants before saturation, R where there is none.
     full_weights : ndarray (R + 1, R)
@@ -43,12 +39,41 @@ class BlockLight:
         `full_weights`, and below them those of ramps without excluded resultants, 1/s.
     """
 
-    level: np.ndarray
-    gain: np.ndarray
     ends: np.ndarray
     full_weights: np.ndarray
     rows: np.ndarray
     weights: np.ndarray
+
+
+@dataclass(frozen=True)
+class OwnWeights:
+    """How the ramps of a block were fitted: with weights of its own for every pixel.
+
+    Attributes
+    ----------
+    coefficients : ndarray (R - 1, y, x)
+        Of the differences of resultants in the rate, 1/s; 0 where the pixel could not be fitted.
+    """
+
+    coefficients: np.ndarray
+
+
+@dataclass(frozen=True)
+class BlockLight:
+    """The light on a block of the detector, and how the ramps of its pixels were fitted.
+
+    Attributes
+    ----------
+    level : ndarray (y, x) of float32
+        Rate before the sky was subtracted, DN/s.
+    gain : ndarray (y, x) of float32
+        e/DN.
+    fit : FixedWeights or OwnWeights
+    """
+
+    level: np.ndarray
+    gain: np.ndarray
+    fit: FixedWeights | OwnWeights
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ...config.noise_commands.poisson import Poisson
-from ...noise.poisson import poisson_noise
+from ...noise.poisson import own_poisson_noise, poisson_noise
 from ...noise.streams import DrawKind, Streams
 from ...steps.sky import sky_model
-from .drawing import BlockNoise, DetectorBlock, ExpectedNoise, QuietPixels
+from .drawing import BlockNoise, DetectorBlock, ExpectedNoise, OwnWeights, QuietPixels
 
 
 def draw(argument: Poisson, streams: Streams, block: DetectorBlock) -> tuple[np.ndarray, int]:
@@ -23,7 +23,10 @@ def draw(argument: Poisson, streams: Streams, block: DetectorBlock) -> tuple[np.
         else:
             level = sky_model(background, order, block.window, exposure.side).astype(np.float32)
     rng = streams(DrawKind.POISSON, None, block.number)
-    return poisson_noise(rng, level, light.gain, light.rows, light.weights, exposure), 0
+    fit = light.fit
+    if isinstance(fit, OwnWeights):
+        return own_poisson_noise(rng, level, light.gain, fit.coefficients, exposure), 0
+    return poisson_noise(rng, level, light.gain, fit.rows, fit.weights, exposure), 0
 
 
 def expect(argument: Poisson, quiet: QuietPixels) -> ExpectedNoise | None:
