@@ -88,9 +88,13 @@ def act(args: argparse.Namespace) -> int:
     )
     check_scheduler(args)
     if args.report:
+        from ..io.atomic import check_target
+        from ..report.exposure import report_path
         from ..report.panels import figure_class
 
-        figure_class()  # reported before the work if it is not there
+        # Reported before the work if it cannot be drawn or written.
+        figure_class()
+        check_target(report_path(args.campaign))
     plan = make_plan(args.campaign, options)
     if args.dry_run:
         sys.stdout.write("\n".join(plan.lines()) + "\n")

@@ -570,3 +570,12 @@ def test_reports(done, capsys, monkeypatch):
     os.utime(noise, (made.stat().st_mtime + 1, made.stat().st_mtime + 1))
     assert batch(done, capsys, *only)[0] == 0
     assert sorted(asked[1:]) == ["sim_L2_F158_1_1.asdf", "sim_L2_F158_2_1.asdf"]
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_work(campaign, capsys):
+    pytest.importorskip("matplotlib")
+    (campaign.folder / "campaign_report.html").mkdir()
+    code, out, err = batch(campaign, capsys, "--report")
+    assert (code, out) == (2, [])
+    assert "campaign_report.html" in err[-1]
+    assert not campaign.manifest.exists()
