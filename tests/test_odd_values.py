@@ -248,9 +248,8 @@ def test_a_gain_of_zero_in_each_sky_cell(clean, simulation, tmp_path, caplog):
         _check_numbers(found, clean)
         assert np.isfinite(found["data"]).all()
         return
-    # The package's cells are gone with one NaN: nothing is subtracted, and it is said.
-    assert found["info"]["skyorder"] == -1
-    assert len(found["info"]["skycoefs"]) == 0
-    assert found["info"]["left_out"]["sky_cells"] == 64
-    np.testing.assert_array_equal(found["data"], found["data_withsky"])
-    assert "SKYORDER 2: no sky is subtracted, 0 of 64 cells" in caplog.text
+    # The package leaves NaN out of the cells' medians, so that the sky is subtracted all the same.
+    assert found["info"]["skyorder"] == 2
+    assert found["info"]["left_out"].get("sky_cells", 0) == 0
+    assert (found["data"] != found["data_withsky"])[~near].all()
+    assert "no sky is subtracted" not in caplog.text

@@ -43,9 +43,10 @@ class Segment(NamedTuple):
 
 def new_segment(n: int) -> Segment:
     """Work arrays for n differences."""
-    planes = [np.empty((n, WIDTH)) for _ in range(6)]
-    rows = [np.empty(WIDTH) for _ in range(8)]
-    return Segment._make([*planes, *rows, np.empty(WIDTH, np.bool_)])
+    d, factor, o, w, x, z = (np.empty((n, WIDTH)) for _ in range(6))
+    u, total, rate, dark, gain, scale, chi, light = (np.empty(WIDTH) for _ in range(8))
+    special = np.empty(WIDTH, np.bool_)
+    return Segment(d, factor, o, w, x, z, u, total, rate, dark, gain, scale, chi, light, special)
 
 
 @kernel

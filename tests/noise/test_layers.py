@@ -260,8 +260,8 @@ def set_noise(folder: Path, **changes) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"LAYER": ["RxS2"]}, ["RxS2", "x", "^"]),
-        ({"LAYER": ["PR"]}, ["PR", "^"]),
+        ({"LAYER": ["RxS2"]}, ["RxS2", "x", "at position 2"]),
+        ({"LAYER": ["PR"]}, ["PR", "at position 1"]),
         ({"TEMP": "nowhere/x.asdf"}, ["NOISE.TEMP", "nowhere"]),
         ({"TEMP": "/proc/x.asdf"}, ["NOISE.TEMP", "not writable"]),
         ({"OUT": "nowhere/noise.asdf"}, ["nowhere", "does not exist"]),

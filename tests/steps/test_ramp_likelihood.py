@@ -24,7 +24,7 @@ PATTERNS = {
     "even": tuple((2 * i, 2 * i + 1) for i in range(9)),
 }  # fmt: skip
 FRAME_TIME = 3.04
-SHAPE = (4, 280)  # a segment of each row and a piece of the next
+SHAPE = (2, 270)  # a segment of each row and a piece of the next
 PARAMS = {
     "ours": LikelihoodParams(),
     "observatory": LikelihoodParams(only_rises=False, start_rate="all", chisq="sum", dumo="all",
@@ -202,7 +202,7 @@ def test_formulas(pattern, params, exclude_first):
         total = got["var_poisson"][y, x] + got["var_rnoise"][y, x]
         assert total == pytest.approx(got["err"][y, x] ** 2, rel=1e-5)
     if n > 3:  # of two differences it is decided by rounding which is the jump
-        assert jumps > 50
+        assert jumps > 20
         assert tied < 0.1 * SHAPE[0] * SHAPE[1]
 
 
