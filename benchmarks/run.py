@@ -311,7 +311,7 @@ def targets(medians: Mapping[str, Any], ratios: Mapping[str, Any]) -> list[dict[
         ("calibration", "calibration", 14, 1.2, 0.7),
         ("layers", "with three layers", None, None, 1.2),
     ):
-        if case in ratios:
+        if OURS in ratios.get(case, {}):  # the package's alone may be of an earlier benchmark
             values = ratios[case][OURS]
             add(f"{title}: wall time, ratio", 25, values["wall"]["median"], True)
             if cpu:
