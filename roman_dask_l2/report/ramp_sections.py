@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..core.dq import GROUP
 from . import plots
 from .expected import mask_growth
 from .facts import Facts
@@ -24,6 +25,12 @@ LINES = {
     ),
 }
 """What the lines of ramps are, by whether the fit takes jumps out."""
+MARKS = (
+    " One cosmic ray has {n} marks here: the signal is compared with that of the next resultant and "
+    "of the next but one, so the same charge shows from each resultant that it follows by one or "
+    "two, and amid the reads of a long resultant on both sides of it."
+)
+"""Why a ramp has several marks, if jumps are flagged with fixed weights."""
 USABLE = {
     False: " Such a pixel stays usable.",
     True: " The recipe masks such a pixel nevertheless, since its table has JUMP_DET.",
@@ -58,9 +65,11 @@ def ramps_section(page: Page, facts: Facts) -> None:
 
 
 def _what_was_used(ramp: Ramp) -> str:
-    """How much of a ramp the fit used, where that differs from pixel to pixel."""
+    """How much of a ramp the fit used, where that differs from pixel to pixel; and why one cosmic
+    ray has several marks, where it has."""
     if ramp.unused is None or ramp.dropped is None:
-        return ""
+        marks = int(np.count_nonzero(ramp.flags & GROUP["JUMP_DET"]))
+        return MARKS.format(n=marks) if marks > 1 else ""
     n, used, jumps = ramp.unused.size, int((~ramp.unused).sum()), int(ramp.dropped.sum())
     words = f" {used} of {n} differences are used"
     return words + (f", {jumps} taken out as a jump." if jumps else ".")

@@ -11,9 +11,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from roman_dask_l2.core.dq import PIXEL
+from roman_dask_l2.core.dq import GROUP, PIXEL
 from roman_dask_l2.report import page as pages
-from roman_dask_l2.report import plots
+from roman_dask_l2.report import plots, ramp_sections
 from roman_dask_l2.report.blocks import KINDS, kind_counts, percent
 from roman_dask_l2.report.image_scan import open_image, scan_image
 from roman_dask_l2.report.panels import flag_handles
@@ -132,3 +132,13 @@ def test_the_reader_is_told_of_enlarging_first():
     assert html.index("to enlarge it") < html.index("<h2")
     row = r'<div class="row"><div><p>left</p></div><div><p>right</p><p>below it</p></div></div>'
     assert re.search(row, html)
+
+
+@pytest.mark.parametrize(("marks", "said"), [((3,), ""), ((2, 3), "has 2 marks"), ((), "")])
+def test_several_marks_of_one_cosmic_ray_are_explained(marks, said):
+    flags = np.zeros(8, np.uint8)
+    flags[list(marks)] = GROUP["JUMP_DET"]
+    one = Ramp("cosmic ray", 10, 20, np.arange(8.0), flags, 1.0, 8)
+    text = ramp_sections._what_was_used(one)
+    assert said in text
+    assert bool(text) == bool(said)
