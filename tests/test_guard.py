@@ -32,6 +32,17 @@ COSTS: dict[str, dict[str, float]] = {
         "tasks": 132,
         "anonymous MB": 186.6,
     },
+    "likelihood": {
+        "dq_init pixels": 1.125,
+        **{f"{step} pixels": 1.109 for step in TILE_STEPS if step != "ramp_fit"},
+        "ramp_fit_likelihood pixels": 1.109,
+        "mask pixels": 1.055,
+        "sky pixels": 1.0,
+        "bytes read per pixel": 194.6,  # bits of unused differences are read again when written
+        "bytes written per pixel": 43.1,  # noise_ratio, and differences that are not used
+        "tasks": 136,
+        "anonymous MB": 170.7,
+    },
     "noise": {
         "dq_init pixels": 2.25,
         **{f"{step} pixels": 2.219 for step in TILE_STEPS},
@@ -64,7 +75,14 @@ def _noise(config: Path) -> None:
     generate_noise(config, scheduler="synchronous", tile=TILE)
 
 
-JOBS = {"calibration": _calibrate, "noise": _noise}
+def _likelihood(config: Path) -> None:
+    from roman_dask_l2.config.model import load_config
+
+    changed = load_config(config).replace(GRAPH="l1_to_l2_likelihood")
+    calibrate(changed, scheduler="synchronous", tile=TILE)
+
+
+JOBS = {"calibration": _calibrate, "noise": _noise, "likelihood": _likelihood}
 
 
 @pytest.fixture(scope="module", params=JOBS)

@@ -26,9 +26,9 @@ LINES = {
 }
 """What the lines of ramps are, by whether the fit takes jumps out."""
 MARKS = (
-    " One cosmic ray has {n} marks here: the signal is compared with that of the next resultant and "
-    "of the next but one, so the same charge shows from each resultant that it follows by one or "
-    "two, and amid the reads of a long resultant on both sides of it."
+    " One cosmic ray has {n} marks here: the signal is compared with that of the next resultant "
+    "and of the next but one, so the same charge shows from each resultant that it follows by one "
+    "or two, and amid the reads of a long resultant on both sides of it."
 )
 """Why a ramp has several marks, if jumps are flagged with fixed weights."""
 USABLE = {
