@@ -90,7 +90,7 @@ class Chain:
             "measured": {k: widened(v) for k, v in measured.items()},
         }
         if reduction is not None and not reduction.thin:
-            given = {name: self.have[name] for name in reduction.reads}
+            given = {name: self.have[name] for name in reduction.reads_for(bound.params)}
             given |= accepted(reduction.partial, context)
             self.partials[bound.name] = reduction.partial, given
         given = {name: self.have[name] for name in step.reads}

@@ -139,14 +139,15 @@ def traffic(job: Job) -> dict[str, int]:
                 reduction = bound.step.reduction
                 if reduction is None:
                     continue
-                before = plan.feeding([*done, *segment.steps[:i]], reduction.reads)
+                reads = reduction.reads_for(bound.params)
+                before = plan.feeding([*done, *segment.steps[:i]], reads)
                 for window in reduction.windows(job.exposure, bound.params):
                     if reduction.thin:
                         strips += 1
-                        halo = plan.summed_halo(before, reduction.reads)
+                        halo = plan.summed_halo(before, reads)
                         inputs_read(_references(before), window.grown(halo, side))
                     else:
-                        read["products"] += _sink_bytes(reduction.reads, sinks, window)
+                        read["products"] += _sink_bytes(reads, sinks, window)
                     inputs_read(reduction.references_for(bound.params).values(), window)
                 inputs_read(reduction.whole.values(), None)
             names = _references(segment.steps)
