@@ -54,6 +54,7 @@ CHAIN = [
         "flags of further reference files joined",
         {step: {"reference_dq": True} for step in ("bias", "ipc", "ramp_fit", "flat")},
     ),
+    ("mode of the sky without the reference border", {"medsky": {"border": False}}),
     ("sky without unusable pixels", {"sky": {"every_pixel": False}}),
     ("solid angle where the pixel is, not 4 pixels off", {"flat": {"area_shift": 0}}),
     (
@@ -314,7 +315,7 @@ the causes in the second table are left out of the first.
 ## From that recipe to the default one
 
 Each line changes one more option; the last one gives the recipe `l1_to_l2`, which the program
-checks. Sizes are in units of the pixel's own error. [](differences.md) says why each was changed.
+checks. Sizes are in units of the pixel's own error. [Coming from romanimpreprocess 1.0.0](differences.md) says why each was changed.
 
 {second}
 
