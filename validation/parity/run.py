@@ -315,7 +315,8 @@ the causes in the second table are left out of the first.
 ## From that recipe to the default one
 
 Each line changes one more option; the last one gives the recipe `l1_to_l2`, which the program
-checks. Sizes are in units of the pixel's own error. [Coming from romanimpreprocess 1.0.0](differences.md) says why each was changed.
+checks. Sizes are in units of the pixel's own error.
+[Coming from romanimpreprocess 1.0.0](differences.md) says why each was changed.
 
 {second}
 
