@@ -362,7 +362,7 @@ def summary(
 ) -> tuple[list[str], list[list[str]]]:
     """Names and rows of the table of all layers."""
     names = ["layer", "median (DN/s)", "sigma (DN/s)", "white noise (DN/s)"]
-    names += ["clipped", "no draw", "of them unmasked"]
+    names += ["clipped", "no draw"]
     lines = noise.statistics
     whites = [one.sigma if one else None for one in expected] + [None] * len(lines)
     columns = [
@@ -374,8 +374,13 @@ def summary(
             percent(line["clipped"]) if layer.clips else "-"
             for layer, line in zip(noise.layers, lines, strict=True)
         ],
-        [str(line["inadmissible"]) for line in lines],
-        [_shown(line.get("inadmissible_unmasked"), "d") for line in lines],
+        # One column: with more of them the table is wider than a phone.
+        [
+            f"{line['inadmissible']} ({_shown(line.get('inadmissible_unmasked'), 'd')})"
+            if line["inadmissible"]
+            else "0"
+            for line in lines
+        ],
     ]
     return names, [list(row) for row in zip(*columns, strict=True)]
 

@@ -22,7 +22,8 @@ def noise_section(page: Page, facts: Facts) -> None:
         + ("" if facts.replay else ", with the median gain, as the gain file is not available")
         + ". The spectrum is that of single rows within readout channels; for R the solid curve "
         "includes 1/f noise and the correction of inter-pixel capacitance. The column white noise "
-        "of the table is what a typical pixel should have without 1/f noise."
+        "of the table is what a typical pixel should have without 1/f noise; in brackets stands "
+        "how many of the pixels without a draw are unmasked."
     )
     for formula, symbols in layers.formulas(facts.looked):
         page.formula(formula)
