@@ -317,17 +317,8 @@ def fit_likelihood(
         Ratio of Poisson to read noise, rate / (gain sigma^2), that the weights are made for, 1/s.
     """
     shape, start, n = ramp.shape[1:], exposure.start, exposure.n_resultants - 1
-    given, bad_gain = gain, None
-    gain, _ = replace_bad(gain, 1.0)
-    if params.check_gain:
-        bad_gain = ~((given > 0) & (given < np.inf))
-        gain = np.clip(np.where(bad_gain, gain.dtype.type(1), gain), 1e-4, 1e4)
-    else:
-        gain = np.where((given == 0) | ~np.isfinite(given), gain.dtype.type(np.nan), given)
-    noise, bad_noise = replace_bad(read_noise, params.sigma_read, params.check_references)
-    if params.read_noise_of == "difference":
-        single = noise / np.float32(np.sqrt(2))
-        noise = single if bad_noise is None else np.where(bad_noise, noise, single)
+    gain, bad_gain = _usable_gain(gain, params)
+    noise, bad_noise = _single_read_noise(read_noise, params)
     if ipc is not None:
         noise = ipc_read_noise(noise, ipc, tile)
     if dark_slope is None:
@@ -397,6 +388,29 @@ def fit_likelihood(
         unused,
         noise_ratio,
     )
+
+
+def _usable_gain(
+    given: np.ndarray, params: LikelihoodParams
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The gain to fit with, and where it stands in for one without sense; None: nothing is
+    checked, and no rate comes of a gain of 0 or one that is not finite."""
+    gain, _ = replace_bad(given, 1.0)
+    if not params.check_gain:
+        return np.where((given == 0) | ~np.isfinite(given), gain.dtype.type(np.nan), given), None
+    bad = ~((given > 0) & (given < np.inf))
+    return np.clip(np.where(bad, gain.dtype.type(1), gain), 1e-4, 1e4), bad
+
+
+def _single_read_noise(
+    read_noise: np.ndarray, params: LikelihoodParams
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Noise of one read, DN, and where `sigma_read` stands in for it; None if nowhere."""
+    noise, bad = replace_bad(read_noise, params.sigma_read, params.check_references)
+    if params.read_noise_of == "difference":
+        single = noise / np.float32(np.sqrt(2))
+        noise = single if bad is None else np.where(bad, noise, single)
+    return noise, bad
 
 
 def uniform_weights(exposure: Exposure, first: int) -> np.ndarray:
