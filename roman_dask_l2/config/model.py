@@ -102,7 +102,7 @@ class Caldir(Block):
     """Dark cube ``data`` (DN_raw), dark current ``dark_slope`` (DN_lin/s) and ``dq``."""
     gain: FilePath
     """Gain ``data`` of each pixel (e/DN)."""
-    linearitylegendre: FilePath
+    linearitylegendre: FilePath | None = None
     """Legendre coefficients ``data``, range ``Smin``..``Smax`` and zero ``Sref`` (DN), ``dq``."""
     read: FilePath
     """Read noise ``data`` and ``resetnoise`` (DN), 1/f amplitudes, reference output (optional)."""
@@ -120,6 +120,18 @@ class Caldir(Block):
     dark_decay: FilePath | None = None
     """Amplitude (DN) and time constant (s) of each detector's dark decay; without it the step is
     skipped."""
+    linearity: FilePath | None = None
+    """Polynomial ``coeffs`` from raw to linear signal (DN) and ``dq``, the observatory's."""
+    inverselinearity: FilePath | None = None
+    """Polynomial ``coeffs`` from linear to raw signal (DN), the observatory's."""
+    integralnonlinearity: FilePath | None = None
+    """Integral non-linearity of the converter of each channel, ``inl_table`` (DN)."""
+    refpix: FilePath | None = None
+    """Weights ``gamma``, ``zeta``, ``alpha`` of the observatory's reference-pixel correction."""
+    photom: FilePath | None = None
+    """Conversion to MJy/sr of each optical element, ``phot_table``."""
+    distortion: FilePath | None = None
+    """Pixel to V2, V3 of the telescope (arcsec), ``coordinate_distortion_transform``."""
 
 
 class RampOptPars(Block):

@@ -13,6 +13,8 @@ from ..errors import InputError
 
 BORDER = 4
 CHANNEL_WIDTH = 128
+PADDED_WIDTH = CHANNEL_WIDTH + 12
+"""Columns of a channel with the time between its rows, as `refpix_irrc` counts it."""
 MIN_SIDE = 256
 OMEGA_IDEAL = 2.8440360952308436e-13
 """Solid angle (sr) of a (0.11 arcsec)^2 pixel: the area that the flat field refers to."""

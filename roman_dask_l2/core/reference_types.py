@@ -12,6 +12,12 @@ REFTYPES: dict[str, tuple[str, ...]] = {
     "ipc4d": ("IPC4D", "IPC"),
     "mask": ("MASK",),
     "biascorr": ("BIASCORR", "BIAS"),
+    "linearity": ("LINEARITY",),
+    "inverselinearity": ("INVERSELINEARITY",),
+    "integralnonlinearity": ("INTEGRALNONLINEARITY",),
+    "refpix": ("REFPIX",),
+    "photom": ("PHOTOM",),
+    "distortion": ("DISTORTION",),
     "dark_decay": ("DARKDECAYSIGNAL", "DARKDECAY"),
 }
 """Key of CALDIR -> what ``roman.meta.reftype`` may be, the usual name first. Where

@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from ..core.detector import BORDER, CHANNEL_WIDTH
+from ..core.detector import BORDER, CHANNEL_WIDTH, PADDED_WIDTH
 from ..core.exposure import Exposure
 from ..errors import InputError
 from .arrays import Constant, PixelArea, Placed, ReadTime
@@ -24,8 +24,8 @@ class Array:
     ----------
     dims : str
         Letters: r resultants (one plane more is accepted in a reference), p polynomial terms,
-        k = 3, y and x the full detector, Y and X its active part, a = 128. Empty: a scalar or
-        mapping of the tree.
+        k = 3, y and x the full detector, Y and X its active part, a = 128, c channels, f
+        frequencies of a channel. Empty: a scalar or mapping of the tree.
     dtype : str or None
         What kernels get; None keeps float32 or float64 as stored.
     unit, meaning : str
@@ -47,7 +47,7 @@ ARRAYS: dict[str, Array] = {
     "l1.reference_read": Array("yx", F, "DN", "read subtracted on board", False),
     "l1.reference_amp33": Array("ya", F, "DN", "the same of the reference output", False),
     "l1.resultantdq": Array("ryx", "uint8", "", "flags of each resultant", False),
-    "dark.data": Array("ryx", F, "DN", "mean dark ramp, raw"),
+    "dark.data": Array("ryx", F, "DN", "mean dark ramp, raw", False),
     "dark.dark_slope": Array("yx", F, "DN/s", "dark current, linearised"),
     "dark.dq": Array("yx", U, "", "flags of the dark"),
     "gain.data": Array("yx", None, "e/DN", "gain; its precision is that of the IPC arithmetic"),
@@ -77,6 +77,14 @@ ARRAYS: dict[str, Array] = {
     "biascorr.data": Array("rYX", F, "DN", "bias that dark and linearity do not explain"),
     "biascorr.dq": Array("yx", U, "", "flags of the bias", False),
     "biascorr.t0": Array("", None, "s", "time from reset to the empty-well level", False),
+    "linearity.coeffs": Array("pyx", F, "DN^(1-p)", "polynomial from raw to linear signal"),
+    "linearity.dq": Array("yx", U, "", "flags of the linearity polynomial"),
+    "inverselinearity.coeffs": Array("pyx", F, "DN^(1-p)", "polynomial from linear to raw signal"),
+    "refpix.gamma": Array("cf", "complex128", "", "response of channels to the left border"),
+    "refpix.zeta": Array("cf", "complex128", "", "response of channels to the right border"),
+    "refpix.alpha": Array("cf", "complex128", "", "response of channels to the reference output"),
+    "flat.err": Array("yx", F, "", "error of the flat", False),
+    "photom.phot_table": Array("", None, "MJy/sr, sr", "conversion by optical element"),
     "dark_decay.decay_table": Array("", None, "DN, s", "amplitude and time constant by detector"),
 }
 """Every array of the input files, registered once."""
@@ -196,9 +204,11 @@ def _source(
         "Y": n - 2 * BORDER,
         "X": n - 2 * BORDER,
         "a": CHANNEL_WIDTH,
+        "c": n // CHANNEL_WIDTH,
+        "f": n * PADDED_WIDTH // 2 + 1,
     }
-    if key == ("dq",) and stored.shape == (n - 2 * BORDER,) * 2:
-        array = replace(array, dims="YX")  # flags of the active pixels alone
+    if array.dims == "yx" and stored.shape == (n - 2 * BORDER,) * 2:
+        array = replace(array, dims="YX")  # the active pixels alone
     expected = tuple(sizes.get(d, -1) for d in array.dims)
     extra = array.dims[0] == "r" and layout is not l1  # the reference read may be there still
     fits = len(stored.shape) == len(expected) and all(
@@ -229,6 +239,8 @@ def _data_shape(l1: Layout) -> tuple[int, ...] | None:
 def _kind_fits(stored: str, wanted: str | None) -> bool:
     """Integers may stand in for floats, signed for unsigned; floats never for flags."""
     kind = stored.lstrip("<>|=")[0]
+    if wanted == "complex128":
+        return kind == "c"
     return kind in "iuf" if wanted in (None, "float32") else kind in "iub"
 
 
