@@ -28,6 +28,7 @@ from ..io.layout import Layout, known_layout, read_layout
 from ..io.references import Inputs, add_wcs, open_inputs
 from ..io.spill import LAYERS_IN_FLIGHT, check_temp
 from ..io.wcs import Wcs, load_wcs
+from .layer_inputs import missing_inputs
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +142,8 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
         problems.append(bad_tag)
     inputs, wrong = open_inputs(l1, exposure, config.references())
     problems += wrong
+    if checked:
+        problems += missing_inputs([layer for layer, _ in checked], inputs, config.references())
     if writable:
         attempt(problems, check_disk, config, exposure)
     if checked and config.NOISE is not None:
