@@ -68,10 +68,11 @@ def divide(
     act = tile.active
     known = np.zeros(flat[act].shape, np.uint32) if flat_dq is None else flat_dq[act]
     f, flags = _usable_flat(flat[act], known, params.check_references)
-    square = f * f
     out = [array.copy() for array in (rate, err, var_poisson, var_rnoise, dumo)]
-    for array, divisor in zip(out, (f, f, square, square, f), strict=True):
-        array[act] /= divisor
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # unchecked values
+        square = f * f
+        for array, divisor in zip(out, (f, f, square, square, f), strict=True):
+            array[act] /= divisor
     rate, err, var_poisson, var_rnoise, dumo = out
     if params.half_precision_errors:
         err, var_poisson = round_to_float16(err), round_to_float16(var_poisson)

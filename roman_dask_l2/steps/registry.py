@@ -11,6 +11,8 @@ from ..system.text import nearest
 STEPS: dict[str, str] = {
     "dq_init": "dq_init:step",
     "saturation": "saturation:step",
+    "saturated_pixels": "all_saturated:record_step",
+    "all_saturated": "all_saturated:step",
     "refpix": "refpix:step",
     "bias": "bias:step",
     "dark_decay": "dark_decay:step",
