@@ -28,6 +28,7 @@ from pydantic_core import PydanticCustomError
 from ..core import dq
 from ..errors import InputError
 from ..steps.registry import find_step
+from .caldir import add_other_names, as_given, one_name_each
 from .messages import problem, sentences
 from .types import (
     AsdfPath,
@@ -74,6 +75,16 @@ def _tidy(schema: dict[str, Any], model: type[BaseModel]) -> None:
             )
 
 
+def _tidy_caldir(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    _tidy(schema, model)
+    add_other_names(schema)
+
+
+def _or_word(schema: dict[str, Any]) -> None:
+    """In the JSON Schema: CALDIR may be a word."""
+    schema["anyOf"] = [{"$ref": schema.pop("$ref")}, {"const": "crds"}]
+
+
 class Block(BaseModel):
     """What all blocks of the configuration share."""
 
@@ -96,19 +107,23 @@ class Block(BaseModel):
 
 
 class Caldir(Block):
-    """Calibration reference files of the exposure's detector (ASDF, tree under ``roman``)."""
+    """Calibration reference files of the exposure's detector (ASDF, tree under ``roman``). Which
+    are needed depends on the recipe; ``N/A`` is the same as none. Instead of the block the word
+    ``crds`` lets CRDS choose them."""
 
-    dark: FilePath
+    model_config = ConfigDict(json_schema_extra=_tidy_caldir)
+
+    dark: FilePath | None = None
     """Dark cube ``data`` (DN_raw), dark current ``dark_slope`` (DN_lin/s) and ``dq``."""
-    gain: FilePath
+    gain: FilePath | None = None
     """Gain ``data`` of each pixel (e/DN)."""
     linearitylegendre: FilePath | None = None
     """Legendre coefficients ``data``, range ``Smin``..``Smax`` and zero ``Sref`` (DN), ``dq``."""
-    read: FilePath
+    read: FilePath | None = None
     """Read noise ``data`` and ``resetnoise`` (DN), 1/f amplitudes, reference output (optional)."""
-    saturation: FilePath
+    saturation: FilePath | None = None
     """Saturation threshold ``data`` (DN_raw) and ``dq``."""
-    flat: FilePath
+    flat: FilePath | None = None
     """Flat field ``data`` (dimensionless)."""
     ipc4d: FilePath | None = None
     """Inter-pixel capacitance kernel of each active pixel (dimensionless); without it the step is
@@ -132,6 +147,27 @@ class Caldir(Block):
     """Conversion to MJy/sr of each optical element, ``phot_table``."""
     distortion: FilePath | None = None
     """Pixel to V2, V3 of the telescope (arcsec), ``coordinate_distortion_transform``."""
+
+    _crds: bool = PrivateAttr(default=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name_each(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        given, twice = one_name_each(data)
+        if twice:
+            raise PydanticCustomError("twice", "two names", {"problems": twice})
+        return given
+
+    @classmethod
+    def or_crds(cls, data: Any) -> Any:
+        """What CALDIR may be: the word ``crds``, or the block."""
+        if data != "crds":
+            return data
+        chosen = cls()
+        chosen._crds = True
+        return chosen
 
 
 class RampOptPars(Block):
@@ -223,8 +259,8 @@ class Config(Block):
     standard."""
     GWCS: FilePath | None = None
     """ASDF file with a gwcs object under ``wcs`` or ``roman.meta.wcs``, instead of FITSWCS."""
-    CALDIR: Caldir
-    """Calibration reference files."""
+    CALDIR: Annotated[Caldir, BeforeValidator(Caldir.or_crds), Field(json_schema_extra=_or_word)]
+    """Calibration reference files, or ``crds``: those that CRDS chooses for the exposure."""
     RAMP_OPT_PARS: RampOptPars = Field(default_factory=RampOptPars)
     """The pixel for which the weights of the ramp fit are optimal."""
     JUMP_DETECT_PARS: JumpDetectPars = Field(default_factory=JumpDetectPars)
@@ -279,8 +315,13 @@ class Config(Block):
         """The configuration file; None if the configuration was a dict."""
         return self._source
 
+    @property
+    def crds(self) -> bool:
+        """Whether CRDS is to choose the reference files."""
+        return self.CALDIR._crds
+
     def references(self) -> dict[str, Path]:
-        """Reference files that are given, by their key in CALDIR."""
+        """Reference files that are given, by their key in CALDIR; none with `crds`."""
         files = {key: getattr(self.CALDIR, key) for key in Caldir.model_fields}
         return {key: path for key, path in files.items() if path is not None}
 
@@ -342,9 +383,9 @@ def load_config(source: Mapping | str | Path | Config, *, base: Path | None = No
     base = Path(base).absolute() if base else file.parent if file else Path.cwd()
     config = validated(raw, base, file)
     name = display_name(file)
-    if config.CALDIR.ipc4d is None:
+    if config.CALDIR.ipc4d is None and not config.crds:
         log.warning("%s: no CALDIR.ipc4d, inter-pixel capacitance is not corrected", name)
-    if config.CALDIR.mask is None:
+    if config.CALDIR.mask is None and not config.crds:
         log.warning("%s: no CALDIR.mask, data-quality flags start at 0", name)
     return config
 
@@ -372,6 +413,7 @@ def validated(raw: dict[Any, Any], base: Path, file: Path | None) -> Config:
         if not any(item["type"] == "conflicts" for item in err.errors()):
             # pydantic looks for conflicts only once every single key is right.
             problems += _conflicts(readable_paths(raw, base) | more)
+        problems = [as_given(line, raw.get("CALDIR")) for line in problems]
         raise InputError(f"{display_name(file)}: {line}" for line in problems) from None
     config._raw, config._base, config._source = raw, base, file
     return config
@@ -396,6 +438,8 @@ def readable_paths(raw: dict[Any, Any], base: Path) -> dict[str, Path]:
         values = raw.get(block) if block else raw
         if not isinstance(values, dict):
             continue
+        if model is Caldir:
+            values = one_name_each(values)[0]
         for key, field in model.model_fields.items():
             # An outermost `Annotated` is in the field's metadata, what is left of it is `Path`.
             if field.annotation is Path or FilePath in get_args(field.annotation):
