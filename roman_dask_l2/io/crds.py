@@ -7,6 +7,7 @@ exposures of a night see the same rules. What is not in the cache, ``crds sync``
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,12 +78,12 @@ def choose(l1: Layout, keys: Sequence[str]) -> Choice:
     with alone():
         try:
             import crds
-            from crds.core import config, heavy_client
+            from crds.core import config
         except ImportError:
             raise InputError(
                 f"{PLACE} needs the package crds: pip install 'roman-dask-l2[crds]'"
             ) from None
-        context = os.environ.get("CRDS_CONTEXT") or _context_in_use(cache, heavy_client)
+        context = os.environ.get("CRDS_CONTEXT") or _context_in_use(cache)
         mapping = _contexts.get((str(cache), context), lambda: _load(cache, context))
         wanted = [key for key in keys if key not in OWN]
         found = {
@@ -138,11 +139,13 @@ def _cache_folder() -> Path:
     return folder
 
 
-def _context_in_use(cache: Path, heavy_client: Any) -> str:
+def _context_in_use(cache: Path) -> str:
     """The context that the cache says is in use, for a user who names none."""
+    path = cache / "config" / "roman" / "server_config"
     try:
-        return str(heavy_client.load_server_info("roman")["operational_context"])
-    except Exception:  # whatever is wrong with that file, it does not say
+        # crds would end the process if there is nothing of the kind.
+        return str(ast.literal_eval(path.read_text())["operational_context"])
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError):
         raise InputError(
             f"{PLACE}: CRDS_CONTEXT is not set, and the cache {cache} does not say which context "
             "is in use (config/roman/server_config)"

@@ -185,6 +185,9 @@ def open_inputs(
             notes.append(f"{place} has no decay for {exposure.detector}: it is not corrected")
         else:
             sources["dark_decay.decay_table"] = Constant({exposure.detector: found})
+    if "photom.phot_table" in sources:
+        table = sources["photom.phot_table"].read()
+        sources["photom.phot_table"] = Constant(_numbers(table) or {})
     sources["detector.read_time"] = ReadTime(
         exposure.detector_number, exposure.side, exposure.frame_time
     )
@@ -199,6 +202,16 @@ def add_wcs(inputs: Inputs, wcs: Any, shifts: set[int]) -> Inputs:
         spline = wcs.areas(side - 2 * BORDER, offset=shift)
         sources["wcs.area" + (f"+{shift}" if shift else "")] = PixelArea(spline, side)
     return replace(inputs, sources=sources)
+
+
+def _numbers(table: Any) -> Any:
+    """A mapping without the curves in it."""
+    if not isinstance(table, Mapping):
+        return None if isinstance(table, list) else table
+    if {"source", "shape"} <= set(table) or {"data", "datatype"} <= set(table):
+        return None
+    inner = {key: _numbers(value) for key, value in table.items()}
+    return {key: inner[key] for key in table if inner[key] is not None or table[key] is None}
 
 
 def _is_due(name: str, layout: Layout) -> bool:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from ..config.caldir import as_given
-from ..config.model import Config
+from ..config.model import Config, load_config
 from ..config.noise_labels import Layer
-from ..config.recipe import Recipe
+from ..config.recipe import Recipe, load_recipe
 from ..config.yaml_file import display_name
-from ..core.reference_types import REFTYPES
+from ..core.reference_types import OWN, REFTYPES, observatory_name
 from ..core.step import BoundStep
 from ..engine.plan import input_names
 from ..io.crds import Choice, choose
-from ..io.layout import Layout
+from ..io.layout import Layout, read_layout
 from ..io.references import Inputs
 
 READ_NOISE = (
@@ -59,6 +61,42 @@ def references_of(
         return config.references(), None
     choice = choose(l1, used_keys(config, recipe, l1))
     return dict(choice.files), choice
+
+
+def suggestion(exposure: Path, graph: str | None = None) -> str:
+    """The block CALDIR with the files that CRDS chooses for an exposure, as YAML text.
+
+    Parameters
+    ----------
+    exposure : Path
+        Level 1 file.
+    graph : str, optional
+        Recipe that needs them. Default: that of a configuration without GRAPH.
+
+    Returns
+    -------
+    str
+        With comments that say where they come from and what there is not.
+
+    Raises
+    ------
+    InputError
+    """
+    given = {"IN": str(exposure), "OUT": f"{exposure.stem}_l2.asdf", "CALDIR": "crds"}
+    config = load_config(given | ({} if graph is None else {"GRAPH": graph}))
+    recipe = load_recipe(config.GRAPH, config)
+    l1 = read_layout(config.IN)
+    keys = used_keys(config, recipe, l1)
+    choice = choose(l1, keys)
+    lines = [
+        f"# {l1.path}",
+        f"# recipe {recipe.name}, CRDS context {choice.context}, crds {choice.software}",
+    ]
+    lines += [f"# {observatory_name(key)}: N/A, {choice.context} says" for key in choice.absent]
+    lines += [f"# {key}: the survey's, CRDS has none" for key in keys if key in OWN]
+    files = {observatory_name(k): str(path.absolute()) for k, path in choice.files.items()}
+    block = yaml.safe_dump({"CALDIR": files}, sort_keys=False, allow_unicode=True, width=4096)
+    return "\n".join(lines) + "\n" + block
 
 
 def missing(

@@ -65,7 +65,7 @@ def _l2_model(job: Job) -> Any:
         prefix = "" if job.crds is None else "crds://"
         own_names = {REF_FILES[k]: prefix + job.references[k].name for k in keys & REF_FILES.keys()}
         if job.crds is not None:
-            names["crds"] = {"context_used": job.crds.context, "sw_version": job.crds.software}
+            names["crds"] = {"context": job.crds.context, "version": job.crds.software}
         for key in [key for key in names if key != "crds"]:
             names[key] = own_names.get(key, "N/A")
     return model
