@@ -244,3 +244,21 @@ def test_the_command_says_what_is_wrong(cache, config, capsys):
     assert "roman_wfi_gain_0001.asdf" in err
     assert main(["references", "/nowhere/l1.asdf", "--quiet"]) == 2
     assert "/nowhere/l1.asdf: no such file" in capsys.readouterr().err
+
+
+# -- files that are not given ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "who"),
+    [
+        ("gain", "the Level 2 file"),
+        ("saturation", "step saturation"),
+        ("read", "step ramp_fit_likelihood"),
+    ],
+)
+def test_a_missing_file_names_its_key_and_the_step(key, who, source, config):
+    caldir = {k: str(source.caldir[k]) for k in KEYS if k != key}
+    assert problems(config | {"CALDIR": caldir}) == [
+        f"configuration: required key CALDIR.{key} is missing, {who} needs it"
+    ]
