@@ -430,7 +430,7 @@ def _weights(exposure: Exposure, fit: Any) -> np.ndarray | None:
 
 def _log_text(job: Job, measured: Mapping[str, Any]) -> str:
     """The log of the file: one line for each step and its options."""
-    lines = [f"recipe {job.recipe.name}"]
+    lines = [f"recipe {job.recipe.name}", *([str(job.crds)] if job.crds is not None else [])]
     skipped = [b.name for b in job.recipe.steps if b not in job.steps]
     for bound in job.steps:
         options = ", ".join(f"{k}={v}" for k, v in bound.params.model_dump().items())
