@@ -28,6 +28,7 @@ from ..io.layout import Layout, known_layout, read_layout
 from ..io.references import Inputs, add_wcs, open_inputs
 from ..io.spill import LAYERS_IN_FLIGHT, check_temp
 from ..io.wcs import Wcs, load_wcs
+from .scratch import check_scratch, scratch_needed
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +145,11 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     if writable:
         attempt(problems, check_disk, config, exposure)
     if checked and config.NOISE is not None:
-        attempt(problems, check_temp, config.NOISE.TEMP, temp_needed(exposure, checked))
+        spilled = scratch_needed(recipe.steps, exposure) if recipe else 0
+        needed = temp_needed(exposure, checked, spilled)
+        attempt(problems, check_temp, config.NOISE.TEMP, needed)
+    if recipe is not None and writable:
+        attempt(problems, check_scratch, config, recipe.steps, exposure)
     if recipe is None or wcs is None or problems:
         return None
     names = {n for b in recipe.steps for n in b.step.references_for(b.params).values()}
@@ -211,6 +216,9 @@ def _missing_references(steps: list[BoundStep], inputs: Inputs) -> list[str]:
             needed = parameters[keyword].default is introspection.Parameter.empty
             if needed and not inputs.available(name):
                 problems.append(f"step {bound.name} needs {name}, which no file in CALDIR gives")
+        for name in bound.step.spill.references.values() if bound.step.spill else ():
+            if not inputs.available(name):
+                problems.append(f"step {bound.name} needs {name}, which no file in CALDIR gives")
     return problems
 
 
@@ -266,17 +274,18 @@ def check_noise(config: Config) -> list[tuple[Layer, int]]:
     return layers
 
 
-def temp_needed(exposure: Exposure, layers: Sequence[tuple[Layer, int]]) -> int:
-    """Maximum size of the TEMP store of noise layers, bytes."""
+def temp_needed(exposure: Exposure, layers: Sequence[tuple[Layer, int]], spilled: int = 0) -> int:
+    """Maximum size of the TEMP store of noise layers, bytes; `spilled` are those of the corrections
+    that the recipe makes of every ramp."""
     n, r = exposure.side, exposure.n_resultants
     frame = n * n
     cube = (
-        frame * (2 * r + 9) + 2 * r * n * CHANNEL_WIDTH
+        frame * (2 * r + 9) + 2 * r * n * CHANNEL_WIDTH + spilled
     )  # its rate with and without sky, its flags
     cubes = sum(layer.ramp is not None for layer, _ in layers)
     drawn = sum(layer.draws_blocks for layer, _ in layers)
     kinds = {layer.ramp for layer, _ in layers if layer.ramp is not None}
-    base = 9 * frame if "dark" in kinds else 0
+    base = 9 * frame + spilled if "dark" in kinds else 0
     if kinds:
         base += (4 + 2 * r * len(kinds)) * frame  # what noisy planes are made from
     in_flight = min(cubes, LAYERS_IN_FLIGHT) * cube + min(drawn, LAYERS_IN_FLIGHT) * 4 * frame

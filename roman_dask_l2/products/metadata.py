@@ -55,6 +55,7 @@ def _l2_model(job: Job) -> Any:
     names = model.meta.get("ref_file")
     if names is not None:
         used = {name for b in job.steps for name in b.step.references_for(b.params).values()}
+        used |= {n for b in job.steps if b.step.spill for n in b.step.spill.references.values()}
         keys = {name.partition(".")[0] for name in used if job.inputs.available(name)}
         references = job.config.references()
         own_names = {REF_FILES[k]: references[k].name for k in keys & REF_FILES.keys()}

@@ -12,6 +12,7 @@ STEPS: dict[str, str] = {
     "dq_init": "dq_init:step",
     "saturation": "saturation:step",
     "refpix": "refpix:step",
+    "refpix_irrc": "refpix_irrc:step",
     "bias": "bias:step",
     "dark_decay": "dark_decay:step",
     "wfi18_transient": "wfi18_transient:step",
