@@ -11,6 +11,7 @@ import numpy as np
 from ..core.detector import BORDER, CHANNEL_WIDTH, PADDED_WIDTH, Window
 from ..core.dq import PIXEL
 from ..core.exposure import Exposure
+from ..core.jit import kernel
 from .irrc_params import IrrcParams
 
 _BAD = np.uint32(PIXEL["BAD_REF_PIXEL"])
@@ -186,6 +187,22 @@ def _output_mean(
     return (total / len(amp33)).astype(np.float32)
 
 
+@kernel
+def _fill(series, missing, weights):
+    """Put a weighted mean of the samples around in the place of each that is missing, 0 where all
+    around are missing too."""
+    reach, last = len(weights) // 2, len(series) - 1
+    for i in range(len(series)):
+        if missing[i]:
+            total = weight = 0.0
+            for k in range(max(i - reach, 0), min(i + reach, last) + 1):
+                if not missing[k]:
+                    w = weights[k - i + reach]
+                    total += w * series[k]
+                    weight += w
+            series[i] = np.float32(total / weight) if weight > 0 else np.float32(0)
+
+
 def _filled(output: np.ndarray, params: IrrcParams) -> np.ndarray:
     """The reference output with its gaps filled, float32 (N, 140)."""
     n = len(output)
@@ -197,13 +214,7 @@ def _filled(output: np.ndarray, params: IrrcParams) -> np.ndarray:
         missing |= padded == 0
     if params.cosine_interpolate:
         weights = np.sin(np.pi * np.arange(1, 2 * _REACH + 2) / (2 * _REACH + 2))
-        series, known = padded.ravel().astype(np.float64), (~missing).ravel().astype(np.float64)
-        total = np.convolve(series * known, weights, "same")
-        weight = np.convolve(known, weights, "same")
-        # A sum of rounded zeros is not a weight: what is out of reach has none at all.
-        near = np.convolve(known, np.ones(2 * _REACH + 1), "same") > 0.5
-        mean = np.divide(total, weight, out=np.zeros_like(total), where=near)
-        padded[missing] = mean.reshape(padded.shape)[missing].astype(np.float32)
+        _fill(padded.ravel(), missing.ravel(), weights)
     if params.fft_interpolate:
         # The low-pass (1 + cos(2 pi k / L)) / 2 is the mean with weights 1, 2, 1 around a circle.
         for _ in range(3):

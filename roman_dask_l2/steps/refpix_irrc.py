@@ -76,21 +76,33 @@ def correction(
     channel = window.x0 // CHANNEL_WIDTH
     n = window.y1
     samples = n * PADDED_WIDTH
-    given = {"gamma": gamma, "zeta": zeta, "alpha": alpha}
-    for name, values in given.items():
-        if not np.isfinite(values).all():
-            raise InputError(
-                f"CALDIR.refpix: {name} has values that are not finite in channel {channel + 1}, "
-                "expected finite numbers"
-            )
-    total = gamma[0] * measured["left"][plane]
-    total += zeta[0] * measured["right"][plane]
-    total += alpha[0] * measured["output"][plane]
-    total *= samples + 2 * params.two_samples_more
-    # pocketfft takes imaginary parts of the two real frequencies as absent.
+    spectra = (measured[name][plane] for name in ("left", "right", "output"))
+    total = np.empty(gamma.shape[1], np.complex128)
+    scale = float(samples + 2 * params.two_samples_more)
+    if not _weighted_sum(gamma[0], zeta[0], alpha[0], *spectra, scale, total):
+        given = {"gamma": gamma, "zeta": zeta, "alpha": alpha}
+        names = [name for name, values in given.items() if not np.isfinite(values).all()]
+        raise InputError(
+            f"CALDIR.refpix: {', '.join(names or given)} has values that are not finite, or too "
+            f"large, in channel {channel + 1}"
+        )
     series = _irfft(total, samples)
     rows = series.reshape(n, PADDED_WIDTH)[:, :CHANNEL_WIDTH].astype(np.float32)
     return rows[:, ::-1] if channel % 2 else rows
+
+
+@kernel
+def _weighted_sum(gamma, zeta, alpha, left, right, output, scale, total):
+    """The spectrum of the correction times `scale` into `total`; whether all of it is finite."""
+    zero = 0.0  # stays so while numbers are finite
+    for k in range(len(total)):
+        value = gamma[k] * left[k]
+        value += zeta[k] * right[k]
+        value += alpha[k] * output[k]
+        value *= scale
+        total[k] = value
+        zero += 0.0 * value.real + 0.0 * value.imag
+    return zero == 0.0
 
 
 def _irfft(spectrum: np.ndarray, samples: int) -> np.ndarray:
