@@ -76,10 +76,10 @@ def correction(
     channel = window.x0 // CHANNEL_WIDTH
     n = window.y1
     samples = n * PADDED_WIDTH
-    spectra = (measured[name][plane] for name in ("left", "right", "output"))
+    left, right, output = (measured[name][plane] for name in ("left", "right", "output"))
     total = np.empty(gamma.shape[1], np.complex128)
     scale = float(samples + 2 * params.two_samples_more)
-    if not _weighted_sum(gamma[0], zeta[0], alpha[0], *spectra, scale, total):
+    if not _weighted_sum(gamma[0], zeta[0], alpha[0], left, right, output, scale, total):
         given = {"gamma": gamma, "zeta": zeta, "alpha": alpha}
         names = [name for name, values in given.items() if not np.isfinite(values).all()]
         raise InputError(
