@@ -213,6 +213,11 @@ class Config(Block):
     """ASDF file with a gwcs object under ``wcs`` or ``roman.meta.wcs``, instead of FITSWCS."""
     CALDIR: Annotated[Caldir, BeforeValidator(Caldir.or_crds), Field(json_schema_extra=_or_word)]
     """Calibration reference files, or ``crds``: those that CRDS chooses for the exposure."""
+    TEMP: FilePath | None = None
+    """Scratch directory for corrections that are too large for the memory, which the observatory's
+    reference-pixel correction needs (4 bytes for each sample); best on a local disk, on a cluster
+    one that all workers share. Without it that is NOISE.TEMP if it is there, else the directory of
+    OUT. What is written there is removed at the end."""
     RAMP_OPT_PARS: RampOptPars = Field(default_factory=RampOptPars)
     """The pixel for which the weights of the ramp fit are optimal."""
     JUMP_DETECT_PARS: JumpDetectPars = Field(default_factory=JumpDetectPars)
@@ -406,7 +411,7 @@ def _conflicts(paths: Mapping[str, Path]) -> list[str]:
     if "FITSWCS" in paths and "GWCS" in paths:
         problems.append("FITSWCS and GWCS are both given, expected at most one of them")
     real = {key: os.path.realpath(path) for key, path in paths.items()}
-    written = [key for key in ("OUT", "NOISE.OUT", "NOISE.TEMP") if key in paths]
+    written = [key for key in ("OUT", "NOISE.OUT", "NOISE.TEMP", "TEMP") if key in paths]
     for i, key in enumerate(written):
         for other, path in paths.items():
             if other in written[: i + 1]:

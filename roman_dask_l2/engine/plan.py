@@ -65,7 +65,7 @@ class Segment:
 
 
 def input_names(bound: BoundStep, *, needed: bool = False) -> list[str]:
-    """Arrays of the input files that a step asks for, its reduction included.
+    """Arrays of the input files that a step asks for, its reduction and spill included.
 
     Parameters
     ----------
@@ -82,6 +82,8 @@ def input_names(bound: BoundStep, *, needed: bool = False) -> list[str]:
         uses.append((reduction.partial, reduction.references_for(params)))
         if not needed:  # what is read whole may always be missing
             uses.append((reduction.combine, reduction.whole))
+    if step.spill is not None:
+        uses.append((step.spill.make, step.spill.references))
     names: list[str] = []
     for function, references in uses:
         parameters = inspect.signature(function).parameters

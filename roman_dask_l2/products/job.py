@@ -31,6 +31,7 @@ from ..io.spill import LAYERS_IN_FLIGHT, check_temp
 from ..io.wcs import Wcs, load_wcs
 from .choice import missing, references_of, used_arrays
 from .layer_inputs import missing_inputs, needed_arrays
+from .scratch import check_scratch, scratch_needed
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +161,11 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     if writable:
         attempt(problems, check_disk, config, exposure)
     if checked and config.NOISE is not None:
-        attempt(problems, check_temp, config.NOISE.TEMP, temp_needed(exposure, checked))
+        spilled = scratch_needed(recipe.steps, exposure) if recipe else 0
+        needed = temp_needed(exposure, checked, spilled)
+        attempt(problems, check_temp, config.NOISE.TEMP, needed)
+    if recipe is not None and writable:
+        attempt(problems, check_scratch, config, recipe.steps, exposure)
     if recipe is None or wcs is None or problems:
         return None
     names = {n for b in recipe.steps for n in b.step.references_for(b.params).values()}
@@ -271,17 +276,18 @@ def check_noise(config: Config) -> list[tuple[Layer, int]]:
     return layers
 
 
-def temp_needed(exposure: Exposure, layers: Sequence[tuple[Layer, int]]) -> int:
-    """Maximum size of the TEMP store of noise layers, bytes."""
+def temp_needed(exposure: Exposure, layers: Sequence[tuple[Layer, int]], spilled: int = 0) -> int:
+    """Maximum size of the TEMP store of noise layers, bytes; `spilled` are those of the corrections
+    that the recipe makes of every ramp."""
     n, r = exposure.side, exposure.n_resultants
     frame = n * n
     cube = (
-        frame * (2 * r + 9) + 2 * r * n * CHANNEL_WIDTH
+        frame * (2 * r + 9) + 2 * r * n * CHANNEL_WIDTH + spilled
     )  # its rate with and without sky, its flags
     cubes = sum(layer.ramp is not None for layer, _ in layers)
     drawn = sum(layer.draws_blocks for layer, _ in layers)
     kinds = {layer.ramp for layer, _ in layers if layer.ramp is not None}
-    base = 9 * frame if "dark" in kinds else 0
+    base = 9 * frame + spilled if "dark" in kinds else 0
     if kinds:
         base += (4 + 2 * r * len(kinds)) * frame  # what noisy planes are made from
     in_flight = min(cubes, LAYERS_IN_FLIGHT) * cube + min(drawn, LAYERS_IN_FLIGHT) * 4 * frame
