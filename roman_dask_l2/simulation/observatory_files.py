@@ -134,7 +134,8 @@ def reference_weights(run: Run) -> tuple[np.ndarray, ...]:
     """
     noise, channels = run.noise, run.side // CHANNEL_WIDTH
     length = run.side * PADDED_WIDTH
-    k = np.arange(1, length // 2 + 1)
+    # The line through the border rows moves the mean, k = 0, as much as the slowest wave.
+    k = np.maximum(np.arange(length // 2 + 1), 1)
     pink, white = 0.5 / k, 1.0 / length
     u, c, ru = (noise[name] ** 2 * pink for name in ("U_PINK", "C_PINK", "RU_PINK"))
     m, few = noise["M_PINK"], PADDED_WIDTH / BORDER
@@ -152,7 +153,7 @@ def reference_weights(run: Run) -> tuple[np.ndarray, ...]:
         covariance[:, :2, 2] = covariance[:, 2, :2] = (one * m * c)[:, None]
         known = np.stack([one * (c + own[0]), one * (c + own[1]), m * c], -1)
         solved = _solve(covariance, known)
-        weights[:, channel, 1:] = solved.T
+        weights[:, channel] = solved.T
     return tuple(weights)
 
 
