@@ -22,6 +22,7 @@ STEPS: dict[str, str] = {
     "ramp_fit": "ramp_fit:step",
     "ramp_fit_likelihood": "ramp_likelihood:step",
     "flat": "flat:step",
+    "assign_wcs": "assign_wcs:step",
     "event_flags": "large_events:flags",
     "large_events": "large_events:step",
     "mask": "mask:step",
