@@ -57,6 +57,8 @@ VARIABLES: dict[str, Variable] = {
     "events": Variable("byx", "uint8", "", "flags of resultants that large events change, as bits"),
     "dumo": Variable("yx", "float32", "DN/s", "uniform-weight slope minus the optimal one"),
     "endslice": Variable("yx", "int16", "", "last resultant before saturation, -1 if none"),
+    "blank": Variable("yx", "uint8", "", "1 saturated throughout, 2 known as saturated, 3 both"),
+    "blank_dq": Variable("yx", "uint32", "", "flags of each pixel if the whole frame saturates"),
     "mask": Variable("yx", "bool", "", "combined mask, True = not to be used"),
     "data": Variable("yx", "float32", "DN/s", "rate with the sky model subtracted"),
 }

@@ -30,6 +30,7 @@ from ..io.references import Inputs, add_wcs, open_inputs
 from ..io.spill import LAYERS_IN_FLIGHT, check_temp
 from ..io.wcs import Wcs, load_wcs
 from ..steps.assign_wcs import AssignWcsParams
+from .layer_inputs import missing_inputs
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +146,8 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     inputs, wrong = open_inputs(l1, exposure, config.references())
     problems += wrong
     wcs = attempt(problems, _open_wcs, config, recipe, l1, config.references())
+    if checked:
+        problems += missing_inputs([layer for layer, _ in checked], inputs, config.references())
     if writable:
         attempt(problems, check_disk, config, exposure)
     if checked and config.NOISE is not None:

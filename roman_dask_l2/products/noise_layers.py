@@ -35,6 +35,7 @@ from ..io.inplace import InPlaceFile
 from ..io.layout import Layout, read_layout
 from ..io.spill import NotWritten, TempStore, temp_store
 from .job import Job, noise_outputs, prepare, temp_needed
+from .layer_inputs import left_out
 from .layer_needs import check_needs
 from .layer_plan import LayerPlan
 from .layer_sum import note_name
@@ -114,6 +115,8 @@ def generate_noise(
     if noise is None or not layers:
         raise InputError("NOISE: missing, expected LAYER, TEMP, SEED and OUT")
     warn_about(layer for layer, _ in layers)
+    for lack in left_out([layer for layer, _ in layers], job.inputs):
+        log.warning("%s", lack)
     l2 = open_l2(job, layers)
     size, threads = tile_and_threads(job, options, [layer for layer, _ in layers])
     grid = Grid(job.exposure.side, size)
