@@ -90,7 +90,45 @@ class ResultantPlane:
         return values.astype(source.dtype or values.dtype, copy=False)
 
 
-def border(source: Placed | ResultantPlane, n: int) -> Border:
+@dataclass(frozen=True)
+class OwnPlane:
+    """One resultant of the exposure as the detector gave it, DN."""
+
+    inputs: Inputs
+    index: int
+
+    def read(self, window: Window) -> np.ndarray:
+        plane = ResultantPlane(self.inputs.sources["l1.data"], self.index)
+        return _decoded(plane.read(window), window, self.inputs)
+
+
+def reference_pixels(inputs: Inputs, index: int) -> Border:
+    """The reference pixels of a resultant before noise is added: the mean of darks, where there
+    is a dark cube, else the exposure's own."""
+    dark = inputs.sources.get("dark.data")
+    plane = OwnPlane(inputs, index) if dark is None else ResultantPlane(dark, index)
+    return border(plane, inputs.exposure.side)
+
+
+def reset_noise(inputs: Inputs) -> Border:
+    """The reset noise of the reference pixels, DN; 0 where no file gives it."""
+    n, source = inputs.exposure.side, inputs.sources.get("read.resetnoise")
+    if source is None:
+        shapes = (2 * BORDER, n), (n, 2 * BORDER)
+        return Border(*(np.zeros(shape, np.float32) for shape in shapes))
+    return border(source, n)
+
+
+def own_amp33(inputs: Inputs, index: int) -> np.ndarray:
+    """The reference output of a resultant as the detector gave it, uint16 (N, 128), DN."""
+    sources, exposure = inputs.sources, inputs.exposure
+    values = sources["l1.amp33"].read()[index].astype(np.float32)
+    if "l1.reference_amp33" in sources:
+        values += sources["l1.reference_amp33"].read()
+    return base_plane(np.rint(values - np.float32(exposure.encoding_offset)))
+
+
+def border(source: Placed | ResultantPlane | OwnPlane, n: int) -> Border:
     """The reference pixels of an image of n x n pixels."""
     bands = (0, BORDER), (n - BORDER, n)
     return Border(

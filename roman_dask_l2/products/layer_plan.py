@@ -197,11 +197,19 @@ class LayerPlan:
         flags = self._image(f"{name}-dq", "uint8")
         sinks: dict[str, plan.Sink] = {"rate": rate, "data": target, "dq": UsableFlags(flags)}
         lazy = graph.build(
-            steps, inputs, self._grid, (), self._per_step, after, sinks, in_flight=in_flight()
+            steps,
+            inputs,
+            self._grid,
+            (),
+            self._per_step,
+            after,
+            sinks,
+            in_flight=in_flight(),
+            scratch=self._store,
         )
         for names in lazy.work:
             work |= names  # lazy.aside is not computed
-        return target, [rate, flags], lazy.seconds[-1]
+        return target, [rate, flags, *lazy.spilled], lazy.seconds[-1]
 
     def _block_part(
         self,

@@ -37,6 +37,7 @@ from ..io.fits import FitsCopy, fits_name
 from ..io.l2 import L2File, naming
 from ..io.l2_arrays import IMAGE_ARRAYS, variable_of
 from ..io.references import Inputs
+from ..io.spill import TempStore
 from ..steps.common import all_finite
 from ..system.foreign import load_all
 from ..system.processes import cpu_count
@@ -45,6 +46,7 @@ from .left_out import counts, kept_bits, sky_order, warnings
 from .memory import tile_and_threads
 from .metadata import l2_model
 from .precompile import precompiling
+from .scratch import scratch_store
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -198,7 +200,10 @@ def calibrate(
         for note in job.notes:
             log.warning("%s", note)
         clock.stage("open")
-        with replacing(*outputs(config)) as parts:
+        with (
+            replacing(*outputs(config)) as parts,
+            scratch_store(config, job.steps, job.exposure) as store,
+        ):
             file = l2_file(job, parts[0])
             copy = FitsCopy.create(parts[1], file.blocks["data"].window) if config.FITSOUT else None
             # A given limit of memory is for one process; with one processor nothing is gained.
@@ -211,7 +216,8 @@ def calibrate(
                 with running(options.scheduler, threads) as client:
                     # Imports for the metadata are slow: do them while tiles are computed.
                     model = pool.submit(l2_model, job)
-                    found = _compute(job, file, copy, tile, options.per_step, clock, client)
+                    graphed = calibration_graph(job, file, copy, tile, options.per_step, store)
+                    found = _compute(file, graphed, clock, client)
                 segments: list[Spent] = found["seconds"]
                 clock.stage("tiles", segments[0].finished)
                 clock.stage("sky", segments[-1].finished)
@@ -263,16 +269,10 @@ def l2_file(job: Job, path: Path) -> L2File:
 
 
 def _compute(
-    job: Job,
-    file: L2File,
-    copy: FitsCopy | None,
-    tile: tuple[int, int],
-    per_step: bool,
-    clock: Progress,
-    client: Any,
+    file: L2File, graphed: tuple[dict[str, Any], list[Stage]], clock: Progress, client: Any
 ) -> dict[str, Any]:
     """Run the graph: each tile is written to the files as soon as it is finished."""
-    tasks, stages = calibration_graph(job, file, copy, tile, per_step)
+    tasks, stages = graphed
     with clock.counting(stages, client):
         (found,) = dask.compute(tasks)
     found["masked"] = sum(found["masked"]) / int(np.prod(file.blocks["mask"].shape))
@@ -280,7 +280,12 @@ def _compute(
 
 
 def calibration_graph(
-    job: Job, file: L2File, copy: FitsCopy | None, tile: tuple[int, int], per_step: bool = False
+    job: Job,
+    file: L2File,
+    copy: FitsCopy | None,
+    tile: tuple[int, int],
+    per_step: bool = False,
+    store: TempStore | None = None,
 ) -> tuple[dict[str, Any], list[Stage]]:
     """All tasks of a calibration, and the tasks of each stage. Reads no pixels.
 
@@ -293,6 +298,8 @@ def calibration_graph(
     tile : tuple of int
         Rows and columns.
     per_step : bool
+    store : TempStore, optional
+        Where steps put corrections that are too large for the memory.
 
     Returns
     -------
@@ -319,6 +326,7 @@ def calibration_graph(
         sinks=file.sinks(),
         taps=taps,
         in_flight=in_flight(),
+        scratch=store,
     )
     blocks = file.blocks
     found: dict[str, Any] = {
@@ -430,7 +438,7 @@ def _weights(exposure: Exposure, fit: Any) -> np.ndarray | None:
 
 def _log_text(job: Job, measured: Mapping[str, Any]) -> str:
     """The log of the file: one line for each step and its options."""
-    lines = [f"recipe {job.recipe.name}"]
+    lines = [f"recipe {job.recipe.name}", *([str(job.crds)] if job.crds is not None else [])]
     skipped = [b.name for b in job.recipe.steps if b not in job.steps]
     for bound in job.steps:
         options = ", ".join(f"{k}={v}" for k, v in bound.params.model_dump().items())

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..core.detector import BORDER
 from ..core.photometry import photometry
+from ..engine.plan import input_names
 from ..io.footprint import middle, sky_region
 from ..io.l2 import check_model, image_model
 from ..system.foreign import alone
@@ -20,6 +21,11 @@ REF_FILES = {
     "flat": "flat",
     "mask": "mask",
     "dark_decay": "darkdecaysignal",
+    **{
+        key: key
+        for key in ("inverselinearity", "integralnonlinearity", "refpix", "photom", "distortion")
+    },
+    "linearity": "linearity",
 }
 """Key of CALDIR -> key of ``meta.ref_file``, which has no key for the others."""
 
@@ -54,10 +60,12 @@ def _l2_model(job: Job) -> Any:
             wcsinfo["ra_ref"], wcsinfo["dec_ref"] = middle(job.wcs, side)
     names = model.meta.get("ref_file")
     if names is not None:
-        used = {name for b in job.steps for name in b.step.references_for(b.params).values()}
+        used = {name for b in job.steps for name in input_names(b)}
         keys = {name.partition(".")[0] for name in used if job.inputs.available(name)}
-        references = job.config.references()
-        own_names = {REF_FILES[k]: references[k].name for k in keys & REF_FILES.keys()}
+        prefix = "" if job.crds is None else "crds://"
+        own_names = {REF_FILES[k]: prefix + job.references[k].name for k in keys & REF_FILES.keys()}
+        if job.crds is not None:
+            names["crds"] = {"context": job.crds.context, "version": job.crds.software}
         for key in [key for key in names if key != "crds"]:
             names[key] = own_names.get(key, "N/A")
     return model

@@ -35,11 +35,13 @@ from ..io.inplace import InPlaceFile
 from ..io.layout import Layout, read_layout
 from ..io.spill import NotWritten, TempStore, temp_store
 from .job import Job, noise_outputs, prepare, temp_needed
+from .layer_inputs import left_out
 from .layer_needs import check_needs
 from .layer_plan import LayerPlan
 from .layer_sum import note_name
 from .memory import tile_and_threads
 from .provenance import provenance
+from .scratch import scratch_needed
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +116,12 @@ def generate_noise(
     if noise is None or not layers:
         raise InputError("NOISE: missing, expected LAYER, TEMP, SEED and OUT")
     warn_about(layer for layer, _ in layers)
+    for lack in left_out([layer for layer, _ in layers], job.inputs):
+        log.warning("%s", lack)
     l2 = open_l2(job, layers)
     size, threads = tile_and_threads(job, options, [layer for layer, _ in layers])
     grid = Grid(job.exposure.side, size)
-    needed = temp_needed(job.exposure, layers)
+    needed = temp_needed(job.exposure, layers, scratch_needed(job.steps, job.exposure))
     with (
         replacing(*finals) as parts,
         temp_store(noise.TEMP, needed, keep_temp) as store,

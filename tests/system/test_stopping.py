@@ -87,12 +87,14 @@ def test_a_second_signal_ends_it_at_once(simulated, tmp_path):
     program = STUCK.format(library="CDLL", where="level2.l2_model", arguments=[]).replace(
         "sys.exit(app.main())",
         "stopping = __import__('roman_dask_l2.system.stopping').system.stopping\n"
-        "stopping.GRACE, stopping._SHELL, stopping._APART = 1000, 'head -c 1 && cat', 0\n"
+        "stopping.GRACE, stopping._SHELL, stopping._APART = 90, 'head -c 1 && cat', 0\n"
         "import threading\n"
         "stopper = stopping.Stopper()\n"
-        "thread = threading.Thread(target=stuck); thread.start()\n"
+        "thread = threading.Thread(target=stuck)\n"
         "while True:\n"
-        "    try: thread.join()\n"
+        "    try:\n"  # around the start too: the thread may say "stuck" before that returns
+        "        if thread.ident is None: thread.start()\n"
+        "        thread.join()\n"
         "    except KeyboardInterrupt: print('first', flush=True)\n",
     )
     with subprocess.Popen(
@@ -103,7 +105,9 @@ def test_a_second_signal_ends_it_at_once(simulated, tmp_path):
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == "first\n"
         process.send_signal(signal.SIGTERM)
+        sent = time.monotonic()
         _, error = process.communicate(timeout=120)
+        assert time.monotonic() - sent < 60
     assert process.returncode == 1
     assert "a thread did not end" in error
 

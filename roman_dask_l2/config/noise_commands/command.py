@@ -47,6 +47,11 @@ Ramp = Literal["dark", "own"]
 """The ramp that noise is added to: the dark cube, or the exposure itself."""
 
 
+def nothing(argument: Any) -> tuple[str, ...]:
+    """For commands that read no reference file."""
+    return ()
+
+
 def none(argument: Any) -> None:
     """For commands that need none, whatever their arguments."""
     return None
@@ -73,6 +78,11 @@ class Command:
     needs : Needs
     ramp : callable
         ``ramp(argument)`` that its noise is added to, if it acts on ramps; else None.
+    inputs : callable
+        ``inputs(argument)`` -> arrays of reference files, as steps name them, that it cannot do
+        without.
+    wishes : tuple of str
+        Those without which it lacks a part; it says so then.
     clips : callable
         ``clips(argument)``: whether it clips its noise.
     background : callable
@@ -102,6 +112,8 @@ class Command:
     forms: tuple[tuple[str, str], ...]
     needs: Needs = Needs()
     ramp: Callable[[Any], Ramp | None] = none
+    inputs: Callable[[Any], tuple[str, ...]] = nothing
+    wishes: tuple[str, ...] = ()
     clips: Callable[[Any], bool | None] = none
     background: Callable[[Any], int | None] = none
     streams: tuple[tuple[str, str, str], ...] = ()

@@ -38,6 +38,16 @@ def ramp(argument: ReadNoise) -> Ramp:
     return "own" if argument.own_ramp else "dark"
 
 
+PINK = "read.anc.U_PINK", "read.anc.C_PINK"
+"""Amplitudes of the 1/f noise, which the observatory's files do not have."""
+
+
+def inputs(argument: ReadNoise) -> tuple[str, ...]:
+    if argument.own_ramp:
+        return ("read.data",)
+    return ("dark.data", "read.data", "read.resetnoise", *PINK)
+
+
 def clips(argument: ReadNoise) -> bool:
     return argument.clip is not None
 
@@ -49,6 +59,8 @@ command = Command(
     acts_on=ActsOn.RAMP,
     parse=parse,
     ramp=ramp,
+    inputs=inputs,
+    wishes=("read.resetnoise", *PINK),
     clips=clips,
     forms=(
         ("`R`", "read noise: white, reset and 1/f noise, put into a ramp of the dark"),

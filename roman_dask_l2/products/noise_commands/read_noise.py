@@ -14,7 +14,7 @@ from ...io.spill import STRIP, Spilled
 from ...noise.read_noise import PlaneNoise, common_series, noisy_amp33
 from ...noise.streams import Streams
 from ...system.processes import give_back
-from ..base_ramp import NoiseStrips, ResultantPlane, border
+from ..base_ramp import NoiseStrips, own_amp33, reference_pixels, reset_noise
 from .drawing import SIGMA, ExpectedNoise, Limits, Quartiles, QuietPixels, RampNoise
 
 
@@ -33,12 +33,15 @@ def write_plane(
     n = exposure.side
     n_reads = float(exposure.n_reads[j])
     common = common_series(streams, j, n)
-    c_pink = float(sources["read.anc.C_PINK"].read())
+    c_pink, u_pink = (
+        float(sources[name].read()) if name in sources else 0.0
+        for name in ("read.anc.C_PINK", "read.anc.U_PINK")
+    )
     noise = PlaneNoise(
-        border(ResultantPlane(sources["dark.data"], j), n),
-        border(sources["read.resetnoise"], n),
+        reference_pixels(inputs, j),
+        reset_noise(inputs),
         c_pink,
-        float(sources["read.anc.U_PINK"].read()),
+        u_pink,
         n_reads,
         common,
         streams,
@@ -56,6 +59,8 @@ def write_plane(
         amp33 = noisy_amp33(
             median, std, float(m_pink), float(ru_pink), c_pink, n_reads, common, streams, j
         )
+    elif argument.own_ramp:  # nothing is known of its noise
+        amp33 = own_amp33(inputs, j)
     else:  # no step reads it
         amp33 = np.zeros((n, CHANNEL_WIDTH), np.uint16)
     cube[1].put(amp33, Window(0, n, 0, CHANNEL_WIDTH), j)
