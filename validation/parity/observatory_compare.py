@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,7 +45,6 @@ MEANINGLESS = "gain not above zero: no number has a meaning"
 FEW = "two or three used differences: which one is the jump is decided by rounding"
 BEYOND = "beyond float16: infinite in romancal, its largest value here"
 CLOSE = "the step agrees on romancal's own input: the last bit of the input decided"
-MEAN = "equal to its own mean but for rounding: the trend is taken off in one program only"
 
 
 class Left:
@@ -131,12 +131,10 @@ def compare_step(
     if image and "groupdq" in ours:
         ours = {k: v for k, v in ours.items() if k not in ("groupdq", "ramp", "pixeldq")}
     pairs = {n: (v[inner], theirs[n][inner]) for n, v in ours.items() if n in theirs}
-    return explained(step, pairs, causes(step, pairs, left, job), own)
+    return explained(step, pairs, causes(step, pairs, left, job, own is not None), own)
 
 
-def compare_files(
-    mine: Path, other: Path, left: Left, job: Job, own: list[Result]
-) -> Result:
+def compare_files(mine: Path, other: Path, left: Left, job: Job, own: list[Result]) -> Result:
     """The Level 2 files."""
     pairs = {}
     with asdf.open(mine, memmap=False) as a, asdf.open(other, memmap=False) as b:
@@ -145,7 +143,7 @@ def compare_files(
             if name in ("meta", "var_rnoise", "jump_indices") or name not in x:
                 continue
             pairs["rate" if name == "data" else name] = np.array(x[name]), np.array(theirs)
-    return explained("Level 2 file", pairs, causes("file", pairs, left, job), own)
+    return explained("Level 2 file", pairs, causes("file", pairs, left, job, True), own)
 
 
 Pairs = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -243,34 +241,49 @@ def _limit(name: str, theirs: np.ndarray) -> Any:
     return 0.0
 
 
-def causes(step: str, pairs: Pairs, left: Left, job: Job) -> dict[str, np.ndarray]:
-    """Masks of pixels (y, x) that may differ, by cause."""
-    found = {}
-    if step == "refpix_irrc":
-        raw = left.before("refpix")["ramp"]
-        mean = sum(plane.astype(np.float64) for plane in raw) / len(raw)
-        off = np.min([np.abs(plane - mean) for plane in raw], axis=0)
-        found[MEAN] = (off > 0) & (off <= 2 * np.spacing(np.abs(mean).astype(np.float32)))
-    if step in ("ramp_fit_likelihood", "dark_rate_observatory", "flat_observatory", "file"):
+def causes(
+    step: str, pairs: Pairs, left: Left, job: Job, all_before: bool
+) -> dict[str, np.ndarray]:
+    """Masks of pixels (y, x) that may differ, by cause; `all_before` says that what earlier steps
+    did differently is in the arrays."""
+    found: dict[str, Any] = {}
+    after_fit = ("ramp_fit_likelihood", "dark_rate_observatory", "flat_observatory", "file")
+    if step == "ramp_fit_likelihood" or (all_before and step in after_fit):
         active = (slice(BORDER, -BORDER), slice(BORDER, -BORDER))
         gain = job.inputs.sources["gain.data"].read()[active]
         found[MEANINGLESS] = ~(gain > 0)
-        flags = left.before("ramp_fit")["groupdq"][(..., *active)] & ~np.uint8(GROUP["JUMP_DET"])
-        used = ((flags[1:] | flags[:-1]) == 0).sum(axis=0)
+        used = _used(left.before("ramp_fit")["groupdq"][(..., *active)])
         found[FEW] = (used == 2) | (used == 3)
-        for name in HALF:
-            if name in pairs:
-                mine, theirs = pairs[name]
-                largest = np.copysign(np.finfo(np.float16).max, theirs)
+    for name in HALF if step in after_fit else ():
+        if name in pairs:
+            mine, theirs = pairs[name]
+            largest = np.copysign(np.finfo(np.float16).max, theirs)
+            with np.errstate(over="ignore"):
                 beyond = np.isinf(theirs) & (mine.astype(np.float16) == largest)
-                found[BEYOND] = found.get(BEYOND, False) | beyond
+            found[BEYOND] = found.get(BEYOND, False) | beyond
     return found
+
+
+def _used(flags: np.ndarray) -> np.ndarray:
+    """Differences that are used before any is dropped as a jump (y, x)."""
+    flags = flags & ~np.uint8(GROUP["JUMP_DET"])
+    used = np.zeros(flags.shape[1:], np.uint8)
+    for earlier, later in itertools.pairwise(flags):
+        used += (earlier | later) == 0
+    return used
 
 
 def summary(results: list[Result]) -> str:
     """Both Markdown tables."""
     lines = [
-        [r.step, row.name, f"{row.differ:,}", f"{row.outside:,}", f"{row.largest:.2g}", row.tolerance]
+        [
+            r.step,
+            row.name,
+            f"{row.differ:,}",
+            f"{row.outside:,}",
+            f"{row.largest:.2g}",
+            row.tolerance,
+        ]
         for r in results
         for row in r.rows
     ]

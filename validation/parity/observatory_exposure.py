@@ -71,8 +71,7 @@ def sky_image(scene: Scene) -> np.ndarray:
     stamp = np.arange(-7, 8)
     yy, xx = np.rint(y).astype(int)[:, None] + stamp, np.rint(x).astype(int)[:, None] + stamp
     along = [
-        np.exp(-0.5 * ((p - c[:, None]) / 1.3) ** 2)
-        + 2e-3 / (1 + ((p - c[:, None]) / 3) ** 2)
+        np.exp(-0.5 * ((p - c[:, None]) / 1.3) ** 2) + 2e-3 / (1 + ((p - c[:, None]) / 3) ** 2)
         for p, c in ((yy, y), (xx, x))
     ]
     light = peak[:, None, None] * along[0][:, :, None] * along[1][:, None, :]

@@ -22,7 +22,6 @@ from observatory_exposure import DECAY, DECAY_TIME, OFFSET, expose
 from observatory_scene import (
     BAD_REF,
     BORDER,
-    C,
     CHANNEL,
     DEAD,
     DNU,
@@ -32,6 +31,7 @@ from observatory_scene import (
     NO_SAT,
     PATTERN,
     REFERENCE,
+    C,
     Scene,
     forward,
     inverse,
@@ -160,11 +160,11 @@ def distortion(scene: Scene) -> Any:
 
 
 def photometry() -> dict[str, dict[str, Any]]:
-    wavelength = np.array([1.0, 1.5, 2.0], np.float32)
+    wavelength, area = np.array([1.0, 1.5, 2.0], np.float32), np.ones(3, np.float32)
     table = {
         element: {
             "photmjsr": 0.5 + 0.1 * i, "uncertainty": 0.01, "pixelareasr": PIXEL_AREA,
-            "collecting_area": 3.6, "wavelength": wavelength, "effective_area": np.ones(3, np.float32),
+            "collecting_area": 3.6, "wavelength": wavelength, "effective_area": area,
         }
         for i, element in enumerate(("F062", "F087", "F106", "F129", "F146", ELEMENT, "F184"))
     }  # fmt: skip

@@ -3,9 +3,9 @@
 ``python romancal_pipeline.py L1 CALDIR OUT`` runs the steps in their order on one exposure, with
 the reference files ``CALDIR/<type>.asdf``. What each leaves is stored in ``OUT/<n>_<step>``, one
 ``.npy`` file for each array and ``meta.json``; only arrays that changed are stored again. Time,
-processor time and peak memory of each step go to ``OUT/steps.json``, and ``OUT/l2.asdf`` is what the
-pipeline would have written. With ``--light`` nothing but the last two is stored. Steps that are in
-``--skip`` (comma-separated) are left out.
+processor time and peak memory of each step go to ``OUT/steps.json``, and ``OUT/l2.asdf`` is what
+the pipeline would have written. With ``--light`` only the last two are stored. ``--skip``
+(comma-separated) leaves out steps.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from romancal.flux import FluxStep  # noqa: E402
 from romancal.resample import ResampleStep  # noqa: E402
 from romancal.skymatch import SkyMatchStep  # noqa: E402
 
-
 HALF = 4
 """Pixels on each side of the middle of a star that its place and sum are taken from."""
 STARS = 20
