@@ -217,7 +217,7 @@ def test_a_null_decay_is_no_correction(entry, copied, caplog):
         f"CALDIR.dark_decay: {path}: decay_table has no decay for WFI01: it is not corrected"
     ]
     with rdm.open(made.out) as model:
-        assert model.meta.cal_step.dark_decay == "INCOMPLETE"
+        assert model.meta.cal_step.dark_decay == "SKIPPED"
         assert model.meta.ref_file.darkdecaysignal == "N/A"
         data = np.array(model.data)
     config = copied / "config.yaml"

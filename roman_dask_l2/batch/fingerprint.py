@@ -155,9 +155,9 @@ def _difference(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     ]
     by_settings = _changed(made["settings"], wanted["settings"])
     changes += by_settings
-    parts = {"code": "the code of a step", "outputs": "outputs"}
+    parts = {"code": "the code of a step", "outputs": "outputs", "border": "border"}
     if not by_settings:  # which change options, too
-        parts["steps"] = "steps or their options"
+        parts |= {"steps": "steps or their options", "exclude_first": "exclude_first"}
     for key, name in parts.items():
         if made["recipe"].get(key) != wanted["recipe"][key]:
             changes.append(f"recipe: {name} changed")

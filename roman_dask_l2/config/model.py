@@ -243,7 +243,7 @@ class Config(Block):
     """Resultants before the first saturated one that are flagged too, where they average more than
     one read."""
     EXCLUDE_FIRST: bool = True
-    """Leave the first resultant out of the ramp fit."""
+    """Leave the first resultant out of the ramp fit. Not given, the recipe decides."""
     correct_wfi18_transient: bool = step_default("wfi18_transient", "correct")
     """Correct the transient in the first resultant of detector WFI18."""
     wfi18_mask_rows: bool = step_default("wfi18_transient", "mask_rows")

@@ -266,6 +266,9 @@ class Step:
         reference file do not count. The manual's tables of flags are made of this.
     cal_step : str
         Key of ``meta.cal_step`` that this step completes, if any.
+    uniform_light : str
+        Of a flat-field step, what light of uniform surface brightness looks like in the image:
+        ``uniform``, or ``solid angle`` where it is proportional to that of the pixels.
     imports : tuple of str
         Modules of other packages that the kernel or the reduction gets from `foreign.load`; they
         are imported before the first task.
@@ -293,6 +296,7 @@ class Step:
     check: Callable[[Exposure, Any], str] = _suits
     sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cal_step: str = ""
+    uniform_light: str = ""
     imports: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -26,9 +26,11 @@ from ..io.fits import fits_name
 from ..io.kinds import wrong_tag
 from ..io.l1 import l1_exposure
 from ..io.layout import Layout, known_layout, read_layout
+from ..io.pointing import pointed_wcs
 from ..io.references import Inputs, add_wcs, open_inputs
 from ..io.spill import LAYERS_IN_FLIGHT, check_temp
 from ..io.wcs import Wcs, load_wcs
+from ..steps.assign_wcs import AssignWcsParams
 from .choice import missing, references_of, used_arrays
 from .layer_inputs import missing_inputs, needed_arrays
 from .scratch import check_scratch, scratch_needed
@@ -130,8 +132,8 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     l1 = attempt(problems, read_layout, config.IN)
     exposure = None
     if l1 is not None:
-        exposure = attempt(problems, l1_exposure, l1, exclude_first=config.EXCLUDE_FIRST)
-    wcs = attempt(problems, _open_wcs, config, l1)
+        first = config.EXCLUDE_FIRST if recipe is None else recipe.exclude_first
+        exposure = attempt(problems, l1_exposure, l1, exclude_first=first)
     writable = attempt(problems, check_writable, outputs(config))
     if len(config.OUT.name) > LONGEST:
         problems.append(
@@ -142,6 +144,7 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     if noise and config.NOISE is not None:
         checked = attempt(problems, check_noise, config)
     if l1 is None or exposure is None:
+        attempt(problems, _open_wcs, config, recipe, l1, config.references())
         for key, path in config.references().items():
             wrong: list[str] = []
             attempt(wrong, known_layout, path)
@@ -158,6 +161,7 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     used = None if recipe is None else {*used_arrays(recipe), *needed_arrays(drawn)}
     inputs, wrong = open_inputs(l1, exposure, references, used)
     problems += [as_given(line, config.raw.get("CALDIR")) for line in wrong]
+    wcs = attempt(problems, _open_wcs, config, recipe, l1, references)
     if writable:
         attempt(problems, check_disk, config, exposure)
     if checked and config.NOISE is not None:
@@ -205,14 +209,27 @@ def jump_flags(steps: Sequence[BoundStep]) -> tuple[str, str]:
     return found[-1]
 
 
-def _open_wcs(config: Config, l1: Layout | None) -> Wcs | None:
-    """The WCS that the configuration names, else that of the L1 file; None if it is in a file that
-    could not be read, which has been reported."""
+def _open_wcs(
+    config: Config, recipe: Recipe | None, l1: Layout | None, references: Mapping[str, Path]
+) -> Wcs | None:
+    """The WCS that the configuration names, else that of the L1 file, else one from its pointing
+    and the distortion file; None if it is in a file that could not be read, which has been
+    reported."""
     l1_wcs = None
     if config.FITSWCS is None and config.GWCS is None:
         if l1 is None:
             return None
-        l1_wcs = _l1_wcs(l1)
+        steps = () if recipe is None else recipe.steps
+        params = [b.params for b in steps if isinstance(b.params, AssignWcsParams)]
+        if all(p.level1 for p in params):
+            l1_wcs = _l1_wcs(l1)
+        if l1_wcs is None and "distortion" in references:
+            return pointed_wcs(l1, references["distortion"])
+        if not all(p.level1 for p in params):
+            raise InputError(
+                "CALDIR.distortion: missing, expected a file from which the recipe's assign_wcs "
+                "makes the WCS, or FITSWCS or GWCS in its place"
+            )
     return load_wcs(config.FITSWCS, config.GWCS, l1_wcs, config.FITSWCS_ORIGIN)
 
 

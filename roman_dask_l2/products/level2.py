@@ -35,7 +35,7 @@ from ..io.atomic import replacing
 from ..io.blocks import Block
 from ..io.fits import FitsCopy, fits_name
 from ..io.l2 import L2File, naming
-from ..io.l2_arrays import IMAGE_ARRAYS, variable_of
+from ..io.l2_arrays import IMAGE_ARRAYS, stored_images
 from ..io.references import Inputs
 from ..io.spill import TempStore
 from ..steps.common import all_finite
@@ -44,7 +44,7 @@ from ..system.processes import cpu_count
 from .job import Job, jump_flags, outputs, prepare
 from .left_out import counts, kept_bits, sky_order, warnings
 from .memory import tile_and_threads
-from .metadata import l2_model
+from .metadata import l2_model, uniform_light, with_measured
 from .precompile import precompiling
 from .scratch import scratch_store
 
@@ -92,14 +92,15 @@ def _lazy(job: Job, tile: Any, per_step: bool) -> dict[str, da.Array]:
     """The results as the L2 file names them, cut to the active pixels."""
     grid = Grid(job.exposure.side, parse_tile(tile, job.exposure.side))
     kind = index_dtype(job.exposure.n_resultants)
-    wanted = IMAGE_ARRAYS | {"mask": "bool", "endslice": kind} | _l2_names(job)
     made = {w for b in job.steps for w in b.step.writes}
-    names = {variable_of(name) for name in wanted} & made
+    types = IMAGE_ARRAYS | {"mask": "bool", "endslice": kind} | _l2_names(job)
+    held = stored_images(made) | {name: name for name in types.keys() - IMAGE_ARRAYS.keys()}
+    names = set(held.values()) & made
     lazy = graph.build(job.steps, job.inputs, grid, sorted(names), per_step)
     inside = slice(BORDER, job.exposure.side - BORDER)
     arrays = {}
-    for name, dtype in wanted.items():
-        full = lazy.arrays.get(variable_of(name))
+    for name, dtype in types.items():
+        full = lazy.arrays.get(held.get(name, ""))
         if full is not None:
             active = full[inside, inside]
             arrays[name] = (
@@ -134,7 +135,7 @@ def l1_to_l2(
         (DN/s), ``err``, ``dumo`` (DN/s), ``var_poisson`` ((DN/s)^2) and ``chisq`` with the types
         that they have in the L2 file, ``dq`` (uint32), ``mask`` (bool, True: not to be used) and
         ``endslice`` (last resultant before saturation, -1 if none); further ones that the recipe
-        asks for.
+        asks for. Without a sky model ``data`` is the rate, and there is no ``data_withsky``.
 
     Raises
     ------
@@ -205,7 +206,10 @@ def calibrate(
             scratch_store(config, job.steps, job.exposure) as store,
         ):
             file = l2_file(job, parts[0])
-            copy = FitsCopy.create(parts[1], file.blocks["data"].window) if config.FITSOUT else None
+            copy = None
+            if config.FITSOUT:
+                window = file.blocks["data"].window
+                copy = FitsCopy.create(parts[1], window, uniform_light(job))
             # A given limit of memory is for one process; with one processor nothing is gained.
             second = options.scheduler == "local" and options.memory is None and cpu_count() > 1
             with (
@@ -226,7 +230,8 @@ def calibrate(
                 steps = _steps(segments)
                 timings = {"stages": dict(clock.seconds), "steps": steps, "tile": list(tile)}
                 with naming(config.IN):
-                    file.finish(model.result(), _processinfo(job, found) | {"timings": timings})
+                    finished = with_measured(model.result(), job, found["measured"])
+                    file.finish(finished, _processinfo(job, found) | {"timings": timings})
         clock.stage("write")
     for line in warnings(getattr(job.params("sky"), "order", None), found["measured"]):
         log.warning("%s", line)
@@ -265,7 +270,22 @@ def l2_file(job: Job, path: Path) -> L2File:
         job.config.SLICEOUT,
         kept_bits(job),
         jump_flags(job.steps)[1] if job.config.JUMPOUT else None,
+        job.recipe.border != "raw",
     )
+
+
+def _border_taps(job: Job, file: L2File) -> list[plan.Tap]:
+    """The mission's L2 files hold the reference pixels as they were read, uncorrected; those of
+    romancal 1.1 have the left and right ones as all steps have left them, and flags of dq_init."""
+    ramps = [b.name for b in job.steps if "ramp" in b.step.writes]
+    if job.recipe.border == "raw":
+        return [plan.Tap(ramps[0], "ramp", file.border())]
+    flags = next(b.name for b in job.steps if "pixeldq" in b.step.writes)
+    return [
+        plan.Tap(ramps[0], "ramp", file.border(("top", "bottom"))),
+        plan.Tap(ramps[-1], "ramp", file.border(("left", "right"))),
+        plan.Tap(flags, "pixeldq", file.border_flags()),
+    ]
 
 
 def _compute(
@@ -309,9 +329,7 @@ def calibration_graph(
         ``tiles``, ``sky`` and ``copy``.
     """
     grid = Grid(job.exposure.side, tile)
-    # The mission's L2 files hold the reference pixels as they were read, uncorrected.
-    first = next(b.name for b in job.steps if "ramp" in b.step.writes)
-    taps = [plan.Tap(first, "ramp", file.border())]
+    taps = _border_taps(job, file)
     if file.bits is not None:
         kept = file.bits.kept
         taps.append(plan.Tap(kept.step, kept.variable, file.bits))
@@ -332,7 +350,9 @@ def calibration_graph(
     found: dict[str, Any] = {
         "seconds": lazy.seconds,
         "measured": lazy.measured,
-        "amp33": delayed(_put_whole)(job.inputs.sources["l1.amp33"], blocks["amp33"]),
+        "amp33": delayed(_put_amp33)(
+            job.inputs.sources["l1.amp33"], blocks["amp33"], lazy.measured.get("refpix_irrc", {})
+        ),
         "medgain": delayed(_median_gain)(job.inputs),
     }
     windows = [(grid.window(*place), blocks, copy) for place in np.ndindex(*grid.shape)]
@@ -347,8 +367,11 @@ def calibration_graph(
     return found, [stage for stage in stages if stage.tasks]
 
 
-def _put_whole(source: Any, block: Block) -> None:
-    block.put(source.read(), block.window)
+def _put_amp33(source: Any, block: Block, measured: Mapping[str, Any]) -> None:
+    """Write the reference output: as the reference-pixel correction leaves it, if it says so, else
+    as it was read."""
+    changed = measured.get("amp33")
+    block.put(source.read() if changed is None else changed, block.window)
 
 
 def _copy(window: Window, blocks: Mapping[str, Block], copy: FitsCopy | None, ready: Any) -> int:
@@ -412,6 +435,7 @@ def _processinfo(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
         },
         "config": config.raw,
         "exclude_first": exposure.exclude_first,
+        "uniform_light": uniform_light(job),
         "log": _log_text(job, measured),
         "provenance": provenance(job),
     }

@@ -78,6 +78,8 @@ def recipe_parts(recipe: Recipe) -> dict[str, Any]:
         "name": recipe.name,
         "steps": [{b.name: _plain(b.params.model_dump(mode="json"))} for b in recipe.steps],
         "outputs": list(recipe.outputs),
+        "exclude_first": recipe.exclude_first,
+        "border": recipe.border,
         "code": _foreign_code(recipe),
     }
 

@@ -150,9 +150,7 @@ def compare(config: Path, l2: Path, truth: Path) -> list[Check]:
         asdf.open(truth, memmap=False, lazy_load=False) as true,
     ):
         dq, mask = np.asarray(image["roman"]["dq"]), np.asarray(image["mask"])
-        # A recipe without subtraction of the sky has one image.
-        name = "data_withsky" if "data_withsky" in image["roman"] else "data"
-        rate = np.asarray(image["roman"][name])
+        rate = np.asarray(image["roman"].get("data_withsky", image["roman"]["data"]))
         err = np.asarray(image["roman"]["err"]).astype(np.float32)
         facts = true["truth"]
         true_rate = np.asarray(facts["rate"])

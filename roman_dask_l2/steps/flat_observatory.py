@@ -116,4 +116,5 @@ step = Step(
     params=FlatObservatoryParams,
     sets={"dq": ("DO_NOT_USE", "NO_FLAT_FIELD", "UNRELIABLE_FLAT")},
     cal_step="flat_field",
+    uniform_light="uniform",
 )

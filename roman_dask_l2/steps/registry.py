@@ -26,6 +26,7 @@ STEPS: dict[str, str] = {
     "ramp_fit": "ramp_fit:step",
     "ramp_fit_likelihood": "ramp_likelihood:step",
     "flat": "flat:step",
+    "assign_wcs": "assign_wcs:step",
     "flat_observatory": "flat_observatory:step",
     "photom": "photom:step",
     "statistics": "statistics:step",
