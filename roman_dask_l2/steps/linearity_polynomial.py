@@ -13,13 +13,22 @@ from ..core.jit import kernel
 from ..core.step import Params, Step, Tile
 from .common import LARGEST
 from .linearity_check import LARGEST_RISE, LEAST_RISE
-from .polynomial_rows import add_correction, horner, light, load, mean_of_reads, new_segment
+from .polynomial_rows import (
+    add_correction,
+    any_saturated,
+    horner,
+    light,
+    load,
+    mean_of_reads,
+    new_segment,
+)
 
 _NO_LIN = np.uint32(PIXEL["NO_LIN_CORR"])
 _DNU = np.uint8(GROUP["DO_NOT_USE"])
 _SATURATED = np.uint8(GROUP["SATURATED"])
 _CLIP = np.float32(1e6)
 _TWO = np.float32(2)
+_INFINITY = np.float32(np.inf)
 
 
 class PolynomialParams(Params):
@@ -71,107 +80,117 @@ def _linearise(
         x1 = min((channel + 1) * width - column, nx)
         m = x1 - x0
         for y in range(ny):
+            marked = unusable[0, y, x0 : x0 + m], unusable[1, y, x0 : x0 + m]
             for i in range(m):
-                s.bad[0, i] = unusable[0, y, x0 + i]
-                s.bad[1, i] = unusable[1, y, x0 + i]
-            top = load(coeffs, y, x0, m, limits, s.bad[0], s.single)
-            for k in range(top + 1):
-                row, wide = s.single[k], s.p[k]
-                for i in range(m):
-                    wide[i] = row[i]
-            inverse_top = 1
-            if per_read:
-                inverse_top = load(inverse, y, x0, m, limits, s.bad[1], s.q)
-            finite = _segment(
-                s, ramp, groupdq, y, x0, m, reads, inl, channel, options, inverse_top, top
-            )
-            if not finite and (top + 1 < len(s.p) or inverse_top + 1 < len(s.q)):
+                s.bad[0, i] = marked[0][i]
+                s.bad[1, i] = per_read & marked[1][i]
+            top = load(coeffs, y, x0, m, limits, s.bad, 0, s.single)
+            for k in range(len(s.p)):
+                _widen(s.single, s.p, k, m)
+            tops = (top, load(inverse, y, x0, m, limits, s.bad, 1, s.q) if per_read else 1)
+            finite = _segment(s, ramp, groupdq, y, x0, m, reads, inl, channel, options, tops)
+            if not finite:
                 # 0 times infinity: whether orders are left out must not depend on the neighbours.
-                for k in range(top + 1, len(s.p)):
-                    s.p[k, :m] = 0.0
-                _segment(
-                    s, ramp, groupdq, y, x0, m, reads, inl, channel, options,
-                    len(s.q) - 1 if per_read else 1, len(s.p) - 1,
-                )  # fmt: skip
+                tops = (len(s.p) - 1, len(s.q) - 1)
+                _segment(s, ramp, groupdq, y, x0, m, reads, inl, channel, options, tops)
             if saturated:
-                _saturated(s, ramp, groupdq, y, x0, m, inl, channel, top)
+                _saturated(s, ramp, groupdq, y, x0, m, inl, channel, tops)
             _store(s, ramp, y, x0, m, check, out, out_groupdq, out_dq)
         x0 = x1
 
 
 @kernel
-def _segment(s, ramp, groupdq, y, x0, m, reads, inl, channel, options, inverse_top, top):
+def _segment(s, ramp, groupdq, y, x0, m, reads, inl, channel, options, tops):
     """The linear signal of a segment into `s.result`, saturated resultants raw; returns whether
     all are finite."""
     times, ends, means = reads
-    tables, values, unit = inl
     per_read, _, saturated = options
-    table = tables[channel] if len(tables) else tables.reshape(-1)
     if per_read:
-        light(s, ramp, groupdq, y, x0, m, means, not saturated, top)
+        light(s, ramp, groupdq, y, x0, m, means, not saturated, tops[0])
     finite = True
+    result, total = s.result, s.total
     for j in range(len(ramp)):
-        signal, flags, result = ramp[j, y, x0 : x0 + m], groupdq[j, y, x0 : x0 + m], s.result[j]
-        full = True
-        for i in range(m):
-            full &= (flags[i] & _SATURATED) != 0
-        if full:
+        flags, signal = groupdq[j, y, x0 : x0 + m], ramp[j, y, x0 : x0 + m]
+        some, every = any_saturated(flags, m)
+        if every:
             for i in range(m):
-                result[i] = signal[i]
+                result[j, i] = signal[i]
             continue
         begin = ends[j - 1] if j else 0
-        own = times[begin : ends[j] if per_read else begin + 1]
-        mean_of_reads(s, signal, own, inverse_top, top, table, values, unit, m)
-        total = s.total
-        for i in range(m):
-            raw = (flags[i] & _SATURATED) != 0
-            result[i] = signal[i] if raw else np.float32(total[i])
-            finite &= raw | (abs(total[i]) < np.inf)
+        end = ends[j] if per_read else begin + 1
+        mean_of_reads(s, ramp, j, y, x0, times, begin, end, tops, inl, channel, m)
+        finite &= _round(total, result, j, m)
+        if some:
+            for i in range(m):
+                if flags[i] & _SATURATED:
+                    result[j, i] = signal[i]
     return finite
 
 
 @kernel
-def _saturated(s, ramp, groupdq, y, x0, m, inl, channel, top):
+def _round(total, result, j, m):
+    """Row j of `result`; returns whether all are finite."""
+    wrong = 0
+    for i in range(m):
+        result[j, i] = np.float32(total[i])
+        wrong |= not abs(result[j, i]) < _INFINITY
+    return wrong == 0
+
+
+@kernel
+def _saturated(s, ramp, groupdq, y, x0, m, inl, channel, tops):
     """Linearise the saturated resultants of a segment as they are, except where a polynomial is
     off by more than a factor of 2: they lie beyond what it was fitted to."""
     tables, values, unit = inl
+    for j in range(len(ramp)):
+        if not any_saturated(groupdq[j, y, x0 : x0 + m], m)[0]:
+            continue
+        for i in range(m):
+            s.reads[0, i] = ramp[j, y, x0 + i]
+        if len(values):
+            add_correction(s.reads, 0, tables, channel, values, unit, m)
+        horner(s.p, tops[0], s.reads, 0, s.z, 0, m)
+        for i in range(m):
+            raw, value = ramp[j, y, x0 + i], np.float32(s.z[0, i])
+            plausible = (value >= raw / _TWO) & (value <= raw * _TWO)
+            if groupdq[j, y, x0 + i] & _SATURATED and plausible:
+                s.result[j, i] = value
+
+
+@kernel
+def _widen(single, double, k, m):
     for i in range(m):
-        for j in range(len(ramp)):
-            if groupdq[j, y, x0 + i] & _SATURATED:
-                raw = ramp[j, y, x0 + i]
-                u = s.z[:1]
-                u[0] = raw
-                if len(tables):
-                    add_correction(u, tables[channel], values, unit, 1)
-                horner(s.p[:, i : i + 1], top, u, s.acc, 1)
-                value = np.float32(s.acc[0])
-                if value >= raw / _TWO and value <= raw * _TWO:
-                    s.result[j, i] = value
+        double[k, i] = single[k, i]
+
+
+@kernel
+def _within(result, j, target, m):
+    """Copy row j of `result`; returns whether nothing has to be clipped."""
+    wrong = 0
+    for i in range(m):
+        target[i] = result[j, i]
+        wrong |= not abs(result[j, i]) <= _CLIP
+    return wrong == 0
 
 
 @kernel
 def _store(s, ramp, y, x0, m, check, out, out_groupdq, out_dq):
     """Results and flags of a segment."""
-    dq, bad = out_dq[y, x0 : x0 + m], s.bad
+    bad, result, dq = s.bad, s.result, out_dq[y, x0 : x0 + m]
     for i in range(m):
         dq[i] |= _NO_LIN if bad[0, i] | bad[1, i] else np.uint32(0)
     for j in range(len(ramp)):
-        result, to = s.result[j], out[j, y, x0 : x0 + m]
-        good = True
-        for i in range(m):
-            to[i] = result[i]
-            good &= abs(result[i]) <= _CLIP
-        if good:
+        if _within(result, j, out[j, y, x0 : x0 + m], m):
             continue
         for i in range(m):
-            value = result[i]
+            value = result[j, i]
             if check and not abs(value) < np.inf:
                 raw = ramp[j, y, x0 + i]
-                to[i] = raw if abs(raw) < np.inf else np.float32(0)
-                dq[i] |= _NO_LIN
+                out[j, y, x0 + i] = raw if abs(raw) <= _CLIP else np.float32(0)
+                out_dq[y, x0 + i] |= _NO_LIN
                 out_groupdq[j, y, x0 + i] |= _DNU
             elif abs(value) > _CLIP:
-                to[i] = _CLIP if value > 0 else -_CLIP
+                out[j, y, x0 + i] = _CLIP if value > 0 else -_CLIP
                 out_groupdq[j, y, x0 + i] |= _DNU
 
 

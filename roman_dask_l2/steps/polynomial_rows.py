@@ -34,22 +34,20 @@ class Segment(NamedTuple):
     reads: np.ndarray
     """Estimated signal of each read of a resultant, (most reads, WIDTH) of float64, DN."""
     z: np.ndarray
-    """Argument of a polynomial, (WIDTH,) of float64,"""
-    acc: np.ndarray
-    """and its value."""
+    """Argument or value of a polynomial, (1, WIDTH) of float64."""
     total: np.ndarray
     start: np.ndarray
-    """Linear signal of the first resultant, DN,"""
+    """Linear signal of the first resultant, (WIDTH,) of float64, DN,"""
     rate: np.ndarray
-    """and its increase, DN per read."""
+    """and its increase, DN per read,"""
     gap: np.ndarray
-    """Reads between the two resultants that the rate is made of."""
-    argument: np.ndarray
-    """Signal of a resultant, (WIDTH,) of float32, DN."""
-    low: np.ndarray
-    high: np.ndarray
-    count: np.ndarray
-    """Resultants that are not saturated, int64."""
+    """which is that between two resultants so many reads apart."""
+    ends: np.ndarray
+    """Their signal, (2, WIDTH) of float32, DN,"""
+    linear: np.ndarray
+    """and linear signal."""
+    second: np.ndarray
+    """The second of the two, int64."""
     result: np.ndarray
     """Linear signal, (R, WIDTH) of float32, DN."""
     bad: np.ndarray
@@ -58,22 +56,19 @@ class Segment(NamedTuple):
 
 def new_segment(n_resultants: int, n_p: int, n_q: int, most_reads: int) -> Segment:
     """Work arrays for polynomials of n_p and n_q coefficients."""
-    z, acc, total, start, rate, gap = (np.empty(WIDTH) for _ in range(6))
-    argument, low, high = (np.empty(WIDTH, np.float32) for _ in range(3))
+    total, start, rate, gap = (np.empty(WIDTH) for _ in range(4))
     return Segment(
         np.empty((max(n_p, 2), WIDTH), np.float32),
         np.empty((max(n_p, 2), WIDTH)),
         np.empty((max(n_q, 2), WIDTH)),
         np.empty((most_reads, WIDTH)),
-        z,
-        acc,
+        np.empty((1, WIDTH)),
         total,
         start,
         rate,
         gap,
-        argument,
-        low,
-        high,
+        np.empty((2, WIDTH), np.float32),
+        np.empty((2, WIDTH), np.float32),
         np.empty(WIDTH, np.int64),
         np.empty((n_resultants, WIDTH), np.float32),
         np.empty((2, WIDTH), np.bool_),
@@ -81,38 +76,54 @@ def new_segment(n_resultants: int, n_p: int, n_q: int, most_reads: int) -> Segme
 
 
 @kernel
-def load(source, y, x0, m, limits, bad, target):
+def _copy(source, target, k, bad, which, largest, m):
+    for i in range(m):
+        value = source[i]
+        target[k, i] = value
+        bad[which, i] |= not abs(value) <= largest
+
+
+@kernel
+def any_saturated(flags, m):
+    """Whether one of the resultant flags is SATURATED, and whether all are."""
+    some, every = np.uint8(0), _SATURATED
+    for i in range(m):
+        some |= flags[i]
+        every &= flags[i]
+    return (some & _SATURATED) != 0, every != 0
+
+
+@kernel
+def load(source, y, x0, m, limits, bad, which, target):
     """Coefficients (C, y, x) of a segment into `target`, the identity where they cannot be used.
 
-    These are pixels that `bad` already names, and those with a NaN, a coefficient above
+    These are pixels that ``bad[which]`` already names, and those with a NaN, a coefficient above
     ``limits[0]`` in magnitude, or a linear term that is 0 or not from ``limits[1]`` to
-    ``limits[2]``; `bad` gets them too. Returns the highest order with any coefficient but 0, at
+    ``limits[2]``; it gets them too. Returns the highest order with any coefficient but 0, at
     least 1.
     """
-    n = len(source)
+    n, orders = len(source), len(target)
     largest, least, most = limits
-    for k in range(len(target)):
-        if k < n:
-            row, to = source[k, y, x0 : x0 + m], target[k]
-            for i in range(m):
-                to[i] = row[i]
-                bad[i] |= not abs(row[i]) <= largest
-        else:
-            to = target[k]
-            for i in range(m):
-                to[i] = 0
-    slope = target[1]
-    for i in range(m):
-        bad[i] |= (slope[i] == 0) | (not slope[i] >= least) | (not slope[i] <= most)
-    for i in range(m):
-        if bad[i]:
-            for k in range(len(target)):
-                target[k, i] = 1.0 if k == 1 else 0.0
-    top = len(target) - 1
-    while top > 1:
-        used, row = False, target[top]
+    for k in range(n):
+        _copy(source[k, y, x0 : x0 + m], target, k, bad, which, largest, m)
+    for k in range(n, orders):
         for i in range(m):
-            used |= row[i] != 0
+            target[k, i] = 0
+    found = False
+    for i in range(m):
+        slope = target[1, i]
+        bad[which, i] |= (slope == 0) | (not slope >= least) | (not slope <= most)
+        found |= bad[which, i]
+    if found:
+        for i in range(m):
+            if bad[which, i]:
+                for k in range(orders):
+                    target[k, i] = 1.0 if k == 1 else 0.0
+    top = orders - 1
+    while top > 1:
+        used = False
+        for i in range(m):
+            used |= target[top, i] != 0
         if used:
             break
         top -= 1
@@ -120,55 +131,70 @@ def load(source, y, x0, m, limits, bad, target):
 
 
 @kernel
-def horner(c, top, z, acc, m):
-    """Polynomials with coefficients c, ascending, at z, by Horner's rule from order `top` down."""
-    a = c[top]
+def _five(c, k, z, row, acc, to, m):
+    """Orders k to k - 4: the sums stay in registers."""
     for i in range(m):
-        acc[i] = a[i]
+        x = z[row, i]
+        v = acc[to, i] * x + c[k, i]
+        v = v * x + c[k - 1, i]
+        v = v * x + c[k - 2, i]
+        v = v * x + c[k - 3, i]
+        acc[to, i] = v * x + c[k - 4, i]
+
+
+@kernel
+def _one(c, k, z, row, acc, to, m):
+    for i in range(m):
+        acc[to, i] = acc[to, i] * z[row, i] + c[k, i]
+
+
+@kernel
+def horner(c, top, z, row, acc, to, m):
+    """Polynomials with coefficients c (ascending) at ``z[row]``, into ``acc[to]``, by Horner's rule
+    from order `top` down.
+
+    Rows are passed by their numbers, because a view of an array costs as much as dozens of sums.
+    The loops over pixels have functions of their own, because the compiler makes vector
+    instructions of them only where no loop is around.
+    """
+    for i in range(m):
+        acc[to, i] = c[top, i]
     k = top - 1
-    # Five orders at a time: the sums stay in registers.
     while k >= 4:
-        c4, c3, c2, c1, c0 = c[k], c[k - 1], c[k - 2], c[k - 3], c[k - 4]
-        for i in range(m):
-            x = z[i]
-            v = acc[i] * x + c4[i]
-            v = v * x + c3[i]
-            v = v * x + c2[i]
-            v = v * x + c1[i]
-            acc[i] = v * x + c0[i]
+        _five(c, k, z, row, acc, to, m)
         k -= 5
     while k >= 0:
-        c0 = c[k]
-        for i in range(m):
-            acc[i] = acc[i] * z[i] + c0[i]
+        _one(c, k, z, row, acc, to, m)
         k -= 1
 
 
 @kernel
-def add_correction(u, table, values, unit, m):
-    """Add the integral non-linearity at u, interpolated linearly in `table` at the readings
-    `values` and constant beyond their ends; `unit`: they rise in steps of 1."""
-    n = len(table)
+def add_correction(u, row, tables, channel, values, unit, m):
+    """Add the integral non-linearity to ``u[row]``, interpolated linearly in the table of a channel
+    at the readings `values` and constant beyond their ends; `unit`: they rise in steps of 1."""
+    n = len(values)
     first, final = values[0], values[n - 1]
     if unit:
         last = np.uint32(n - 1)
         for i in range(m):
-            x = u[i] if u[i] > first else first  # NaN becomes the first; the sum stays NaN
+            x = u[row, i] if u[row, i] > first else first  # NaN: the sum stays NaN
             x = x if x < final else final
             j = np.uint32(np.int32(x - first))
-            below = table[j]
-            above = table[min(j + np.uint32(1), last)]
-            u[i] += (above - below) * (x - (first + np.float64(j))) + below
+            below = tables[channel, j]
+            above = tables[channel, min(j + np.uint32(1), last)]
+            u[row, i] += (above - below) * (x - (first + np.float64(j))) + below
         return
     for i in range(m):
-        if not u[i] > first:
-            u[i] += table[0]
-        elif u[i] >= final:
-            u[i] += table[n - 1]
+        x = u[row, i]
+        if not x > first:
+            u[row, i] += tables[channel, 0]
+        elif x >= final:
+            u[row, i] += tables[channel, n - 1]
         else:
-            j = np.searchsorted(values, u[i], "right") - 1
-            slope = (table[j + 1] - table[j]) / (values[j + 1] - values[j])
-            u[i] += slope * (u[i] - values[j]) + table[j]
+            j = np.searchsorted(values, x, "right") - 1
+            rise = tables[channel, j + 1] - tables[channel, j]
+            slope = rise / (values[j + 1] - values[j])
+            u[row, i] += slope * (x - values[j]) + tables[channel, j]
 
 
 @kernel
@@ -178,73 +204,97 @@ def light(s, ramp, groupdq, y, x0, m, means, raw, top):
     It leads through the first resultant and the last but one that is not saturated.
     """
     n = len(ramp)
+    second, gap, ends, linear = s.second, s.gap, s.ends, s.linear
+    found = False
+    for j in range(n):
+        found |= any_saturated(groupdq[j, y, x0 : x0 + m], m)[0]
+    usual = max(n - 2, 1)
+    first, last = ramp[0, y, x0 : x0 + m], ramp[usual, y, x0 : x0 + m]
     for i in range(m):
-        s.count[i] = 0
-    for j in range(n):
-        flags, count = groupdq[j, y, x0 : x0 + m], s.count
+        second[i] = usual
+        ends[0, i] = first[i]
+        ends[1, i] = last[i]
+        gap[i] = means[usual] - means[0]
+    if found:
         for i in range(m):
-            count[i] += (flags[i] & _SATURATED) == 0
-    for j in range(n):
-        signal, end, count, gap = ramp[j, y, x0 : x0 + m], s.argument, s.count, s.gap
-        reads = means[j] - means[0]
-        for i in range(m):
-            chosen = max(count[i] - 1, 2) - 1 == j
-            end[i] = signal[i] if chosen else end[i]
-            gap[i] = reads if chosen else gap[i]
-    first = ramp[0, y, x0 : x0 + m]
-    horner(s.single, top, first, s.low, m)
-    horner(s.single, top, s.argument, s.high, m)
+            count = 0
+            for j in range(n):
+                count += (groupdq[j, y, x0 + i] & _SATURATED) == 0
+            second[i] = max(count - 2, 1)
+            ends[1, i] = ramp[second[i], y, x0 + i]
+            gap[i] = means[second[i]] - means[0]
+    horner(s.single, top, ends, 0, linear, 0, m)
+    horner(s.single, top, ends, 1, linear, 1, m)
     if raw:
         for i in range(m):
             if groupdq[0, y, x0 + i] & _SATURATED:
-                s.low[i] = first[i]
-            e = max(s.count[i] - 1, 2) - 1
-            if groupdq[e, y, x0 + i] & _SATURATED:
-                s.high[i] = s.argument[i]
-    start, rate, low, high, gap = s.start, s.rate, s.low, s.high, s.gap
+                linear[0, i] = ends[0, i]
+            if groupdq[second[i], y, x0 + i] & _SATURATED:
+                linear[1, i] = ends[1, i]
+    start, rate = s.start, s.rate
     for i in range(m):
-        start[i] = low[i]
-        rate[i] = (np.float64(high[i]) - start[i]) / gap[i]
+        start[i] = linear[0, i]
+        rate[i] = (np.float64(linear[1, i]) - start[i]) / gap[i]
 
 
 @kernel
-def mean_of_reads(s, signal, times, inverse_top, top, table, values, unit, m):
-    """The linear signal of a resultant, the mean over its reads, into `s.total`.
+def mean_of_reads(s, ramp, j, y, x0, times, begin, end, tops, inl, channel, m):
+    """The linear signal of resultant j, the mean over its reads, into `s.total`.
 
-    `times`: reads after the middle of the first resultant. Each read is where the inverse
-    polynomial has it, all of them shifted so that their mean is the measured `signal`.
+    ``times[begin:end]``: its reads after the middle of the first resultant. Each read is where the
+    inverse polynomial has it, all of them shifted so that their mean is the measured signal.
+    `tops`: highest orders of polynomial and inverse.
     """
-    n = len(times)
-    total, start, rate, z, acc = s.total, s.start, s.rate, s.z, s.acc
+    n = end - begin
+    tables, values, unit = inl
+    total, reads = s.total, s.reads
+    signal = ramp[j, y, x0 : x0 + m]
     if n == 1:
-        u = s.reads[0]
         for i in range(m):
-            u[i] = signal[i]
+            reads[0, i] = signal[i]
     else:
         for i in range(m):
             total[i] = 0.0
         for r in range(n):
-            u, time = s.reads[r], times[r]
-            for i in range(m):
-                z[i] = start[i] + rate[i] * time
-            horner(s.q, inverse_top, z, u, m)
-            for i in range(m):
-                total[i] += u[i]
-        shift = s.z
-        for i in range(m):
-            shift[i] = signal[i] - total[i] / n
+            _place(s.start, s.rate, times[begin + r], s.z, m)
+            horner(s.q, tops[1], s.z, 0, reads, r, m)
+            _add(reads, r, total, m)
+        _shift(signal, n, total, m)
         for r in range(n):
-            u = s.reads[r]
-            for i in range(m):
-                u[i] += shift[i]
+            _add_to(total, reads, r, m)
     for i in range(m):
         total[i] = 0.0
     for r in range(n):
-        u = s.reads[r]
-        if len(table):
-            add_correction(u, table, values, unit, m)
-        horner(s.p, top, u, acc, m)
+        if len(values):
+            add_correction(reads, r, tables, channel, values, unit, m)
+        horner(s.p, tops[0], reads, r, s.z, 0, m)
+        _add(s.z, 0, total, m)
+    if n > 1:
         for i in range(m):
-            total[i] += acc[i]
+            total[i] /= n
+
+
+@kernel
+def _place(start, rate, time, z, m):
+    """Linear signal of a read."""
     for i in range(m):
-        total[i] /= n
+        z[0, i] = start[i] + rate[i] * time
+
+
+@kernel
+def _add(rows, r, total, m):
+    for i in range(m):
+        total[i] += rows[r, i]
+
+
+@kernel
+def _shift(signal, n, total, m):
+    """What `total` of n reads lacks in the mean."""
+    for i in range(m):
+        total[i] = signal[i] - total[i] / n
+
+
+@kernel
+def _add_to(shift, rows, r, m):
+    for i in range(m):
+        rows[r, i] += shift[i]
