@@ -247,7 +247,7 @@ def linearise_reads(
     unusable = np.zeros((2, *pixeldq.shape), np.bool_)
     np.not_equal(linearity_dq & _NO_LIN, 0, out=unusable[0])
     unusable[1] = unusable[0]
-    if inverse_dq is not None and params.per_read:
+    if inverse_dq is not None and params.per_read and params.inverse_dq:
         unusable[1] |= (inverse_dq & _NO_LIN) != 0
     check = params.check_references
     limits = (LARGEST, LEAST_RISE, LARGEST_RISE) if check else (np.inf, -np.inf, np.inf)
