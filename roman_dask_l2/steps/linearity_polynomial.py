@@ -74,12 +74,12 @@ def _linearise(
     ny, nx = ramp.shape[1:]
     column, width = place
     per_read, check, saturated = options
-    x0 = 0
-    while x0 < nx:
-        channel = (column + x0) // width
-        x1 = min((channel + 1) * width - column, nx)
-        m = x1 - x0
-        for y in range(ny):
+    for y in range(ny):
+        x0 = 0
+        while x0 < nx:
+            channel = (column + x0) // width
+            x1 = min((channel + 1) * width - column, nx)
+            m = x1 - x0
             marked = unusable[0, y, x0 : x0 + m], unusable[1, y, x0 : x0 + m]
             for i in range(m):
                 s.bad[0, i] = marked[0][i]
@@ -96,7 +96,7 @@ def _linearise(
             if saturated:
                 _saturated(s, ramp, groupdq, y, x0, m, inl, channel, tops)
             _store(s, ramp, y, x0, m, check, out, out_groupdq, out_dq)
-        x0 = x1
+            x0 = x1
 
 
 @kernel

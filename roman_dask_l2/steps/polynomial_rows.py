@@ -1,9 +1,8 @@
 """Linearity polynomials on the pixels of one channel in one row.
 
 Kernels work on segments of a row, in loops that the compiler turns into vector instructions. A
-segment never crosses the border between two channels, so that one table of the integral
-non-linearity, which fills half of a second-level cache, serves many segments in turn. Nothing here
-depends on where a segment begins or ends.
+segment never crosses the border between two channels, each of which has its own table of the
+integral non-linearity. Nothing here depends on where a segment begins or ends.
 """
 
 from __future__ import annotations
@@ -143,6 +142,14 @@ def _five(c, k, z, row, acc, to, m):
 
 
 @kernel
+def _two(c, k, z, row, acc, to, m):
+    for i in range(m):
+        x = z[row, i]
+        v = acc[to, i] * x + c[k, i]
+        acc[to, i] = v * x + c[k - 1, i]
+
+
+@kernel
 def _one(c, k, z, row, acc, to, m):
     for i in range(m):
         acc[to, i] = acc[to, i] * z[row, i] + c[k, i]
@@ -163,9 +170,11 @@ def horner(c, top, z, row, acc, to, m):
     while k >= 4:
         _five(c, k, z, row, acc, to, m)
         k -= 5
-    while k >= 0:
-        _one(c, k, z, row, acc, to, m)
-        k -= 1
+    while k >= 1:
+        _two(c, k, z, row, acc, to, m)
+        k -= 2
+    if k == 0:
+        _one(c, 0, z, row, acc, to, m)
 
 
 @kernel
