@@ -20,6 +20,7 @@ from ..config.recipe import load_recipe
 from ..errors import InputError
 from ..io.fits import fits_name
 from ..io.layout import known_layout, read_head, read_layout
+from ..products.choice import references_of
 from ..products.provenance import NUMERIC, Product, describe, recipe_parts, whole_file
 
 _RECORDED = re.compile(rb"\bfingerprint: ['\"]?([0-9a-f]{64})\b")
@@ -65,7 +66,11 @@ def find_unfinished(config: Config) -> tuple[dict[Product, str], dict[Product, s
 def _wanted(config: Config) -> dict[Product, dict[str, Any]]:
     """The provenance that each product would have now."""
     files = {"IN": {"content": read_head(config.IN)[1]}}
-    for key, path in config.references().items():
+    references = config.references()
+    if config.crds:
+        made_with = load_recipe(config.GRAPH, config)
+        references, _ = references_of(config, made_with, read_layout(config.IN))
+    for key, path in references.items():
         try:
             files[key] = {"content": known_layout(path).content}
         except InputError as error:
@@ -150,9 +155,9 @@ def _difference(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     ]
     by_settings = _changed(made["settings"], wanted["settings"])
     changes += by_settings
-    parts = {"code": "the code of a step", "outputs": "outputs"}
+    parts = {"code": "the code of a step", "outputs": "outputs", "border": "border"}
     if not by_settings:  # which change options, too
-        parts["steps"] = "steps or their options"
+        parts |= {"steps": "steps or their options", "exclude_first": "exclude_first"}
     for key, name in parts.items():
         if made["recipe"].get(key) != wanted["recipe"][key]:
             changes.append(f"recipe: {name} changed")

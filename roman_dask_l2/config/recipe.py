@@ -20,8 +20,15 @@ from ..system.text import nearest
 if TYPE_CHECKING:
     from .model import Config
 
-RESULTS = ("rate", "data", "dq", "err", "var_poisson", "endslice", "mask", "ramp")
-"""Variables that a recipe must have made, because the L2 file is written from them."""
+RESULTS = ("rate", "dq", "err", "var_poisson", "endslice", "mask", "ramp")
+"""Variables that a recipe must have made, because the L2 file is written from them. The image is
+``data``, or the rate where no step makes that."""
+KEYS = frozenset(
+    ("name", "description", "steps", "outputs", "likelihood", "exclude_first", "border")
+)
+"""Keys of a recipe."""
+BORDERS = ("raw", "romancal_1.1")
+"""What a recipe can say about `Recipe.border`."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,12 @@ class Recipe:
         says none.
     notes : tuple of str
         Keys of the configuration that it pays no heed to, a warning for each.
+    exclude_first : bool
+        The first resultant is not fitted, unless EXCLUDE_FIRST says otherwise.
+    border : str
+        Which reference pixels the L2 file keeps, one of `BORDERS`: all of them as they were read;
+        or as romancal 1.1 does, with the left and right border as corrected, the last rows for the
+        bottom and the first for the top, and the flags that `dq_init` knows.
     """
 
     name: str
@@ -49,6 +62,8 @@ class Recipe:
     path: Path = Path()
     likelihood: str = ""
     notes: tuple[str, ...] = ()
+    exclude_first: bool = True
+    border: str = "raw"
 
 
 def shipped() -> dict[str, Path]:
@@ -84,6 +99,8 @@ def load_recipe(name: str | Path, config: Config | None = None) -> Recipe:
     if config is None:
         return recipe
     recipe = _with_wanted_fit(recipe, config)
+    if "EXCLUDE_FIRST" in config.model_fields_set:
+        recipe = replace(recipe, exclude_first=config.EXCLUDE_FIRST)
     return replace(recipe, notes=tuple(_unheard(recipe, config)))
 
 
@@ -96,8 +113,7 @@ def _read(path: Path, config: Config | None) -> Recipe:
     entries = document.get("steps") if isinstance(document, Mapping) else None
     if not isinstance(entries, list) or not entries:
         raise InputError(f"recipe {path}: no list 'steps'")
-    unknown = set(document) - {"name", "description", "steps", "outputs", "likelihood"}
-    if unknown:
+    if unknown := set(document) - KEYS:
         raise InputError(f"recipe {path}: unknown key {sorted(unknown)[0]!r}")
     steps = tuple(_bind(entry, path, config) for entry in entries)
     check_fit(steps, f"recipe {path}")
@@ -107,7 +123,23 @@ def _read(path: Path, config: Config | None) -> Recipe:
         raise InputError(
             f"recipe {path}: likelihood is {likelihood!r}, expected the name of a recipe or a file"
         )
-    return Recipe(str(document.get("name", path.stem)), steps, outputs, path, likelihood)
+    exclude_first = document.get("exclude_first", True)
+    if not isinstance(exclude_first, bool):
+        raise InputError(
+            f"recipe {path}: exclude_first is {exclude_first!r}, expected true or false"
+        )
+    border = document.get("border", BORDERS[0])
+    if border not in BORDERS:
+        raise InputError(f"recipe {path}: border is {border!r}, expected {' or '.join(BORDERS)}")
+    return Recipe(
+        str(document.get("name", path.stem)),
+        steps,
+        outputs,
+        path,
+        likelihood,
+        exclude_first=exclude_first,
+        border=border,
+    )
 
 
 def _outputs(names: Any, steps: Sequence[BoundStep], path: Path) -> tuple[str, ...]:
@@ -204,15 +236,25 @@ def _with_wanted_fit(recipe: Recipe, config: Config) -> Recipe:
     return other
 
 
-FIT_KEYS = ("RAMP_OPT_PARS", "JUMP_DETECT_PARS", "REJECTION_THRESHOLD", "JUMP_KW")
-"""Keys that not every ramp fit obeys."""
+STEP_KEYS = (
+    "RAMP_OPT_PARS",
+    "JUMP_DETECT_PARS",
+    "REJECTION_THRESHOLD",
+    "JUMP_KW",
+    "SKYORDER",
+    "MASK",
+    "SATURATION_BACKUP",
+    "correct_wfi18_transient",
+    "wfi18_mask_rows",
+)
+"""Keys that set options of steps which not every recipe has."""
 SWITCH, CORES = "JUMP_KW.expand_large_events", "JUMP_KW.maximum_cores"
 
 
 def _unheard(recipe: Recipe, config: Config) -> Iterator[str]:
     """A line for each key that was given and changes nothing."""
     heard = {key for bound in recipe.steps for key in bound.step.settings.values()}
-    for key in FIT_KEYS:
+    for key in STEP_KEYS:
         if key not in config.model_fields_set:
             continue
         inner = getattr(getattr(config, key), "model_fields_set", None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..config.recipe import Recipe
 from ..core.step import VARIABLES, BoundStep, always
 from ..engine.plan import Segment, make_segments
-from ..io.l2_arrays import L2_ARRAYS
+from ..io.l2_arrays import BESIDE_ROMAN, stored_images
 from .canvas import Canvas, Circle, Line, Rect, Text
 
 MARGIN = 20
@@ -58,7 +58,8 @@ class _Sheet:
         self.recipe, self.applied = recipe, applied
         steps = [b for b in recipe.steps if applied is None or b.name in applied]
         made = {name for b in steps for name in b.step.writes}
-        wanted = {array.variable: name for name, array in L2_ARRAYS.items()}
+        wanted = {variable: name for name, variable in stored_images(made).items()}
+        wanted |= {name: name for name in BESIDE_ROMAN}
         wanted |= {name: name for name in recipe.outputs}
         self.kept = {name: file for name, file in wanted.items() if name in made}
         """Variables that go into the file -> what they are called there."""
@@ -287,6 +288,8 @@ def _reference_lines(bound: BoundStep) -> list[str]:
     names: list[str] = [*step.references_for(bound.params).values()]
     if reduction:
         names += [*reduction.references_for(bound.params).values(), *reduction.whole.values()]
+    if step.spill:
+        names += step.spill.references.values()
     files: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         file, _, array = name.partition(".")

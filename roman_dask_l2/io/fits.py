@@ -42,7 +42,7 @@ class FitsCopy:
     masked: Block
 
     @classmethod
-    def create(cls, path: Path, window: Window) -> FitsCopy:
+    def create(cls, path: Path, window: Window, uniform_light: str | None = None) -> FitsCopy:
         """Make the file with its headers, all pixels zero.
 
         Parameters
@@ -50,9 +50,13 @@ class FitsCopy:
         path : Path
         window : Window
             The active pixels.
+        uniform_light : str, optional
+            What light of uniform surface brightness looks like in the image.
         """
         flags = [("BZERO", 1 << 31, "unsigned integers"), ("BSCALE", 1, "")]
-        rate = [("BUNIT", "DN/s", "")]
+        rate: list[tuple[str, str | int, str]] = [("BUNIT", "DN/s", "")]
+        if uniform_light is not None:
+            rate.append(("UNILIGHT", uniform_light.upper(), "what uniform light looks like"))
         return cls(
             *create_fits(
                 path,

@@ -21,16 +21,17 @@ def sky_region(wcs: Wcs, active_side: int) -> str:
     -------
     str
         ``POLYGON ICRS`` and right ascension and declination (degrees) of the outer corners of the
-        pixels (0, 0), (0, n - 1), (n - 1, n - 1) and (n - 1, 0) in x and y: the order and the
-        digits that the mission's pipeline writes.
+        pixels (0, 0), (0, n - 1), (n - 1, n - 1) and (n - 1, 0) in x and y, or of the bounding box
+        that the WCS brings: the order and the digits that the mission's pipeline writes.
 
     Raises
     ------
     InputError
         If the WCS has no sky position there.
     """
-    low, high = -0.5, active_side - 0.5
-    ra, dec = wcs.sky([low, low, high, high], [low, high, high, low])
+    edges = (-0.5, active_side - 0.5)
+    (left, right), (low, high) = (edges, edges) if wcs.box is None else wcs.box
+    ra, dec = wcs.sky([left, left, right, right], [low, high, high, low])
     if not (np.isfinite(ra).all() and np.isfinite(dec).all()):
         raise InputError("WCS: no sky position at a corner of the active array")
     ra = np.round(ra % 360, 9) % 360

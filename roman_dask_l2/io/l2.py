@@ -21,7 +21,7 @@ from .blocks import Block, Together
 from .inplace import InPlaceFile
 from .jumps import JumpBits
 from .kept_bits import Kept, KeptBits
-from .l2_arrays import IMAGE_ARRAYS, L2_ARRAYS, variable_of
+from .l2_arrays import IMAGE_ARRAYS, L2_ARRAYS, stored_images
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +52,14 @@ NOT_OF_L1 = {"background", "cal_logs", "outlier_detection", "source_catalog", "s
 """Entries of ``meta`` that describe an image; a Level 1 file has none, or of another one."""
 
 
-def edges(side: int) -> dict[str, Window]:
-    """The reference border, edge by edge."""
+def edges(side: int, swapped: bool = False) -> dict[str, Window]:
+    """The reference border, edge by edge; `swapped`: with the first rows as top."""
+    first, last = Window(0, BORDER, 0, side), Window(side - BORDER, side, 0, side)
     return {
         "left": Window(0, side, 0, BORDER),
         "right": Window(0, side, side - BORDER, side),
-        "top": Window(side - BORDER, side, 0, side),
-        "bottom": Window(0, BORDER, 0, side),
+        "top": first if swapped else last,
+        "bottom": last if swapped else first,
     }
 
 
@@ -83,6 +84,8 @@ class L2File:
         What fits leave out; kept under the same condition.
     jumps : str, optional
         Keep where jumps were found: the variable that tells, ``groupdq`` or ``events``.
+    swapped : bool
+        Call the last rows of the border bottom, and the first ones top, as romancal 1.1 does.
     """
 
     def __init__(
@@ -95,17 +98,19 @@ class L2File:
         with_fit: bool,
         bits: Kept | None = None,
         jumps: str | None = None,
+        swapped: bool = False,
     ) -> None:
         self._file = InPlaceFile(path)
         active = Window(BORDER, side - BORDER, BORDER, side - BORDER)
         made = set(made)
         wanted = {**IMAGE_ARRAYS, **outputs}
-        self._images = [name for name in wanted if variable_of(name) in made]
+        self._images = stored_images(made) | {name: name for name in outputs if name in made}
         self.blocks: dict[str, Block] = {
             name: self._file.add(name, wanted[name], active) for name in self._images
         }
         self._borders: list[str] = []
-        for edge, window in edges(side).items():
+        self._swapped = swapped
+        for edge, window in edges(side, swapped).items():
             for name, dtype, planes in (
                 (f"border_ref_pix_{edge}", "float32", n_resultants),
                 (f"dq_border_ref_pix_{edge}", "uint32", None),
@@ -139,20 +144,26 @@ class L2File:
     def sinks(self) -> dict[str, Block | Together]:
         """Variable of the pipeline -> where it belongs."""
         places: dict[str, list[Block]] = {}
-        for name, place in (*zip(self._images, self._images, strict=True), *self._beside.items()):
-            places.setdefault(variable_of(name), []).append(self.blocks[place])
+        stored = [(variable, name) for name, variable in self._images.items()]
+        for variable, place in (*stored, *self._beside.items()):
+            places.setdefault(variable, []).append(self.blocks[place])
         places["mask"] = [self.blocks["mask"]]
         found: dict[str, Block | Together] = {
             variable: Together(tuple(blocks)) if blocks[1:] else blocks[0]
             for variable, blocks in places.items()
         }
-        flags = [self.blocks[f"dq_border_ref_pix_{edge}"] for edge in EDGES]
-        found["dq"] = Together((self.blocks["dq"], *flags))
+        if not self._swapped:
+            found["dq"] = Together((self.blocks["dq"], *self.border_flags().blocks))
         return found
 
-    def border(self) -> Together:
+    def border_flags(self) -> Together:
+        """Where the flags of reference pixels belong; with `swapped` they are no part of `sinks`,
+        since they are not those at the end."""
+        return Together(tuple(self.blocks[f"dq_border_ref_pix_{edge}"] for edge in EDGES))
+
+    def border(self, edges: Iterable[str] = EDGES) -> Together:
         """Where the reference pixels of all resultants belong."""
-        return Together(tuple(self.blocks[f"border_ref_pix_{edge}"] for edge in EDGES))
+        return Together(tuple(self.blocks[f"border_ref_pix_{edge}"] for edge in edges))
 
     def finish(self, model: Any, processinfo: dict[str, Any]) -> None:
         """Write the tree.
@@ -220,7 +231,7 @@ def quick_yaml() -> Iterator[None]:
 
 
 def image_model(
-    l1: Path, name: str, wcs: Any, photometry: Mapping[str, Any], complete: Iterable[str]
+    l1: Path, name: str, wcs: Any, photometry: Mapping[str, Any], steps: Mapping[str, str]
 ) -> Any:
     """An ``ImageModel`` with the L1 file's metadata and what this program knows, without arrays.
 
@@ -231,8 +242,8 @@ def image_model(
         Final file name, which goes into the metadata.
     wcs : gwcs.WCS
     photometry : mapping
-    complete : iterable of str
-        Keys of ``meta.cal_step`` that ran.
+    steps : mapping of str to str
+        Keys of ``meta.cal_step`` -> COMPLETE or SKIPPED; all others are INCOMPLETE.
 
     Raises
     ------
@@ -265,7 +276,7 @@ def image_model(
     meta["calibration_software_version"] = __version__
     if "product_type" in meta:
         meta["product_type"] = "l2"
-    meta["cal_step"] = {key: "COMPLETE" if key in complete else "INCOMPLETE" for key in CAL_STEPS}
+    meta["cal_step"] = {key: steps.get(key, "INCOMPLETE") for key in CAL_STEPS}
     meta["photometry"] = dict(photometry)
     meta["wcs"] = wcs
     return model

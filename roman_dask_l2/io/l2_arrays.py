@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -44,6 +45,22 @@ IMAGE_ARRAYS = {name: array.dtype for name, array in L2_ARRAYS.items() if array.
 
 BESIDE_ROMAN = [name for name, array in L2_ARRAYS.items() if array.key[0] != "roman"]
 """Arrays that are elsewhere in the tree."""
+
+
+def stored_images(made: Collection[str]) -> dict[str, str]:
+    """Arrays of ``roman`` that a recipe fills, each with the variable that it holds.
+
+    Where no sky is subtracted, ``data`` is the rate, and there is no ``data_withsky`` beside it.
+
+    Parameters
+    ----------
+    made : collection of str
+        Variables that the recipe makes.
+    """
+    found = {name: L2_ARRAYS[name].variable for name in IMAGE_ARRAYS}
+    if found["data"] not in made:
+        found["data"] = found.pop("data_withsky")
+    return {name: variable for name, variable in found.items() if variable in made}
 
 
 def variable_of(name: str) -> str:

@@ -57,11 +57,17 @@ class Wcs:
         Whether the exposure lies on the northern hemisphere.
     exact : TanArea or None
         Solid angles in closed form, where the WCS came from a FITS header.
+    box : tuple or None
+        Bounding box that the gwcs keeps, ((x, x), (y, y)); None: the outer edges of the pixels.
+    distortion : Path or None
+        The distortion file that the WCS was made from.
     """
 
     model: Any
     north: bool
     exact: TanArea | None = None
+    box: Any = None
+    distortion: Path | None = None
 
     def _model(self) -> Any:
         return self.model.get() if isinstance(self.model, _Deferred) else self.model
@@ -72,14 +78,14 @@ class Wcs:
         Returns
         -------
         gwcs.WCS
-            With `pixel_shape` and `bounding_box` (the outer edges of the pixels) set, and with a
-            fitted inverse if there is a SIP distortion.
+            With `pixel_shape` and `bounding_box` (the outer edges of the pixels, or `box`) set,
+            and with a fitted inverse if there is a SIP distortion.
         """
         model = copy.deepcopy(self._model())
         if sip := _find_sip(model):
             sip.inverse = _inverse_of_sip(sip, model.pipeline[0].transform, active_side)
         edges = (-0.5, active_side - 0.5)
-        model.bounding_box = (edges, edges)
+        model.bounding_box = (edges, edges) if self.box is None else self.box
         model.pixel_shape = (active_side, active_side)
         return model
 
@@ -198,9 +204,10 @@ def load_wcs(fitswcs: Path | None, gwcs: Path | None, l1_wcs: Any = None, origin
     if gwcs is not None:
         return _from_asdf(Path(gwcs))
     if l1_wcs is not None:
-        return _from_gwcs(l1_wcs, "meta.wcs of the L1 file")
+        return from_gwcs(l1_wcs, "meta.wcs of the L1 file")
     raise InputError(
-        "there is no WCS: expected FITSWCS or GWCS in the configuration, or meta.wcs in the L1 file"
+        "there is no WCS: expected FITSWCS or GWCS in the configuration, meta.wcs in the L1 file, "
+        "or a distortion file in CALDIR, for a WCS from the pointing"
     )
 
 
@@ -292,7 +299,7 @@ def _from_asdf(path: Path) -> Wcs:
             if found is None:
                 found = file.tree["roman"]["meta"]["wcs"]
             # Here, while the file is open: arrays of the transform may not have been read yet.
-            return _from_gwcs(found, str(path))
+            return from_gwcs(found, str(path))
     except InputError:
         raise
     except OSError as err:
@@ -302,7 +309,7 @@ def _from_asdf(path: Path) -> Wcs:
         raise InputError(f"{path}: {reason[:200]}, {_GWCS_EXPECTED}") from None
 
 
-def _from_gwcs(found: Any, source: str) -> Wcs:
+def from_gwcs(found: Any, source: str) -> Wcs:
     """Check a gwcs and wrap a copy of it."""
     from astropy import units as u
     from gwcs import WCS

@@ -74,6 +74,8 @@ class LayerPlan:
             )
             if l2.array(*key) is not None
         }
+        # Without a sky model the image is the rate.
+        self._l2.setdefault("data_withsky", self._l2["data"])
         # Pixels that statistics and fits leave out; None: no pixel is left out.
         every = getattr(job.params("sky"), "every_pixel", False)
         self._flags = None if every else self._l2["dq"]
@@ -190,18 +192,29 @@ class LayerPlan:
     def _run(
         self, inputs: Inputs, name: str, after: list[Delayed], work: dict[str, int]
     ) -> tuple[Spilled, list[Spilled], Delayed]:
-        """Run the recipe on other inputs: image of the sky-subtracted rate, other stores, the last
-        task."""
+        """Run the recipe on other inputs: image of the sky-subtracted rate (of the rate, if the
+        recipe subtracts no sky), other stores, the last task."""
         steps = quiet_steps(self._job.steps)
-        target, rate = self._image(name), self._image(f"{name}-rate")
-        flags = self._image(f"{name}-dq", "uint8")
-        sinks: dict[str, plan.Sink] = {"rate": rate, "data": target, "dq": UsableFlags(flags)}
+        rate, flags = self._image(f"{name}-rate"), self._image(f"{name}-dq", "uint8")
+        sinks: dict[str, plan.Sink] = {"rate": rate, "dq": UsableFlags(flags)}
+        target, others = rate, [flags]
+        if _makes_data(steps):
+            sinks["data"] = target = self._image(name)
+            others = [rate, flags]
         lazy = graph.build(
-            steps, inputs, self._grid, (), self._per_step, after, sinks, in_flight=in_flight()
+            steps,
+            inputs,
+            self._grid,
+            (),
+            self._per_step,
+            after,
+            sinks,
+            in_flight=in_flight(),
+            scratch=self._store,
         )
         for names in lazy.work:
             work |= names  # lazy.aside is not computed
-        return target, [rate, flags], lazy.seconds[-1]
+        return target, [*others, *lazy.spilled], lazy.seconds[-1]
 
     def _block_part(
         self,
@@ -247,4 +260,9 @@ def _found(layout: Layout, *key: str) -> FileArray:
 
 def quiet_steps(steps: Sequence[BoundStep]) -> list[BoundStep]:
     """The steps that the image of a noise layer depends on: not the mask."""
-    return plan.feeding(steps, ["data"])
+    return plan.feeding(steps, ["data" if _makes_data(steps) else "rate"])
+
+
+def _makes_data(steps: Sequence[BoundStep]) -> bool:
+    """Whether a sky model is subtracted; the image is the rate otherwise."""
+    return any("data" in bound.step.writes for bound in steps)

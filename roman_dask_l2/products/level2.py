@@ -35,16 +35,18 @@ from ..io.atomic import replacing
 from ..io.blocks import Block
 from ..io.fits import FitsCopy, fits_name
 from ..io.l2 import L2File, naming
-from ..io.l2_arrays import IMAGE_ARRAYS, variable_of
+from ..io.l2_arrays import IMAGE_ARRAYS, stored_images
 from ..io.references import Inputs
+from ..io.spill import TempStore
 from ..steps.common import all_finite
 from ..system.foreign import load_all
 from ..system.processes import cpu_count
 from .job import Job, jump_flags, outputs, prepare
 from .left_out import counts, kept_bits, sky_order, warnings
 from .memory import tile_and_threads
-from .metadata import l2_model
+from .metadata import l2_model, uniform_light, with_measured
 from .precompile import precompiling
+from .scratch import scratch_store
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -90,14 +92,15 @@ def _lazy(job: Job, tile: Any, per_step: bool) -> dict[str, da.Array]:
     """The results as the L2 file names them, cut to the active pixels."""
     grid = Grid(job.exposure.side, parse_tile(tile, job.exposure.side))
     kind = index_dtype(job.exposure.n_resultants)
-    wanted = IMAGE_ARRAYS | {"mask": "bool", "endslice": kind} | _l2_names(job)
     made = {w for b in job.steps for w in b.step.writes}
-    names = {variable_of(name) for name in wanted} & made
+    types = IMAGE_ARRAYS | {"mask": "bool", "endslice": kind} | _l2_names(job)
+    held = stored_images(made) | {name: name for name in types.keys() - IMAGE_ARRAYS.keys()}
+    names = set(held.values()) & made
     lazy = graph.build(job.steps, job.inputs, grid, sorted(names), per_step)
     inside = slice(BORDER, job.exposure.side - BORDER)
     arrays = {}
-    for name, dtype in wanted.items():
-        full = lazy.arrays.get(variable_of(name))
+    for name, dtype in types.items():
+        full = lazy.arrays.get(held.get(name, ""))
         if full is not None:
             active = full[inside, inside]
             arrays[name] = (
@@ -132,7 +135,7 @@ def l1_to_l2(
         (DN/s), ``err``, ``dumo`` (DN/s), ``var_poisson`` ((DN/s)^2) and ``chisq`` with the types
         that they have in the L2 file, ``dq`` (uint32), ``mask`` (bool, True: not to be used) and
         ``endslice`` (last resultant before saturation, -1 if none); further ones that the recipe
-        asks for.
+        asks for. Without a sky model ``data`` is the rate, and there is no ``data_withsky``.
 
     Raises
     ------
@@ -198,9 +201,15 @@ def calibrate(
         for note in job.notes:
             log.warning("%s", note)
         clock.stage("open")
-        with replacing(*outputs(config)) as parts:
+        with (
+            replacing(*outputs(config)) as parts,
+            scratch_store(config, job.steps, job.exposure) as store,
+        ):
             file = l2_file(job, parts[0])
-            copy = FitsCopy.create(parts[1], file.blocks["data"].window) if config.FITSOUT else None
+            copy = None
+            if config.FITSOUT:
+                window = file.blocks["data"].window
+                copy = FitsCopy.create(parts[1], window, uniform_light(job))
             # A given limit of memory is for one process; with one processor nothing is gained.
             second = options.scheduler == "local" and options.memory is None and cpu_count() > 1
             with (
@@ -211,7 +220,8 @@ def calibrate(
                 with running(options.scheduler, threads) as client:
                     # Imports for the metadata are slow: do them while tiles are computed.
                     model = pool.submit(l2_model, job)
-                    found = _compute(job, file, copy, tile, options.per_step, clock, client)
+                    graphed = calibration_graph(job, file, copy, tile, options.per_step, store)
+                    found = _compute(file, graphed, clock, client)
                 segments: list[Spent] = found["seconds"]
                 clock.stage("tiles", segments[0].finished)
                 clock.stage("sky", segments[-1].finished)
@@ -220,7 +230,8 @@ def calibrate(
                 steps = _steps(segments)
                 timings = {"stages": dict(clock.seconds), "steps": steps, "tile": list(tile)}
                 with naming(config.IN):
-                    file.finish(model.result(), _processinfo(job, found) | {"timings": timings})
+                    finished = with_measured(model.result(), job, found["measured"])
+                    file.finish(finished, _processinfo(job, found) | {"timings": timings})
         clock.stage("write")
     for line in warnings(getattr(job.params("sky"), "order", None), found["measured"]):
         log.warning("%s", line)
@@ -259,20 +270,29 @@ def l2_file(job: Job, path: Path) -> L2File:
         job.config.SLICEOUT,
         kept_bits(job),
         jump_flags(job.steps)[1] if job.config.JUMPOUT else None,
+        job.recipe.border != "raw",
     )
 
 
+def _border_taps(job: Job, file: L2File) -> list[plan.Tap]:
+    """The mission's L2 files hold the reference pixels as they were read, uncorrected; those of
+    romancal 1.1 have the left and right ones as all steps have left them, and flags of dq_init."""
+    ramps = [b.name for b in job.steps if "ramp" in b.step.writes]
+    if job.recipe.border == "raw":
+        return [plan.Tap(ramps[0], "ramp", file.border())]
+    flags = next(b.name for b in job.steps if "pixeldq" in b.step.writes)
+    return [
+        plan.Tap(ramps[0], "ramp", file.border(("top", "bottom"))),
+        plan.Tap(ramps[-1], "ramp", file.border(("left", "right"))),
+        plan.Tap(flags, "pixeldq", file.border_flags()),
+    ]
+
+
 def _compute(
-    job: Job,
-    file: L2File,
-    copy: FitsCopy | None,
-    tile: tuple[int, int],
-    per_step: bool,
-    clock: Progress,
-    client: Any,
+    file: L2File, graphed: tuple[dict[str, Any], list[Stage]], clock: Progress, client: Any
 ) -> dict[str, Any]:
     """Run the graph: each tile is written to the files as soon as it is finished."""
-    tasks, stages = calibration_graph(job, file, copy, tile, per_step)
+    tasks, stages = graphed
     with clock.counting(stages, client):
         (found,) = dask.compute(tasks)
     found["masked"] = sum(found["masked"]) / int(np.prod(file.blocks["mask"].shape))
@@ -280,7 +300,12 @@ def _compute(
 
 
 def calibration_graph(
-    job: Job, file: L2File, copy: FitsCopy | None, tile: tuple[int, int], per_step: bool = False
+    job: Job,
+    file: L2File,
+    copy: FitsCopy | None,
+    tile: tuple[int, int],
+    per_step: bool = False,
+    store: TempStore | None = None,
 ) -> tuple[dict[str, Any], list[Stage]]:
     """All tasks of a calibration, and the tasks of each stage. Reads no pixels.
 
@@ -293,6 +318,8 @@ def calibration_graph(
     tile : tuple of int
         Rows and columns.
     per_step : bool
+    store : TempStore, optional
+        Where steps put corrections that are too large for the memory.
 
     Returns
     -------
@@ -302,9 +329,7 @@ def calibration_graph(
         ``tiles``, ``sky`` and ``copy``.
     """
     grid = Grid(job.exposure.side, tile)
-    # The mission's L2 files hold the reference pixels as they were read, uncorrected.
-    first = next(b.name for b in job.steps if "ramp" in b.step.writes)
-    taps = [plan.Tap(first, "ramp", file.border())]
+    taps = _border_taps(job, file)
     if file.bits is not None:
         kept = file.bits.kept
         taps.append(plan.Tap(kept.step, kept.variable, file.bits))
@@ -319,12 +344,15 @@ def calibration_graph(
         sinks=file.sinks(),
         taps=taps,
         in_flight=in_flight(),
+        scratch=store,
     )
     blocks = file.blocks
     found: dict[str, Any] = {
         "seconds": lazy.seconds,
         "measured": lazy.measured,
-        "amp33": delayed(_put_whole)(job.inputs.sources["l1.amp33"], blocks["amp33"]),
+        "amp33": delayed(_put_amp33)(
+            job.inputs.sources["l1.amp33"], blocks["amp33"], lazy.measured.get("refpix_irrc", {})
+        ),
         "medgain": delayed(_median_gain)(job.inputs),
     }
     windows = [(grid.window(*place), blocks, copy) for place in np.ndindex(*grid.shape)]
@@ -339,8 +367,11 @@ def calibration_graph(
     return found, [stage for stage in stages if stage.tasks]
 
 
-def _put_whole(source: Any, block: Block) -> None:
-    block.put(source.read(), block.window)
+def _put_amp33(source: Any, block: Block, measured: Mapping[str, Any]) -> None:
+    """Write the reference output: as the reference-pixel correction leaves it, if it says so, else
+    as it was read."""
+    changed = measured.get("amp33")
+    block.put(source.read() if changed is None else changed, block.window)
 
 
 def _copy(window: Window, blocks: Mapping[str, Block], copy: FitsCopy | None, ready: Any) -> int:
@@ -404,6 +435,7 @@ def _processinfo(job: Job, found: Mapping[str, Any]) -> dict[str, Any]:
         },
         "config": config.raw,
         "exclude_first": exposure.exclude_first,
+        "uniform_light": uniform_light(job),
         "log": _log_text(job, measured),
         "provenance": provenance(job),
     }
@@ -430,7 +462,7 @@ def _weights(exposure: Exposure, fit: Any) -> np.ndarray | None:
 
 def _log_text(job: Job, measured: Mapping[str, Any]) -> str:
     """The log of the file: one line for each step and its options."""
-    lines = [f"recipe {job.recipe.name}"]
+    lines = [f"recipe {job.recipe.name}", *([str(job.crds)] if job.crds is not None else [])]
     skipped = [b.name for b in job.recipe.steps if b not in job.steps]
     for bound in job.steps:
         options = ", ".join(f"{k}={v}" for k, v in bound.params.model_dump().items())

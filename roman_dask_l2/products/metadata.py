@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..core.detector import BORDER
 from ..core.photometry import photometry
+from ..engine.plan import input_names
 from ..io.footprint import middle, sky_region
 from ..io.l2 import check_model, image_model
 from ..system.foreign import alone
@@ -20,8 +22,21 @@ REF_FILES = {
     "flat": "flat",
     "mask": "mask",
     "dark_decay": "darkdecaysignal",
+    "linearity": "linearity",
+    "inverselinearity": "inverse_linearity",
+    "integralnonlinearity": "integralnonlinearity",
+    "refpix": "refpix",
+    "photom": "photom",
+    "distortion": "distortion",
 }
 """Key of CALDIR -> key of ``meta.ref_file``, which has no key for the others."""
+UNKNOWN = -999999
+"""What the mission's metadata have for a number that is not known."""
+BLANK = "all_saturated"
+"""The step that blanks an exposure of which every pixel is saturated; what was done after the flags
+were set has no meaning then."""
+BEFORE_BLANK = {"dq_init", "saturation"}
+"""Keys of ``meta.cal_step`` that are complete even so."""
 
 
 def l2_model(job: Job) -> Any:
@@ -36,15 +51,63 @@ def l2_model(job: Job) -> Any:
         return _l2_model(job)
 
 
+def _cal_steps(job: Job) -> dict[str, str]:
+    """Keys of ``meta.cal_step`` -> what became of them: SKIPPED are steps of the recipe that do not
+    apply to the exposure, or lack their file."""
+    found = {"assign_wcs": "COMPLETE"}
+    for bound in job.recipe.steps:
+        if bound.step.cal_step and found.get(bound.step.cal_step) != "COMPLETE":
+            found[bound.step.cal_step] = "COMPLETE" if bound in job.steps else "SKIPPED"
+    return found
+
+
+def uniform_light(job: Job) -> str | None:
+    """What light of uniform surface brightness looks like in the image: that is for the flat field
+    to say. None if no step does."""
+    said = [b.step.uniform_light for b in job.steps if b.step.uniform_light]
+    return said[-1] if said else None
+
+
+def _photometry(job: Job, measured: Mapping[str, Any]) -> dict[str, float | None]:
+    """``meta.photometry``: of the photometry table if the recipe looks it up, else nominal."""
+    if all(b.name != "photom" for b in job.recipe.steps):
+        return photometry(job.exposure.optical_element)
+    table = job.inputs.sources.get("photom.phot_table")
+    if table is None or job.exposure.optical_element not in table.read():
+        return dict.fromkeys(photometry(job.exposure.optical_element), UNKNOWN)
+    return dict(measured.get("photom", dict.fromkeys(photometry(""))))
+
+
+def with_measured(model: Any, job: Job, measured: Mapping[str, Any]) -> Any:
+    """An ``ImageModel`` with what was only known when the frame had been measured.
+
+    Parameters
+    ----------
+    model : roman_datamodels.datamodels.ImageModel
+        From `l2_model`; it is changed.
+    job : Job
+    measured : mapping
+        Step name -> results of its reduction.
+    """
+    meta = model.meta
+    meta["photometry"] = _photometry(job, measured)
+    if "statistics" in measured:
+        found = measured["statistics"].items()
+        meta["statistics"] = {k: UNKNOWN if v is None else v for k, v in found}
+    if measured.get(BLANK, {}).get("all"):
+        steps = {k: v for k, v in _cal_steps(job).items() if k not in BEFORE_BLANK}
+        meta["cal_step"] = dict(meta["cal_step"]) | dict.fromkeys(steps, "SKIPPED")
+    return model
+
+
 def _l2_model(job: Job) -> Any:
     side = job.exposure.side - 2 * BORDER
-    complete = {b.step.cal_step for b in job.steps if b.step.cal_step} | {"assign_wcs"}
     model = image_model(
         job.config.IN,
         job.config.OUT.name,
         job.wcs.gwcs(side),
-        photometry(job.exposure.optical_element),
-        complete,
+        _photometry(job, {}),
+        _cal_steps(job),
     )
     wcsinfo = model.meta.get("wcsinfo")
     if wcsinfo is not None:
@@ -54,10 +117,14 @@ def _l2_model(job: Job) -> Any:
             wcsinfo["ra_ref"], wcsinfo["dec_ref"] = middle(job.wcs, side)
     names = model.meta.get("ref_file")
     if names is not None:
-        used = {name for b in job.steps for name in b.step.references_for(b.params).values()}
+        used = {name for b in job.steps for name in input_names(b)}
         keys = {name.partition(".")[0] for name in used if job.inputs.available(name)}
-        references = job.config.references()
-        own_names = {REF_FILES[k]: references[k].name for k in keys & REF_FILES.keys()}
+        if job.wcs.distortion is not None:
+            keys.add("distortion")
+        prefix = "" if job.crds is None else "crds://"
+        own_names = {REF_FILES[k]: prefix + job.references[k].name for k in keys & REF_FILES.keys()}
+        if job.crds is not None:
+            names["crds"] = {"context": job.crds.context, "version": job.crds.software}
         for key in [key for key in names if key != "crds"]:
             names[key] = own_names.get(key, "N/A")
     return model

@@ -69,7 +69,7 @@ class Image:
             end = file["processinfo"].get("endslice")
             others = {n: np.array(roman[n]) for n in ("var_poisson", "chisq", "dumo")}
             return cls(
-                np.array(roman["data_withsky"]),
+                np.array(roman.get("data_withsky", roman["data"])),
                 np.array(roman["data"]),
                 np.array(roman["err"]).astype(np.float32),
                 np.array(roman["dq"]),

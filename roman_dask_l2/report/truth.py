@@ -1,4 +1,8 @@
-"""A calibrated exposure compared with the simulation's truth."""
+"""A calibrated exposure compared with the simulation's truth.
+
+The truth follows the convention of the reference files: with the survey's, uniform light has a rate
+in proportion to the solid angle of each pixel, with the observatory's a uniform one.
+"""
 
 from __future__ import annotations
 
@@ -110,6 +114,19 @@ class DemoReport:
 # -- the comparison ------------------------------------------------------------------------------
 
 
+CONVENTIONS = {
+    "survey": "the true rate of uniform light is as the solid angle of each pixel; sky included",
+    "observatory": "the true rate of uniform light is uniform (rate / flat); no sky is subtracted",
+}
+"""Whose reference files describe the detector -> what the true rate means."""
+
+
+def convention(truth: Path) -> str:
+    """What the true rate in a file of the simulator means, one sentence."""
+    with asdf.open(truth) as file:
+        return CONVENTIONS[file["truth"]["options"].get("references", "survey")]
+
+
 def compare(config: Path, l2: Path, truth: Path) -> list[Check]:
     """Check an L2 file against the truth of its simulation.
 
@@ -133,7 +150,7 @@ def compare(config: Path, l2: Path, truth: Path) -> list[Check]:
         asdf.open(truth, memmap=False, lazy_load=False) as true,
     ):
         dq, mask = np.asarray(image["roman"]["dq"]), np.asarray(image["mask"])
-        rate = np.asarray(image["roman"]["data_withsky"])
+        rate = np.asarray(image["roman"].get("data_withsky", image["roman"]["data"]))
         err = np.asarray(image["roman"]["err"]).astype(np.float32)
         facts = true["truth"]
         true_rate = np.asarray(facts["rate"])

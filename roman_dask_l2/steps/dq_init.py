@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from pydantic import Field
 
 from ..core.detector import Window
 from ..core.dq import GROUP, PIXEL
@@ -18,6 +19,8 @@ class DqInitParams(Params):
     interpolate: bool = True
     """Interpolate where `l1.resultantdq` is DO_NOT_USE or DROPOUT (romanimpreprocess
     keeps the values)."""
+    guide_window_growth: int = Field(default=1, ge=0)
+    """Pixels around the guide window that are flagged DO_NOT_USE as well (romancal: 0)."""
 
 
 _DEFAULT = DqInitParams()
@@ -72,12 +75,12 @@ def initialise(
 
     shape = science.shape[1:]
     pixeldq = np.zeros(shape, np.uint32) if mask_dq is None else mask_dq.astype(np.uint32)
-    _flag_guide_window(pixeldq, tile, exposure)
+    _flag_guide_window(pixeldq, tile, exposure, params.guide_window_growth)
     return ramp, groupdq, with_flag(pixeldq, lost, PIXEL["UNRELIABLE_BIAS"])
 
 
-def _flag_guide_window(pixeldq: np.ndarray, tile: Tile, exposure: Exposure) -> None:
-    """Flag the guide window's columns over all rows, and the window grown by one as unusable."""
+def _flag_guide_window(pixeldq: np.ndarray, tile: Tile, exposure: Exposure, growth: int) -> None:
+    """Flag the guide window's columns over all rows, and the window as grown as unusable."""
     if exposure.guide_window is None:
         return
     xstart, xstop, ystart, ystop = exposure.guide_window
@@ -85,7 +88,7 @@ def _flag_guide_window(pixeldq: np.ndarray, tile: Tile, exposure: Exposure) -> N
     if not (0 <= xstart < side and 0 <= ystart < side):
         return
     columns = Window(0, side, xstart, min(xstop, side))
-    window = Window(ystart, ystop, xstart, xstop).grown(1, side)
+    window = Window(ystart, ystop, xstart, xstop).grown(growth, side)
     affected = np.uint32(PIXEL["GW_AFFECTED_DATA"])
     pixeldq[_overlap(columns, tile.window)] |= affected
     pixeldq[_overlap(window, tile.window)] |= affected | np.uint32(PIXEL["DO_NOT_USE"])

@@ -174,4 +174,5 @@ step = Step(
     params=FlatParams,
     sets={"dq": ("DO_NOT_USE", "NO_FLAT_FIELD", "NO_GAIN_VALUE")},
     cal_step="flat_field",
+    uniform_light="solid angle",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+from pydantic import Field
 
 from ..core.dq import GROUP, PIXEL
 from ..core.exposure import Exposure
@@ -32,6 +33,8 @@ class SaturationParams(Params):
     """Resultants by which the onset of saturation is moved back (0: as stcal finds it)."""
     grow: int = 1
     """Pixels around a saturated one that are flagged as well."""
+    first: int = Field(default=1, ge=0, le=1)
+    """First resultant that is looked at (romancal: 0, as it fits resultant 0 too)."""
 
 
 def halo(params: SaturationParams) -> int:
@@ -40,7 +43,7 @@ def halo(params: SaturationParams) -> int:
 
 
 @kernel
-def _find_triggers(ramp, groupdq, threshold, threshold_dq, pixeldq, trigger):
+def _find_triggers(ramp, groupdq, threshold, threshold_dq, pixeldq, first, trigger):
     """Add the threshold's flags to `pixeldq`, and find the pixels that stcal must examine: those
     that reach their threshold or zero, or are already flagged."""
     n_res, ny, nx = ramp.shape
@@ -52,7 +55,7 @@ def _find_triggers(ramp, groupdq, threshold, threshold_dq, pixeldq, trigger):
             limit[x] = np.float32(ATOD_LIMIT + 1) if unchecked else level[x]
             flags[x] |= known[x] | (_NO_CHECK if unchecked else np.uint32(0))
             found[x] = False
-        for j in range(1, n_res):
+        for j in range(first, n_res):
             s, group = ramp[j, y], groupdq[j, y]
             for x in range(nx):
                 found[x] |= (s[x] >= limit[x]) | (s[x] <= 0) | ((group[x] & _SATURATED) != 0)
@@ -84,14 +87,16 @@ def flag_saturation(
     -------
     groupdq, pixeldq : ndarray
         With SATURATED, AD_FLOOR, DO_NOT_USE and NO_SAT_CHECK as
-        ``stcal.saturation.saturation.flag_saturated_pixels`` sets them on resultants 1..R-1.
+        ``stcal.saturation.saturation.flag_saturated_pixels`` sets them on resultants from
+        `first` on.
     """
     out, pixeldq, saturated = groupdq.copy(), pixeldq.copy(), _SATURATED
     trigger = np.empty(threshold.shape, np.bool_)
-    _find_triggers(ramp, groupdq, threshold, threshold_dq, pixeldq, trigger)
+    first = params.first
+    _find_triggers(ramp, groupdq, threshold, threshold_dq, pixeldq, first, trigger)
     _call_stcal_near(trigger, ramp, out, threshold, threshold_dq, exposure, params)
     for _ in range(min(params.backup, len(out))):  # more rounds would flag nothing
-        for i in range(1, len(out) - 1):
+        for i in range(first, len(out) - 1):
             if exposure.n_reads[i] > 1:
                 out[i] |= out[i + 1] & saturated
     return out, pixeldq
@@ -143,22 +148,24 @@ def _call_stcal_near(trigger, ramp, groupdq, threshold, threshold_dq, exposure, 
 
 
 def _call_stcal(ramp, groupdq, threshold, threshold_dq, exposure, params) -> None:
-    """Run stcal on resultants 1..R-1, updating `groupdq` in place."""
+    """Run stcal on the resultants from `first` on, updating `groupdq` in place."""
+    first = params.first
     flag_saturated_pixels = load(STCAL).flag_saturated_pixels
     flags = {name: GROUP[name] for name in ("DO_NOT_USE", "SATURATED", "AD_FLOOR")}
     flags["NO_SAT_CHECK"] = PIXEL["NO_SAT_CHECK"]
-    updated, _, _ = flag_saturated_pixels(
-        ramp[np.newaxis, 1:].copy(),  # stcal may change its inputs
-        groupdq[np.newaxis, 1:].astype(np.uint32),
-        np.zeros(threshold.shape, np.uint32),
-        threshold.copy(),
-        threshold_dq.copy(),
-        ATOD_LIMIT,
-        flags,
-        n_pix_grow_sat=params.grow,
-        read_pattern=[list(reads) for reads in exposure.read_pattern[1:]],
-    )
-    groupdq[1:] = updated[0]
+    with np.errstate(divide="ignore", invalid="ignore"):  # a read counted 0 has no mean time
+        updated, _, _ = flag_saturated_pixels(
+            ramp[np.newaxis, first:].copy(),  # stcal may change its inputs
+            groupdq[np.newaxis, first:].astype(np.uint32),
+            np.zeros(threshold.shape, np.uint32),
+            threshold.copy(),
+            threshold_dq.copy(),
+            ATOD_LIMIT,
+            flags,
+            n_pix_grow_sat=params.grow,
+            read_pattern=[list(reads) for reads in exposure.read_pattern[first:]],
+        )
+    groupdq[first:] = updated[0]
 
 
 step = Step(

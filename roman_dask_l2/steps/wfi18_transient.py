@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -26,6 +26,12 @@ class TransientParams(Params):
     """Fit the transient and subtract it."""
     mask_rows: bool = False
     """Flag the first 1000 rows instead."""
+    swap_medians: bool = False
+    """Compare ``S_4 - S_3`` at column x with the median of row x, as romancal 1.1 does, instead
+    of with the median of the pixel's own row."""
+
+
+_DEFAULT = TransientParams()
 
 
 def bands(exposure: Exposure, params: TransientParams) -> list[Window]:
@@ -36,7 +42,13 @@ def bands(exposure: Exposure, params: TransientParams) -> list[Window]:
     return [Window(y, min(y + BAND, n - BORDER), 0, n) for y in range(BORDER, n - BORDER, BAND)]
 
 
-def row_residuals(ramp: np.ndarray, *, tile: Tile, exposure: Exposure) -> np.ndarray:
+Residuals = tuple[np.ndarray, np.ndarray]
+"""Resultant 0 minus its extrapolation, and ``S_4 - S_3``: float64 and float32 (rows, active)."""
+
+
+def row_residuals(
+    ramp: np.ndarray, *, tile: Tile, exposure: Exposure, params: TransientParams = _DEFAULT
+) -> np.ndarray | Residuals:
     """Clipped row means of resultant 0 minus its extrapolation from resultants 1 and 2.
 
     Only pixels with little signal (``S_4 - S_3`` at most the row's median) count.
@@ -44,15 +56,33 @@ def row_residuals(ramp: np.ndarray, *, tile: Tile, exposure: Exposure) -> np.nda
     Returns
     -------
     ndarray (rows,) of float64, DN
+        With `swap_medians` the `Residuals` instead: the medians of all rows must be there first.
     """
-    sigma_clipped_stats = load("astropy.stats").sigma_clipped_stats
     t = exposure.tbar
     s = ramp[(slice(None), *tile.active)].astype(np.float64)
     expected = s[1] - (s[2] - s[1]) * (t[1] - t[0]) / (t[2] - t[1])
     step = s[4] - s[3]
-    bright = step > np.median(step, axis=1, keepdims=True)
-    mean, _, _ = sigma_clipped_stats(s[0] - expected, mask=bright, sigma=3.0, axis=1)
+    if params.swap_medians:
+        return s[0] - expected, step.astype(np.float32)
+    return _clipped_means(s[0] - expected, step > np.median(step, axis=1, keepdims=True))
+
+
+def _clipped_means(values: np.ndarray, bright: np.ndarray) -> np.ndarray:
+    sigma_clipped_stats = load("astropy.stats").sigma_clipped_stats
+    mean, _, _ = sigma_clipped_stats(values, mask=bright, sigma=3.0, axis=1)
     return np.asarray(mean)
+
+
+def _swapped_means(partials: Sequence[Residuals]) -> np.ndarray:
+    """Row means where column x is compared with the median of row x."""
+    medians = np.concatenate([np.median(step, axis=1) for _, step in partials])
+    return np.concatenate([_clipped_means(values, step > medians) for values, step in partials])
+
+
+def held(exposure: Exposure, params: TransientParams) -> float:
+    """Bytes of all `Residuals`, where they are needed at once."""
+    active = exposure.side - 2 * BORDER
+    return 12.0 * active**2 if params.swap_medians and bands(exposure, params) else 0.0
 
 
 def transient(t: np.ndarray, a: float, b: float, ta: float, tb: float) -> np.ndarray:
@@ -61,13 +91,17 @@ def transient(t: np.ndarray, a: float, b: float, ta: float, tb: float) -> np.nda
 
 
 def fit_transient(
-    partials: Sequence[np.ndarray], read_time: np.ndarray, *, exposure: Exposure
+    partials: Sequence[np.ndarray] | Sequence[Residuals],
+    read_time: np.ndarray,
+    *,
+    exposure: Exposure,
+    params: TransientParams = _DEFAULT,
 ) -> Mapping[str, Any]:
     """Fit `transient` to the row means at the rows' mean read times.
 
     Parameters
     ----------
-    partials : sequence of ndarray
+    partials : sequence of ndarray, or of `Residuals` with `swap_medians`
         Row means of consecutive bands of active rows, DN.
     read_time : ndarray (N, N) of float64
         s.
@@ -80,7 +114,10 @@ def fit_transient(
     optimize = load("scipy.optimize")
     if not partials:
         return {"fit": None}
-    rows = np.concatenate(partials)
+    if params.swap_medians:
+        rows = _swapped_means(cast("Sequence[Residuals]", partials))
+    else:
+        rows = np.concatenate(cast("Sequence[np.ndarray]", partials))
     t = read_time[BORDER : exposure.side - BORDER].mean(axis=1)
     good = np.isfinite(rows)
     early, late = (t[min(i, len(t) - 1)] for i in (300, 1000))
@@ -146,6 +183,7 @@ step = Step(
         combine=fit_transient,
         reads=("ramp",),
         whole={"read_time": "detector.read_time"},
+        holds=held,
     ),
     when=lambda exposure, params, available: (
         exposure.detector == "WFI18" and (params.correct or params.mask_rows)

@@ -45,7 +45,7 @@ def test_is_a_valid_image_model(made):
             assert set(model.meta.cal_step) <= set(CAL_STEPS)
             for step in ("dq_init", "saturation", "refpix", "linearity", "dark", "ramp_fit"):
                 assert model.meta.cal_step[step] == "COMPLETE"
-            assert model.meta.cal_step.dark_decay == "INCOMPLETE"
+            assert model.meta.cal_step.dark_decay == "SKIPPED"
             assert model.meta.photometry.conversion_megajanskys > 0
 
 

@@ -11,7 +11,7 @@ from roman_dask_l2.core.detector import Window
 from roman_dask_l2.core.dq import GROUP, PIXEL
 from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.core.step import Tile
-from roman_dask_l2.steps.dq_init import initialise, step
+from roman_dask_l2.steps.dq_init import DqInitParams, initialise, step
 
 AFFECTED, UNUSABLE = PIXEL["GW_AFFECTED_DATA"], PIXEL["DO_NOT_USE"]
 PATTERN = ((0,), (1,), (2, 3))
@@ -34,13 +34,13 @@ def exposed(guide_window=None, offset=0.0, exclude=True):
     )
 
 
-def guide_flags(guide_window, side=256):
+def guide_flags(guide_window, side=256, g=1):
     xstart, xstop, ystart, ystop = guide_window
     if not (0 <= xstart < side and 0 <= ystart < side):
         return np.zeros((side, side), np.uint32)
     y, x = np.mgrid[:side, :side]
     columns = (x >= xstart) & (x < xstop)
-    near = (x >= xstart - 1) & (x < xstop + 1) & (y >= ystart - 1) & (y < ystop + 1)
+    near = (x >= xstart - g) & (x < xstop + g) & (y >= ystart - g) & (y < ystop + g)
     return (np.where(columns | near, AFFECTED, 0) | np.where(near, UNUSABLE, 0)).astype(np.uint32)
 
 
@@ -63,6 +63,15 @@ def test_guide_window(guide, run_step, window, arrays, rng):
     result = run_step(step, exposed(guide), window, arrays | {"mask_dq": mask})
     expected = (mask | guide_flags(guide))[window.slices]
     np.testing.assert_array_equal(result["pixeldq"], expected, strict=True)
+
+
+@pytest.mark.parametrize("growth", [0, 1, 3])
+def test_guide_window_growth(growth, run_step, window, arrays):
+    for guide in GUIDE_WINDOWS.values():
+        params = DqInitParams(guide_window_growth=growth)
+        result = run_step(step, exposed(guide), window, arrays, params)["pixeldq"]
+        expected = guide_flags(guide, g=growth)[window.slices]
+        np.testing.assert_array_equal(result, expected, strict=True)
 
 
 @given(

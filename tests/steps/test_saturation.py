@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from stcal.saturation.saturation import flag_saturated_pixels
@@ -159,3 +161,69 @@ def test_one_pixel_is_enough_for_a_call(what, quiet, exposure, run_step, window)
     if what != "flagged before" or np.prod(window.shape) > 1:
         assert (expected != quiet["groupdq"])[(..., *window.slices)].any()
     np.testing.assert_array_equal(result, expected[(..., *window.slices)])
+
+
+def as_observatory(exposure, a):
+    """The observatory's rules in plain NumPy, from resultant 0 on, without growth and backup."""
+    s, groupdq = a["ramp"], a["groupdq"].copy()
+    unchecked = np.isnan(a["threshold"]) | ((a["threshold_dq"] & NO_CHECK) != 0)
+    limit = np.where(unchecked, 65536, a["threshold"]).astype(np.float32)
+    pattern = exposure.read_pattern
+    ever = np.zeros(limit.shape, bool)
+    for j in range(len(s)):
+        ever |= s[j] >= limit
+        groupdq[j][ever] |= SAT
+        groupdq[j][s[j] <= 0] |= FLOOR | DNU
+    for j in range(len(s) - 2, -1, -1):
+        if not np.mean(pattern[j]):
+            continue
+        q = np.mean(pattern[j]) / pattern[j][-1]
+        if q == 1:
+            continue
+        part = np.where(unchecked, 65536, limit * q)
+        free = (groupdq[j] & (DNU | SAT)) == 0
+        groupdq[j][(s[j] >= part) & free & ((groupdq[j + 1] & SAT) != 0)] |= DNU
+    if len(s) > 2 and np.mean(pattern[0]):
+        below = s[0] / np.mean(pattern[0]) * pattern[2][-1] < limit
+        steep = s[1] - s[0] > (limit - s[0]) / len(pattern[1])
+        onset = ((groupdq[2] & SAT) != 0) & ((groupdq[1] & SAT) == 0)
+        groupdq[1][below & steep & onset] |= DNU
+    return groupdq, a["pixeldq"] | a["threshold_dq"] | np.where(unchecked, NO_CHECK, 0)
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_the_observatory_looks_at_the_first_resultant(start, busy, exposure, run_step, window):
+    """Against the rules themselves, not stcal; where reads count from 0 there is no early test."""
+    pattern = ((0,), (1,), (2, 3, 4), (5, 6, 7), (8, 9), (10, 11, 12, 13))
+    pattern = tuple(tuple(read + start for read in reads) for reads in pattern)
+    exposure = dataclasses.replace(exposure, read_pattern=pattern)
+    rng = np.random.default_rng(11)
+    where = rng.random(busy["threshold"].shape) < 0.02
+    busy["ramp"][0][where] = rng.choice(np.array([65535, 0, -2], np.float32), where.sum())
+    steep = rng.random(where.shape) < 0.02
+    busy["ramp"][:, steep] = np.array([500, 50000, 65535, 65535, 65535, 65535])[:, None]
+    groupdq, pixeldq = as_observatory(exposure, busy)
+    params = SaturationParams(first=0, grow=0, backup=0)
+    result = run_step(step, exposure, window, busy, params)
+    cut = window.slices
+    np.testing.assert_array_equal(result["groupdq"], groupdq[(..., *cut)])
+    np.testing.assert_array_equal(result["pixeldq"], pixeldq[cut])
+    new = groupdq[0] & ~busy["groupdq"][0]
+    assert (new & SAT).any()
+    assert (new & FLOOR).any()
+
+
+@pytest.mark.parametrize("what", ["at the threshold", "zero", "flagged before"])
+def test_a_first_resultant_alone_is_enough(what, quiet, exposure, run_step, window):
+    y, x = (window.y0 + window.y1) // 2, (window.x0 + window.x1) // 2
+    if what == "flagged before":
+        quiet["groupdq"][0, y, x] = SAT
+    else:
+        values = {"at the threshold": quiet["threshold"][y, x], "zero": 0}
+        quiet["ramp"][0, y, x] = values[what]
+    params = SaturationParams(first=0, grow=0, backup=0)
+    result = run_step(step, exposure, window, quiet, params)["groupdq"]
+    expected = as_observatory(exposure, quiet)[0]
+    np.testing.assert_array_equal(result, expected[(..., *window.slices)])
+    if what != "flagged before":
+        assert (expected != quiet["groupdq"]).any()

@@ -14,8 +14,10 @@ from roman_dask_l2.core.pixel_times import pixel_times
 from roman_dask_l2.core.step import Tile
 from roman_dask_l2.steps.wfi18_transient import (
     TransientParams,
+    _swapped_means,
     bands,
     fit_transient,
+    held,
     row_residuals,
     step,
     transient,
@@ -143,3 +145,40 @@ def test_only_on_wfi18_and_if_asked(exposure):
         assert step.when(exposure, params, bool)
         assert not step.when(other, params, bool)
     assert not step.when(exposure, TransientParams(), bool)
+
+
+def test_swapped_medians(ramp, exposure, times):
+    """The broadcast of romancal 1.1: row by row, column x against the median of row x."""
+    swapped = TransientParams(correct=True, swap_medians=True)
+    ramp[:, 4:252] += (
+        np.arange(248)[None, :, None]
+        * np.float32(0.02)
+        * exposure.tbar[:, None, None].astype(np.float32)
+    )  # medians that differ from row to row
+    t, s = exposure.tbar, ramp[:, 4:252, 4:252].astype(float)
+    medians = [np.median(s[4, y] - s[3, y]) for y in range(248)]
+    rows = []
+    for y in range(248):
+        row = s[:, y]
+        first = row[1] + (row[2] - row[1]) / (t[2] - t[1]) * (t[0] - t[1])
+        faint = [row[4, x] - row[3, x] <= medians[x] for x in range(248)]
+        values = (row[0] - first)[faint]
+        for _ in range(5):
+            off = np.abs(values - np.median(values))
+            values = values[off <= 3 * values.std()]
+        rows.append(values.mean())
+    found = partials_for(ramp, exposure, swapped)
+    np.testing.assert_allclose(_swapped_means(found), rows, rtol=0, atol=1e-9)
+    fit = fit_transient(found, times, exposure=exposure, params=swapped)["fit"]
+    expected = fit_transient([np.array(rows)], times, exposure=exposure)["fit"]
+    np.testing.assert_allclose(fit, expected, rtol=1e-5)
+    assert fit != fit_transient(partials(ramp, exposure), times, exposure=exposure)["fit"]
+    assert held(exposure, swapped) == sum(a.nbytes for part in found for a in part)
+    assert held(exposure, CORRECT) == 0
+
+
+def partials_for(ramp, exposure, params):
+    return [
+        row_residuals(ramp[(..., *w.slices)], tile=Tile(w, 256), exposure=exposure, params=params)
+        for w in bands(exposure, params)
+    ]

@@ -73,7 +73,7 @@ def check_ecosystem(folder: Path) -> tuple[int, list[str]]:
 
 
 def romancal_checks(image: Path, python: Path) -> dict[str, bool]:
-    """The mission's flux and sky steps, beside what they must give."""
+    """The mission's flux, sky and resampling steps, beside what they must give."""
     out = image.with_name("romancal.npz")
     log = image.with_name("romancal.log")
     with open(log, "w") as file:
@@ -103,6 +103,13 @@ def romancal_checks(image: Path, python: Path) -> dict[str, bool]:
         ),
         "romancal's SkyMatchStep finds the level of the background": (
             found["sky"]["step"] == "COMPLETE" and abs(found["sky"]["level"] - level) < 5 * spread
+        ),
+        "romancal's ResampleStep makes a mosaic with the stars where and as bright as they are": (
+            found["resample"]["model"] == "MosaicModel"
+            and found["resample"]["step"] == "COMPLETE"
+            and found["resample"]["stars"] >= 10
+            and found["resample"]["offset"] < 0.1
+            and abs(found["resample"]["ratio"] - 1) < 0.05
         ),
     }
 
