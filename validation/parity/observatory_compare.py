@@ -39,11 +39,14 @@ FLOOR = {"ramp": 2e-3, "rate": 1e-5}
 HALF = ("err", "var_poisson", "chisq", "dumo")
 DUMO = 2e-6
 """Of the rate, for the difference of two rates."""
+WILDEST = 1e6
+"""Where romancal cuts what its polynomials give, DN."""
 BORDER = 4
 
 MEANINGLESS = "gain not above zero: no number has a meaning"
 FEW = "two or three used differences: which one is the jump is decided by rounding"
 BEYOND = "beyond float16: infinite in romancal, its largest value here"
+WILD = "a polynomial that leaves the range: the last bits of numbers beyond 1e6 decide"
 CLOSE = "the step agrees on romancal's own input: the last bit of the input decided"
 
 
@@ -248,12 +251,17 @@ def causes(
     did differently is in the arrays."""
     found: dict[str, Any] = {}
     after_fit = ("ramp_fit_likelihood", "dark_rate_observatory", "flat_observatory", "file")
+    active = (slice(BORDER, -BORDER), slice(BORDER, -BORDER))
     if step == "ramp_fit_likelihood" or (all_before and step in after_fit):
-        active = (slice(BORDER, -BORDER), slice(BORDER, -BORDER))
         gain = job.inputs.sources["gain.data"].read()[active]
         found[MEANINGLESS] = ~(gain > 0)
         used = _used(left.before("ramp_fit")["groupdq"][(..., *active)])
         found[FEW] = (used == 2) | (used == 3)
+    if step == "linearity_polynomial" or (all_before and step in after_fit):
+        wild = np.zeros(left.side, bool)
+        for plane in left.after("linearity")["ramp"]:
+            wild = wild | (np.abs(plane) >= WILDEST)
+        found[WILD] = wild if step == "linearity_polynomial" else wild[active]
     for name in HALF if step in after_fit else ():
         if name in pairs:
             mine, theirs = pairs[name]
