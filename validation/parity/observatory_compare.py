@@ -41,6 +41,8 @@ DUMO = 2e-6
 """Of the rate, for the difference of two rates."""
 WILDEST = 1e6
 """Where romancal cuts what its polynomials give, DN."""
+CLOSEST = 1e-4
+"""Largest part of the pixels on which the last bit of the input may decide."""
 BORDER = 4
 
 MEANINGLESS = "gain not above zero: no number has a meaning"
@@ -174,6 +176,8 @@ def explained(
         for cause, where in found.items():
             if where.shape == rest.shape:
                 hit = rest & where
+                if cause == CLOSE and hit.sum() > max(CLOSEST * hit.size, 1):
+                    continue
                 if hit.any():
                     result.causes[cause] = max(result.causes.get(cause, 0), int(hit.sum()))
                 rest &= ~where
@@ -182,7 +186,8 @@ def explained(
 
 
 def _close(step: str, shape: tuple[int, ...], own: list[Result]) -> dict[str, np.ndarray]:
-    """Pixels on which every step agrees, given romancal's own input."""
+    """Pixels on which every step agrees, given romancal's own input; nothing for steps before the
+    fit, which have no search whose outcome a last bit could decide."""
     agree = np.ones(shape, bool)
     for result in own:
         for outside in result.outside.values():
