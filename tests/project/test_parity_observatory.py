@@ -139,7 +139,8 @@ def test_polynomials_are_inverse_to_each_other(scene):
     bend = np.linspace(0.026, 0.054, 30)
     there, back = scene.forward(bend), scene.inverse(bend)
     assert there.dtype == np.float32
-    assert (there[-1] != 0).all() and (back[-1] != 0).all()
+    assert (there[-1] != 0).all()
+    assert (back[-1] != 0).all()
     for raw in (3000.0, 20000.0, 55000.0):
         again = scene.polynomial(back, scene.polynomial(there, np.full(bend.shape, raw)))
         assert np.abs(again - raw).max() < 40
