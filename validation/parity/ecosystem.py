@@ -1,4 +1,4 @@
-"""What others do with our files: steps of romancal, and PyIMCOM's reader of layers.
+"""What others do with our files: steps of romancal, older versions, PyIMCOM's reader of layers.
 
 Called by `run.py`. romancal gets an environment of its own, with this program in it: files are
 written with the same version of roman_datamodels that the mission's steps read them with. PyIMCOM
@@ -17,6 +17,7 @@ from pathlib import Path
 import asdf
 import numpy as np
 import yaml
+from file_versions import version_checks
 from package import ROOT, say
 
 PACKAGE = "romancal==1.1.0"
@@ -66,6 +67,7 @@ def check_ecosystem(folder: Path) -> tuple[int, list[str]]:
     python = environment(folder / "romancal")
     image = calibrated(folder / "ecosystem", python)
     checks = {**romancal_checks(image, python), **layer_checks(image)}
+    checks |= version_checks(folder / "versions", python)
     checks |= pyimcom_checks(folder / "pyimcom", image)
     for name, ok in checks.items():
         say(f"{'ok    ' if ok else 'FAILED'} {name}")

@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import yaml
@@ -53,23 +54,71 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep what romancal's steps left")
     parser.add_argument("--write-docs", type=Path, help="write the tables to this file")
     args = parser.parse_args()
-    folder = args.directory.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    python = args.python or environment(folder / "romancal")
-    place = folder / f"observatory-{args.detector}-{args.seed}"
-    inputs(place / "in", args.seed, args.detector, python)
-    romancal(place, python)
-    only = set(filter(None, args.steps.split(",")))
-    text, failed, compared = check(place, args.recipe, each_only=args.each, only=only)
+    text, compared, failed = observatory_tables(
+        args.directory.resolve(),
+        args.seed,
+        detector=args.detector,
+        recipe=args.recipe,
+        python=args.python,
+        each_only=args.each,
+        only=set(filter(None, args.steps.split(","))),
+        keep=args.keep,
+    )
     say(text)
     if args.write_docs:
         args.write_docs.write_text(text)
-    if not args.keep:
-        shutil.rmtree(place / "out")
     say(f"observatory: {compared - len(failed)} passed, {len(failed)} failed")
     if failed:
         say("failed: " + ", ".join(failed))
     return 1 if failed else 0
+
+
+def observatory_tables(
+    folder: Path,
+    seed: int,
+    *,
+    detector: str = "WFI18",
+    recipe: str = RECIPE,
+    python: Path | None = None,
+    each_only: bool = False,
+    only: AbstractSet[str] = frozenset(),
+    keep: bool = False,
+) -> tuple[str, int, list[str]]:
+    """Make everything that is missing, run both programs and compare.
+
+    Parameters
+    ----------
+    folder : Path
+    seed : int
+    detector : str
+    recipe : str
+        Ours.
+    python : Path, optional
+        Interpreter of an environment that has romancal; without it one is made.
+    each_only : bool
+        Leave the second comparison out.
+    only : set of str
+        Steps of ours to compare; all if it is empty.
+    keep : bool
+        Keep what romancal's steps left (4 GB).
+
+    Returns
+    -------
+    text : str
+        Markdown tables.
+    compared : int
+        Arrays.
+    failed : list of str
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    python = python or environment(folder / "romancal")
+    place = folder / f"observatory-{detector}-{seed}"
+    inputs(place / "in", seed, detector, python)
+    romancal(place, python)
+    text, failed, compared = check(place, recipe, each_only=each_only, only=only)
+    if not keep:
+        shutil.rmtree(place / "out")
+    return text, compared, failed
 
 
 def inputs(folder: Path, seed: int, detector: str, python: Path) -> None:
@@ -117,7 +166,7 @@ def configuration(place: Path, recipe: str) -> Path:
 
 
 def check(
-    place: Path, recipe: str, *, each_only: bool, only: set[str]
+    place: Path, recipe: str, *, each_only: bool, only: AbstractSet[str]
 ) -> tuple[str, list[str], int]:
     """Both comparisons: the tables, what has failed, and how much was compared."""
     job = prepared(configuration(place, recipe))
@@ -133,7 +182,7 @@ def check(
         made = each_step(job, bound, left, mine)
         own.append(compare_step(bound.name, made, left, job))
         shutil.rmtree(mine)
-    parts.append("## Each step on what romancal left before it\n\n" + summary(own))
+    parts.append("### Each step on what romancal left before it\n\n" + summary(own))
     results += own
     if not each_only:
         tapped = run_all(job, mine)
@@ -143,7 +192,7 @@ def check(
                 chain.append(compare_step(bound.name, tapped[bound.name], left, job, own))
         chain.append(compare_files(job.config.OUT, place / "out" / "l2.asdf", left, job, own))
         shutil.rmtree(mine)
-        parts.append("## After every step of the program\n\n" + summary(chain))
+        parts.append("### After every step of the program\n\n" + summary(chain))
         results += chain
     failed = [f"{r.step} {row.name}" for r in results for row in r.rows if row.outside]
     return "\n\n".join(parts), failed, sum(len(r.rows) for r in results)

@@ -29,6 +29,8 @@ STEPS = {
     "flat_observatory": "flat",
 }
 """Our step -> romancal's."""
+FILE = "Level 2 file"
+AFTER_FIT = ("ramp_fit_likelihood", "dark_rate_observatory", "flat_observatory", FILE)
 FIRST_IMAGE = "ramp_fit"
 NAMES = {"ramp": "data", "rate": "data"}
 """Our variable -> romancal's array, if it has another name."""
@@ -38,12 +40,20 @@ FLOOR = {"ramp": 2e-3, "rate": 1e-5}
 """Absolute ones: two steps of float32 at the usual level (DN), and DN/s."""
 HALF = ("err", "var_poisson", "chisq", "dumo")
 DUMO = 2e-6
-"""Of the rate, for the difference of two rates."""
+"""Of the rate, for the difference of two rates on the same ramp."""
+TIES, STEPS_OF_TIES = 1e-4, 4
+"""Largest part of the pixels with such a tie, and float16 steps by which it can be felt."""
+WILDEST = 1e6
+"""Where romancal cuts what its polynomials give, DN."""
+CLOSEST = 1e-5
+"""Largest part of the pixels on which the last bit of the input may decide."""
 BORDER = 4
 
 MEANINGLESS = "gain not above zero: no number has a meaning"
 FEW = "two or three used differences: which one is the jump is decided by rounding"
 BEYOND = "beyond float16: infinite in romancal, its largest value here"
+WILD = "a polynomial that leaves the range: the last bits of numbers beyond 1e6 decide"
+TIE = "rounded to float16 before the flat, between two values"
 CLOSE = "the step agrees on romancal's own input: the last bit of the input decided"
 
 
@@ -143,7 +153,7 @@ def compare_files(mine: Path, other: Path, left: Left, job: Job, own: list[Resul
             if name in ("meta", "var_rnoise", "jump_indices") or name not in x:
                 continue
             pairs["rate" if name == "data" else name] = np.array(x[name]), np.array(theirs)
-    return explained("Level 2 file", pairs, causes("file", pairs, left, job, True), own)
+    return explained(FILE, pairs, causes(FILE, pairs, left, job, True), own)
 
 
 Pairs = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -158,7 +168,7 @@ def explained(
         if mine.shape != theirs.shape:
             raise SystemExit(f"{step}: {name} has shape {mine.shape}, romancal's {theirs.shape}")
         rate = pairs["rate"][1] if name == "dumo" and "rate" in pairs else None
-        row, outside = compared(name, mine, theirs, rate)
+        row, outside = compared(name, mine, theirs, rate, DUMO if own is None else 2 * RATE)
         result.rows.append(row)
         result.outside[name] = outside
     images = [m for m in result.outside.values() if m.ndim == 2]
@@ -169,8 +179,12 @@ def explained(
         outside = result.outside[row.name]
         rest = outside.copy()
         for cause, where in found.items():
-            if where.shape == rest.shape:
+            rounding = cause in (BEYOND, TIE)
+            if where.shape == rest.shape and (row.name in HALF or not rounding):
                 hit = rest & where
+                most = {CLOSE: CLOSEST, TIE: TIES}.get(cause, 1.0)
+                if hit.sum() > max(most * hit.size, 1):
+                    continue
                 if hit.any():
                     result.causes[cause] = max(result.causes.get(cause, 0), int(hit.sum()))
                 rest &= ~where
@@ -179,7 +193,8 @@ def explained(
 
 
 def _close(step: str, shape: tuple[int, ...], own: list[Result]) -> dict[str, np.ndarray]:
-    """Pixels on which every step agrees, given romancal's own input."""
+    """Pixels on which every step agrees, given romancal's own input; nothing for steps before the
+    fit, which have no search whose outcome a last bit could decide."""
     agree = np.ones(shape, bool)
     for result in own:
         for outside in result.outside.values():
@@ -191,15 +206,20 @@ def _close(step: str, shape: tuple[int, ...], own: list[Result]) -> dict[str, np
                 agree &= ~outside[BORDER:-BORDER, BORDER:-BORDER]
         if result.step == step:
             break
-    return {CLOSE: agree} if step in ("ramp_fit_likelihood", "Level 2 file") else {}
+    return {CLOSE: agree} if step in AFTER_FIT else {}
 
 
 def compared(
-    name: str, mine: np.ndarray, theirs: np.ndarray, rate: np.ndarray | None = None
+    name: str,
+    mine: np.ndarray,
+    theirs: np.ndarray,
+    rate: np.ndarray | None = None,
+    dumo: float = DUMO,
 ) -> tuple[Row, np.ndarray]:
     """One array; the pixels outside the tolerance (y, x), in any resultant.
 
-    `rate` is romancal's: ``dumo`` is the difference of two rates, each of which is rounded."""
+    `rate` is romancal's: ``dumo`` is the difference of two rates, each of which is rounded; `dumo`
+    is the part of the rate by which it may be off."""
     differ, largest = 0, 0.0
     planes = zip(mine, theirs, strict=True) if mine.ndim == 3 else [(mine, theirs)]
     bad: Any = None
@@ -210,14 +230,16 @@ def compared(
         gap, same = _gap(a, b)
         limit = _limit(name, b)
         if rate is not None:
-            limit = np.maximum(limit, DUMO * np.maximum(np.nan_to_num(np.abs(rate), posinf=0), 1))
+            limit = np.maximum(limit, dumo * np.maximum(np.nan_to_num(np.abs(rate), posinf=0), 1))
         outside = gap > limit
         bad = outside if bad is None else bad | outside
         differ += int((~same).sum())
         largest = max(largest, float(gap[np.isfinite(gap)].max(initial=0)))
     words = {"ramp": f"{RAMP:g} or {FLOOR['ramp']:g} DN", "rate": f"{RATE:g} or {RATE:g} DN/s"}
     words |= dict.fromkeys(HALF, "one float16 step")
-    words["dumo"] += f", or {DUMO:g} of the rate or DN/s"
+    if name.startswith("border_ref"):
+        words[name] = words["ramp"]
+    words["dumo"] += f", or {dumo:g} of the rate or DN/s"
     return Row(name, differ, int(bad.sum()), largest, words.get(name, "identical")), bad
 
 
@@ -247,20 +269,28 @@ def causes(
     """Masks of pixels (y, x) that may differ, by cause; `all_before` says that what earlier steps
     did differently is in the arrays."""
     found: dict[str, Any] = {}
-    after_fit = ("ramp_fit_likelihood", "dark_rate_observatory", "flat_observatory", "file")
-    if step == "ramp_fit_likelihood" or (all_before and step in after_fit):
-        active = (slice(BORDER, -BORDER), slice(BORDER, -BORDER))
+    active = (slice(BORDER, -BORDER), slice(BORDER, -BORDER))
+    if step == "ramp_fit_likelihood" or (all_before and step in AFTER_FIT):
         gain = job.inputs.sources["gain.data"].read()[active]
         found[MEANINGLESS] = ~(gain > 0)
         used = _used(left.before("ramp_fit")["groupdq"][(..., *active)])
         found[FEW] = (used == 2) | (used == 3)
-    for name in HALF if step in after_fit else ():
+    if step == "linearity_polynomial" or (all_before and step in AFTER_FIT):
+        wild = np.zeros(left.side, bool)
+        for plane in left.after("linearity")["ramp"]:
+            wild = wild | (np.abs(plane) >= WILDEST)
+        found[WILD] = wild if step == "linearity_polynomial" else wild[active]
+    for name in HALF if step in AFTER_FIT else ():
         if name in pairs:
             mine, theirs = pairs[name]
             largest = np.copysign(np.finfo(np.float16).max, theirs)
             with np.errstate(over="ignore"):
                 beyond = np.isinf(theirs) & (mine.astype(np.float16) == largest)
             found[BEYOND] = found.get(BEYOND, False) | beyond
+            if all_before and step in ("flat_observatory", FILE):
+                gap = _gap(mine.astype(np.float16), theirs)[0]
+                few = (gap > 0) & (gap <= STEPS_OF_TIES * _limit(name, theirs))
+                found[TIE] = found.get(TIE, False) | few
     return found
 
 

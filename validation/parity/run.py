@@ -4,8 +4,9 @@ Installs the package from PyPI into an environment of its own, simulates an expo
 condition that it can read, runs it as it is, and compares what it writes with our bit-compatible
 recipe, array by array. Then it goes from that recipe to the default one, one option at a time, so
 that every difference between the default recipe and the package has a name and a size. Last it
-compares the statistics of noise layers with the scatter between our own realisations, and gives
-our files to romancal's steps and to PyIMCOM's way of reading them (`ecosystem.py`).
+compares the statistics of noise layers with the scatter between our own realisations, compares the
+observatory's pipeline with our recipe for it, step by step (`observatory.py`), and gives our files
+to romancal's steps and to PyIMCOM's way of reading them (`ecosystem.py`).
 
 Exit status 1 if anything is outside its tolerance.
 """
@@ -25,6 +26,7 @@ import yaml
 from compare import compare, images, rows_table
 from ecosystem import check_ecosystem
 from likelihood import RECIPE, likelihood_tables
+from observatory import observatory_tables
 from package import LAYERS, PACKAGE, ROOT, environment, run_module, say, simulated, table
 
 from roman_dask_l2.io.references import Inputs
@@ -92,11 +94,13 @@ def main() -> int:
     say(f"From romanimpreprocess_1.0 to l1_to_l2, one option at a time\n\n{second}\n")
     third, wrong = noise_table(config)
     say(f"Noise layers, DN/s\n\n{third}\n")
+    observatory, n_steps, wrong_steps = observatory_tables(folder, args.seed)
+    say(f"romancal_1.1 recipe against romancal 1.1\n\n{observatory}\n")
     if args.write_docs:
-        write_docs(first, fits, second, third)
+        write_docs(first, fits, second, third, observatory)
     others, unusable = check_ecosystem(folder)
-    failed = [r.name for r in rows if r.outside] + wrong_fits + wrong + unusable
-    total = len(rows) + n_fits + len(LAYERS) + others
+    failed = [r.name for r in rows if r.outside] + wrong_fits + wrong + wrong_steps + unusable
+    total = len(rows) + n_fits + len(LAYERS) + n_steps + others
     say(f"parity: {total - len(failed)} passed, {len(failed)} failed")
     if failed:
         say("failed: " + ", ".join(failed))
@@ -287,7 +291,7 @@ def statistics(image: np.ndarray) -> dict[str, float]:
     return found
 
 
-def write_docs(first: str, fits: list[str], second: str, third: str) -> None:
+def write_docs(first: str, fits: list[str], second: str, third: str, observatory: str) -> None:
     """docs/parity.md, from what was measured just now."""
     text = f"""# Parity, measured
 
@@ -330,6 +334,15 @@ with our realisations made the package's way, with the exposure's own reference 
 noise-free ramp: that is the whole of the difference.
 
 {third}
+
+## The recipe `romancal_1.1` against romancal 1.1
+
+Reference files by the observatory's schemas and another exposure, with every condition that
+romancal's steps tell apart: stars that saturate at each resultant, cosmic rays, missing and zero
+coefficients, bad reference pixels, a guide window, a reference read with an encoding offset. Pixels
+that differ by more than the tolerance for one of the causes are left out of "pixels outside".
+
+{observatory}
 """
     (ROOT / "docs" / "parity.md").write_text(text)
 
