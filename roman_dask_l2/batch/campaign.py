@@ -299,7 +299,8 @@ def _overwritten(entries: Sequence[Entry], base: Path) -> list[str]:
         except PydanticCustomError:
             return None
 
-    keys = [key for key in readable_paths(dict(entries[0].settings), base) if key != "NOISE.TEMP"]
+    scratch = ("TEMP", "NOISE.TEMP")
+    keys = [key for key in readable_paths(dict(entries[0].settings), base) if key not in scratch]
     written: dict[str, tuple[Entry, str]] = {}
     read: dict[str, tuple[Entry, str]] = {}
     problems = []

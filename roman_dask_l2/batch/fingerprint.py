@@ -20,6 +20,7 @@ from ..config.recipe import load_recipe
 from ..errors import InputError
 from ..io.fits import fits_name
 from ..io.layout import known_layout, read_head, read_layout
+from ..products.choice import references_of
 from ..products.provenance import NUMERIC, Product, describe, recipe_parts, whole_file
 
 _RECORDED = re.compile(rb"\bfingerprint: ['\"]?([0-9a-f]{64})\b")
@@ -65,7 +66,11 @@ def find_unfinished(config: Config) -> tuple[dict[Product, str], dict[Product, s
 def _wanted(config: Config) -> dict[Product, dict[str, Any]]:
     """The provenance that each product would have now."""
     files = {"IN": {"content": read_head(config.IN)[1]}}
-    for key, path in config.references().items():
+    references = config.references()
+    if config.crds:
+        made_with = load_recipe(config.GRAPH, config)
+        references, _ = references_of(config, made_with, read_layout(config.IN))
+    for key, path in references.items():
         try:
             files[key] = {"content": known_layout(path).content}
         except InputError as error:

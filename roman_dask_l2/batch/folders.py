@@ -68,6 +68,8 @@ def doubtful_folders(configs: Iterable[Config]) -> dict[str, int]:
     found: dict[str, int] = {}
     for config in configs:
         folders = [item for item in output_folders(config) if item[1].is_dir()]
+        if config.TEMP is not None:
+            folders.append(("TEMP", config.TEMP))
         if config.NOISE is not None:
             folders.append(("NOISE.TEMP", temp_place(config.NOISE.TEMP)[0]))
         for key, folder in dict.fromkeys(folders):

@@ -17,6 +17,7 @@ from pathlib import Path
 from ..config.model import Config
 from ..io.atomic import Part, parse_part
 from ..io.spill import remove_store, temp_place
+from ..products.scratch import scratch_place
 from ..system.processes import is_orphan, process_lives
 from .fingerprint import product_files
 from .locks import BEAT, DEAD_AFTER, lock_path
@@ -49,9 +50,10 @@ def find_leftovers(configs: Mapping[str, Config]) -> set[str]:
     for identity, config in configs.items():
         for path in (*_finals(config), lock_path(config.OUT)):
             owners[path.parent, path.name] = identity
-        temp = own_temp(config)
+        temp, scratch = own_temp(config), scratch_place(config)[0]
         if temp is not None:
             owners[temp.parent, temp.stem] = identity
+        owners[scratch.parent, scratch.stem] = identity
     found = set()
     for folder in {folder for folder, _ in owners}:
         for name in _names(folder):
@@ -98,17 +100,21 @@ def remove_leftovers(config: Config) -> list[Path]:
 
 def remove_stores(config: Config) -> list[Path]:
     """Remove the TEMP stores of an exposure; its lock is held by the caller."""
-    temp = own_temp(config)
-    if temp is None:
-        return []
-    stores = [
+    temp, scratch = own_temp(config), scratch_place(config)[0]
+    stores = [] if temp is None else _stores(temp)
+    # Those of a calibration have the same name in single runs, which take no locks.
+    stores += [path for path in _stores(scratch) if is_orphan(path)]
+    for path in stores:
+        remove_store(path)
+    return stores
+
+
+def _stores(temp: Path) -> list[Path]:
+    return [
         temp.with_name(name)
         for name in _names(temp.parent)
         if (store := _STORE.fullmatch(name)) and store["stem"] == temp.stem
     ]
-    for path in stores:
-        remove_store(path)
-    return stores
 
 
 def remove_orphans(config: Config) -> list[Path]:
@@ -133,8 +139,10 @@ def remove_orphans(config: Config) -> list[Path]:
                 with contextlib.suppress(OSError):
                     path.unlink()
                     removed.append(path)
+    folders = {scratch_place(config)[0].parent}
     if config.NOISE is not None:
-        folder, _ = temp_place(config.NOISE.TEMP)
+        folders.add(temp_place(config.NOISE.TEMP)[0])
+    for folder in folders:
         for name in _names(folder):
             path = folder / name
             if _STORE.fullmatch(name) and is_orphan(path):

@@ -239,12 +239,12 @@ class _Attempt:
         from ..products.job import prepare
         from ..products.level2 import calibrate
 
-        keep_open({str(path) for path in (config.IN, *config.references().values())})
         forget_schemas()
         work = self._work
         options = RunOptions(scheduler=work.scheduler, threads=work.threads, tile=work.tile)
         # What is wrong with the noise is reported before all the work.
         job = prepare(config, noise="noise" in reasons)
+        keep_open({str(path) for path in (config.IN, *job.references.values())})
         if "l2" in reasons:
             began = time.monotonic()
             calibrate(job, options, memory=self._memory(job, "l2"))

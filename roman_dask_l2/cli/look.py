@@ -1,4 +1,4 @@
-"""``report``, ``pixel``, ``compare`` and ``graph``: what people look at."""
+"""``report``, ``pixel``, ``compare``, ``graph`` and ``references``: what people look at."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError
 from .options import Shared
 
-COMMANDS = ("report", "pixel", "compare", "graph")
+COMMANDS = ("report", "pixel", "compare", "graph", "references")
 
 
 def add(commands: Any, shared: Shared) -> None:
@@ -95,6 +95,7 @@ def add(commands: Any, shared: Shared) -> None:
         help=".svg, .html or .png (default: RECIPE.svg)",
     )
     graph.set_defaults(action=draw_graph)
+    _add_references(commands, shared)
 
 
 def show_pixel(args: argparse.Namespace) -> int:
@@ -163,6 +164,27 @@ def draw_graph(args: argparse.Namespace) -> int:
 def _named(graph: str) -> str:
     """A recipe as a configuration in another place names it."""
     return str(Path(graph).absolute()) if Path(graph).is_file() else graph
+
+
+def _add_references(commands: Any, shared: Shared) -> None:
+    references = commands.add_parser(
+        "references",
+        parents=[shared.common],
+        help="print the reference files that CRDS chooses for an exposure, as YAML for CALDIR",
+    )
+    references.add_argument("exposure", type=Path, metavar="L1", help="Level-1 file")
+    references.add_argument(
+        "--graph", metavar="NAME|FILE", help="recipe that needs them (default: l1_to_l2)"
+    )
+    references.set_defaults(action=print_references)
+
+
+def print_references(args: argparse.Namespace) -> int:
+    """``references``: what CRDS chooses, as a block for a configuration."""
+    from ..products.choice import suggestion
+
+    sys.stdout.write(suggestion(args.exposure, args.graph))
+    return 0
 
 
 def act(args: argparse.Namespace) -> int:

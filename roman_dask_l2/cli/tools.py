@@ -16,6 +16,7 @@ from .options import PROGRAM, Shared, run_options
 COMMANDS = ("demo", "simulate", "schema", "completion")
 _NOT_OPTIONS = ("reference_read", "extra_plane")
 """What reference files tell that the command has no option for."""
+REFERENCES = ("survey", "observatory")
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -29,6 +30,11 @@ def add(commands: Any, shared: Shared) -> None:
     demo.add_argument("directory", type=Path, nargs="?", default=Path("demo"), help="default: demo")
     demo.add_argument("--side", type=int, default=1024, help="detector side (default: 1024)")
     demo.add_argument("--seed", type=int, default=1, help="random seed (default: 1)")
+    demo.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="calibrate with this recipe an exposure that suits it, for example observatory",
+    )
     demo.add_argument(
         "--odd",
         action="store_true",
@@ -70,6 +76,12 @@ def add(commands: Any, shared: Shared) -> None:
         metavar="NAMES",
         help="all (default), plain, or names with commas between them, those of odd files too",
     )
+    simulate.add_argument(
+        "--references",
+        choices=REFERENCES,
+        metavar="|".join(REFERENCES),
+        help="whose reference files describe the detector (default: survey)",
+    )
     simulate.set_defaults(action=act_simulate)
 
     schema = commands.add_parser(
@@ -93,6 +105,8 @@ def add(commands: Any, shared: Shared) -> None:
 def act_demo(args: argparse.Namespace) -> int:
     """``demo``: simulate, calibrate, compare."""
     if args.odd:
+        if args.recipe is not None:
+            raise InputError("--odd and --recipe: the odd files are for the default recipe alone")
         from .demo_odd import run_odd
 
         odd = run_odd(args.directory / "odd")
@@ -102,7 +116,13 @@ def act_demo(args: argparse.Namespace) -> int:
     from .demo import run_demo
 
     with incomplete(args.directory):
-        report = run_demo(args.directory, side=args.side, seed=args.seed, options=run_options(args))
+        report = run_demo(
+            args.directory,
+            side=args.side,
+            seed=args.seed,
+            recipe=args.recipe,
+            options=run_options(args),
+        )
     sys.stdout.write("\n".join(report.lines()) + "\n")
     return 0 if report.ok else 1
 
@@ -141,6 +161,7 @@ def _detector(args: argparse.Namespace) -> dict[str, Any]:
         "detector": args.detector,
         "optical_element": args.filter,
         "detector_seed": args.detector_seed,
+        "references": args.references,
         "conditions": names if names in ("all", "plain", None) else names.split(","),
     }
     return known | {key: value for key, value in given.items() if value is not None}

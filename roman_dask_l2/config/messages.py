@@ -49,7 +49,7 @@ def sentences(error: ValidationError, models: Mapping[str, type[BaseModel]]) -> 
         key = _dotted(item["loc"])
         if key in near:
             lines.append(_unknown(key, near[key], item["loc"], models))
-        elif item["type"] == "conflicts":
+        elif item["type"] in ("conflicts", "twice"):
             lines += item["ctx"]["problems"]
         elif item["type"] != "missing" or key not in near.values():
             lines.append(_sentence(key, item))
@@ -97,7 +97,7 @@ def _sentence(key: str, item: Any) -> str:
         case "too_short":
             expected = f"at least {context['min_length']} entry"
         case "model_type" | "dict_type" | "model_attributes_type":
-            expected = "a mapping of keys to values"
+            expected = "a mapping of keys to values" + (" or crds" if key == "CALDIR" else "")
         case _:
             expected = item["msg"]
     if item["input"] is None:

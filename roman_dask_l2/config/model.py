@@ -27,7 +27,8 @@ from pydantic_core import PydanticCustomError
 
 from ..core import dq
 from ..errors import InputError
-from ..steps.registry import find_step
+from .block import Block, step_default, tidy
+from .caldir import add_other_names, as_given, one_name_each
 from .messages import problem, sentences
 from .types import (
     AsdfPath,
@@ -47,68 +48,34 @@ from .yaml_file import display_name, read_yaml, require_kind
 log = logging.getLogger(__name__)
 
 
-def _step_default(step: str, parameter: str) -> Any:
-    """A key whose default is that of a step's parameter: it stands in one place.
-
-    The step is imported when a configuration is made, not before.
-    """
-
-    def default() -> Any:
-        return find_step(step, "").params.model_fields[parameter].default
-
-    return Field(default_factory=default)
+def _tidy_caldir(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    tidy(schema, model)
+    add_other_names(schema)
 
 
-def _tidy(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """In the JSON Schema: descriptions on one line, no titles (pydantic's would be "Ipc4D"), and
-    defaults that come from elsewhere."""
-    fields = {field.alias or name: field for name, field in model.model_fields.items()}
-    for name, key in schema["properties"].items():
-        key["description"] = " ".join(key["description"].split())
-        key.pop("title", None)
-        field = fields[name]
-        if field.default_factory is not None:
-            value = field.get_default(call_default_factory=True)
-            key["default"] = (
-                value.model_dump(mode="json") if hasattr(value, "model_dump") else value
-            )
-
-
-class Block(BaseModel):
-    """What all blocks of the configuration share."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, json_schema_extra=_tidy
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_absent(cls, data: Any) -> Any:
-        """``SKYORDER:`` with nothing after it means the same as no such line."""
-        if not isinstance(data, Mapping):
-            return data
-        fields = cls.model_fields
-        return {
-            key: value
-            for key, value in data.items()
-            if value is not None or key not in fields or fields[key].is_required()
-        }
+def _or_word(schema: dict[str, Any]) -> None:
+    """In the JSON Schema: CALDIR may be a word."""
+    schema["anyOf"] = [{"$ref": schema.pop("$ref")}, {"const": "crds"}]
 
 
 class Caldir(Block):
-    """Calibration reference files of the exposure's detector (ASDF, tree under ``roman``)."""
+    """Calibration reference files of the exposure's detector (ASDF, tree under ``roman``). Which
+    are needed depends on the recipe; ``N/A`` is the same as none. Instead of the block the word
+    ``crds`` lets CRDS choose them."""
 
-    dark: FilePath
+    model_config = ConfigDict(json_schema_extra=_tidy_caldir)
+
+    dark: FilePath | None = None
     """Dark cube ``data`` (DN_raw), dark current ``dark_slope`` (DN_lin/s) and ``dq``."""
-    gain: FilePath
+    gain: FilePath | None = None
     """Gain ``data`` of each pixel (e/DN)."""
     linearitylegendre: FilePath | None = None
     """Legendre coefficients ``data``, range ``Smin``..``Smax`` and zero ``Sref`` (DN), ``dq``."""
-    read: FilePath
+    read: FilePath | None = None
     """Read noise ``data`` and ``resetnoise`` (DN), 1/f amplitudes, reference output (optional)."""
-    saturation: FilePath
+    saturation: FilePath | None = None
     """Saturation threshold ``data`` (DN_raw) and ``dq``."""
-    flat: FilePath
+    flat: FilePath | None = None
     """Flat field ``data`` (dimensionless)."""
     ipc4d: FilePath | None = None
     """Inter-pixel capacitance kernel of each active pixel (dimensionless); without it the step is
@@ -133,15 +100,36 @@ class Caldir(Block):
     distortion: FilePath | None = None
     """Pixel to V2, V3 of the telescope (arcsec), ``coordinate_distortion_transform``."""
 
+    _crds: bool = PrivateAttr(default=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name_each(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        given, twice = one_name_each(data)
+        if twice:
+            raise PydanticCustomError("twice", "two names", {"problems": twice})
+        return given
+
+    @classmethod
+    def or_crds(cls, data: Any) -> Any:
+        """What CALDIR may be: the word ``crds``, or the block."""
+        if data != "crds":
+            return data
+        chosen = cls()
+        chosen._crds = True
+        return chosen
+
 
 class RampOptPars(Block):
     """The pixel for which the weights of the ramp fit are optimal; keys left out keep defaults."""
 
-    slope: Positive = _step_default("ramp_fit", "slope")
+    slope: Positive = step_default("ramp_fit", "slope")
     """Signal rate (DN/s)."""
-    gain: Positive = _step_default("ramp_fit", "gain")
+    gain: Positive = step_default("ramp_fit", "gain")
     """Gain (e/DN)."""
-    sigma_read: Positive = _step_default("ramp_fit", "sigma_read")
+    sigma_read: Positive = step_default("ramp_fit", "sigma_read")
     """Read noise of one read (DN)."""
 
 
@@ -149,13 +137,13 @@ class JumpDetectPars(Block):
     """Threshold of the jump detection: linear in the logarithm of the rate from (IthreshA,
     SthreshA) to (IthreshB, SthreshB), constant outside; keys left out keep defaults."""
 
-    SthreshA: Positive = _step_default("ramp_fit", "threshold_a")
+    SthreshA: Positive = step_default("ramp_fit", "threshold_a")
     """Threshold at and below the rate IthreshA (standard deviations)."""
-    SthreshB: Positive = _step_default("ramp_fit", "threshold_b")
+    SthreshB: Positive = step_default("ramp_fit", "threshold_b")
     """Threshold at and above the rate IthreshB (standard deviations)."""
-    IthreshA: Positive = _step_default("ramp_fit", "rate_a")
+    IthreshA: Positive = step_default("ramp_fit", "rate_a")
     """Rate up to which SthreshA holds (DN/s)."""
-    IthreshB: Positive = _step_default("ramp_fit", "rate_b")
+    IthreshB: Positive = step_default("ramp_fit", "rate_b")
     """Rate from which SthreshB holds (DN/s), larger than IthreshA."""
 
     @model_validator(mode="after")
@@ -171,21 +159,21 @@ class JumpKw(Block):
     """What the likelihood ramp fit does about large events (snowballs), by romancal's names; keys
     left out keep defaults."""
 
-    expand_large_events: bool = _step_default("large_events", "expand_large_events")
+    expand_large_events: bool = step_default("large_events", "expand_large_events")
     """Flag what surrounds large events: groups of pixels that jump together."""
-    min_jump_area: Positive = _step_default("large_events", "min_jump_area")
+    min_jump_area: Positive = step_default("large_events", "min_jump_area")
     """Least area of such a group (pixels)."""
-    min_sat_area: Positive = _step_default("large_events", "min_sat_area")
+    min_sat_area: Positive = step_default("large_events", "min_sat_area")
     """Least area of its saturated core (pixels)."""
-    expand_factor: Positive = _step_default("large_events", "expand_factor")
+    expand_factor: Positive = step_default("large_events", "expand_factor")
     """By how much the radius of the circle around the group is multiplied."""
-    sat_required_snowball: bool = _step_default("large_events", "sat_required_snowball")
+    sat_required_snowball: bool = step_default("large_events", "sat_required_snowball")
     """Only groups with a core that has just saturated are large events."""
-    min_sat_radius_extend: NotNegative = _step_default("large_events", "min_sat_radius_extend")
+    min_sat_radius_extend: NotNegative = step_default("large_events", "min_sat_radius_extend")
     """Least radius of a core that is grown (pixels)."""
-    sat_expand: Count = _step_default("large_events", "sat_expand")
+    sat_expand: Count = step_default("large_events", "sat_expand")
     """Pixels by which the radius of a core is grown."""
-    edge_size: Count = _step_default("large_events", "edge_size")
+    edge_size: Count = step_default("large_events", "edge_size")
     """Distance from the edge within which no saturated core is required (pixels)."""
     maximum_cores: Annotated[int | str, BeforeValidator(no_bool)] | None = None
     """Processes of romancal; without effect here, see ``--threads``."""
@@ -223,8 +211,13 @@ class Config(Block):
     standard."""
     GWCS: FilePath | None = None
     """ASDF file with a gwcs object under ``wcs`` or ``roman.meta.wcs``, instead of FITSWCS."""
-    CALDIR: Caldir
-    """Calibration reference files."""
+    CALDIR: Annotated[Caldir, BeforeValidator(Caldir.or_crds), Field(json_schema_extra=_or_word)]
+    """Calibration reference files, or ``crds``: those that CRDS chooses for the exposure."""
+    TEMP: FilePath | None = None
+    """Scratch directory for corrections that are too large for the memory, which the observatory's
+    reference-pixel correction needs (4 bytes for each sample); best on a local disk, on a cluster
+    one that all workers share. Without it that is NOISE.TEMP if it is there, else the directory of
+    OUT. What is written there is removed at the end."""
     RAMP_OPT_PARS: RampOptPars = Field(default_factory=RampOptPars)
     """The pixel for which the weights of the ramp fit are optimal."""
     JUMP_DETECT_PARS: JumpDetectPars = Field(default_factory=JumpDetectPars)
@@ -232,28 +225,28 @@ class Config(Block):
     romancal_ramp_fit: bool = False
     """Fit ramps by maximum likelihood, as romancal does: the recipe's key ``likelihood`` names the
     recipe that takes its place. Not given, the recipe decides."""
-    REJECTION_THRESHOLD: Positive = _step_default("ramp_fit_likelihood", "rejection_threshold")
+    REJECTION_THRESHOLD: Positive = step_default("ramp_fit_likelihood", "rejection_threshold")
     """Significance from which the likelihood fit takes a difference for a jump (standard
     deviations)."""
     JUMP_KW: JumpKw = Field(default_factory=JumpKw)
     """What the likelihood fit does about large events (snowballs)."""
     FITSOUT: bool = False
     """Also write the image as FITS, under OUT with ``.asdf`` replaced by ``_asdf_to.fits``."""
-    SKYORDER: SkyOrder | None = _step_default("sky", "order")
+    SKYORDER: SkyOrder | None = step_default("sky", "order")
     """Order of the polynomial sky model to subtract, 0 to 7; without it the sky stays in the
     image."""
     SLICEOUT: bool = False
     """Also store the last resultant of each saturating pixel's fit (``endslice``)."""
     JUMPOUT: bool = False
     """Also store where and when jumps were found (``jump_indices``)."""
-    SATURATION_BACKUP: Count = _step_default("saturation", "backup")
+    SATURATION_BACKUP: Count = step_default("saturation", "backup")
     """Resultants before the first saturated one that are flagged too, where they average more than
     one read."""
     EXCLUDE_FIRST: bool = True
     """Leave the first resultant out of the ramp fit. Not given, the recipe decides."""
-    correct_wfi18_transient: bool = _step_default("wfi18_transient", "correct")
+    correct_wfi18_transient: bool = step_default("wfi18_transient", "correct")
     """Correct the transient in the first resultant of detector WFI18."""
-    wfi18_mask_rows: bool = _step_default("wfi18_transient", "mask_rows")
+    wfi18_mask_rows: bool = step_default("wfi18_transient", "mask_rows")
     """Flag rows 0 to 999 of the first resultant of WFI18 instead of fitting its transient."""
     NOISE: Noise | None = None
     """Noise realisations to make."""
@@ -279,8 +272,13 @@ class Config(Block):
         """The configuration file; None if the configuration was a dict."""
         return self._source
 
+    @property
+    def crds(self) -> bool:
+        """Whether CRDS is to choose the reference files."""
+        return self.CALDIR._crds
+
     def references(self) -> dict[str, Path]:
-        """Reference files that are given, by their key in CALDIR."""
+        """Reference files that are given, by their key in CALDIR; none with `crds`."""
         files = {key: getattr(self.CALDIR, key) for key in Caldir.model_fields}
         return {key: path for key, path in files.items() if path is not None}
 
@@ -342,9 +340,9 @@ def load_config(source: Mapping | str | Path | Config, *, base: Path | None = No
     base = Path(base).absolute() if base else file.parent if file else Path.cwd()
     config = validated(raw, base, file)
     name = display_name(file)
-    if config.CALDIR.ipc4d is None:
+    if config.CALDIR.ipc4d is None and not config.crds:
         log.warning("%s: no CALDIR.ipc4d, inter-pixel capacitance is not corrected", name)
-    if config.CALDIR.mask is None:
+    if config.CALDIR.mask is None and not config.crds:
         log.warning("%s: no CALDIR.mask, data-quality flags start at 0", name)
     return config
 
@@ -372,6 +370,7 @@ def validated(raw: dict[Any, Any], base: Path, file: Path | None) -> Config:
         if not any(item["type"] == "conflicts" for item in err.errors()):
             # pydantic looks for conflicts only once every single key is right.
             problems += _conflicts(readable_paths(raw, base) | more)
+        problems = [as_given(line, raw.get("CALDIR")) for line in problems]
         raise InputError(f"{display_name(file)}: {line}" for line in problems) from None
     config._raw, config._base, config._source = raw, base, file
     return config
@@ -396,6 +395,8 @@ def readable_paths(raw: dict[Any, Any], base: Path) -> dict[str, Path]:
         values = raw.get(block) if block else raw
         if not isinstance(values, dict):
             continue
+        if model is Caldir:
+            values = one_name_each(values)[0]
         for key, field in model.model_fields.items():
             # An outermost `Annotated` is in the field's metadata, what is left of it is `Path`.
             if field.annotation is Path or FilePath in get_args(field.annotation):
@@ -410,7 +411,7 @@ def _conflicts(paths: Mapping[str, Path]) -> list[str]:
     if "FITSWCS" in paths and "GWCS" in paths:
         problems.append("FITSWCS and GWCS are both given, expected at most one of them")
     real = {key: os.path.realpath(path) for key, path in paths.items()}
-    written = [key for key in ("OUT", "NOISE.OUT", "NOISE.TEMP") if key in paths]
+    written = [key for key in ("OUT", "NOISE.OUT", "NOISE.TEMP", "TEMP") if key in paths]
     for i, key in enumerate(written):
         for other, path in paths.items():
             if other in written[: i + 1]:

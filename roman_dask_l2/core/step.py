@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from .detector import Window
@@ -115,6 +116,10 @@ def _little(exposure: Exposure, params: Any) -> float:
     return 0.0
 
 
+def _itself(window: Window) -> Window:
+    return window
+
+
 @dataclass(frozen=True)
 class Reduction:
     """How to measure a few numbers on the whole frame before a step works on tiles.
@@ -158,6 +163,45 @@ class Reduction:
     def references_for(self, params: Any) -> Mapping[str, str]:
         """Reference arrays of `partial` under `params`."""
         return self.references(params) if callable(self.references) else self.references
+
+
+@dataclass(frozen=True)
+class Spill:
+    """A correction of every pixel that is worked out strip by strip before any tile is.
+
+    A strip is whole columns. Strips are written to a store on disk and read tile by tile, so that
+    the frame is never in memory. A step with a spill has a thin reduction.
+
+    Attributes
+    ----------
+    name : str
+        The kernel gets the correction (R, y, x) by this keyword.
+    dtype : str
+    strips : callable
+        ``strips(exposure, params)`` -> windows of whole columns, all of one width, that cover the
+        frame.
+    make : callable
+        Keyword arguments: the arrays of `references`, ``window`` (a strip), ``plane`` (index of the
+        resultant) and any of ``measured``, ``exposure``, ``params``. Returns an array of the shape
+        of the window.
+    references : mapping of str to str
+        Keyword of `make` -> reference array.
+    part : callable
+        ``part(window)`` -> the window of its reference arrays that a strip needs.
+    only : tuple of str
+        Entries of ``measured`` that `make` alone needs; they are gone when tiles are made.
+    holds : callable
+        ``holds(exposure, params)`` -> bytes that `make` needs, its references included.
+    """
+
+    name: str
+    dtype: str
+    strips: Callable[[Exposure, Any], list[Window]]
+    make: Callable[..., np.ndarray]
+    references: Mapping[str, str] = field(default_factory=dict)
+    part: Callable[[Window], Window] = _itself
+    only: tuple[str, ...] = ()
+    holds: Callable[[Exposure, Any], float] = _little
 
 
 _CONTEXT = ("tile", "exposure", "params", "measured")
@@ -209,6 +253,8 @@ class Step:
         Parameter -> configuration key (dotted for nested keys) that sets it when the user gives it.
     reduction : Reduction, optional
         Numbers about the frame that the kernel needs first.
+    spill : Spill, optional
+        A correction that is worked out from these numbers for the whole frame, strip by strip.
     when : callable
         ``when(exposure, params, available)`` -> whether the step applies; ``available(name)``
         tells whether a reference array exists.
@@ -245,6 +291,7 @@ class Step:
     params: type[Params] = NoParams
     settings: Mapping[str, str] = field(default_factory=dict)
     reduction: Reduction | None = None
+    spill: Spill | None = None
     when: Callable[[Exposure, Any, Callable[[str], bool]], bool] = always
     check: Callable[[Exposure, Any], str] = _suits
     sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -266,6 +313,16 @@ class Step:
             raise TypeError(f"step {self.name}: declares flags that it cannot set, {impossible}")
         references = self.references_for(self.params())
         inputs = [*self.reads, *self.optional_reads, *references]
+        if self.spill is not None:
+            if self.reduction is None or not self.reduction.thin:
+                raise TypeError(f"step {self.name}: a spill needs a thin reduction")
+            inputs.append(self.spill.name)
+            _check_signature(
+                f"step {self.name}: make",
+                self.spill.make,
+                [*self.spill.references, "window", "plane"],
+                _CONTEXT[1:],
+            )
         _check_signature(f"step {self.name}: kernel", self.kernel, inputs)
         if self.reduction is not None:
             r = self.reduction

@@ -288,6 +288,8 @@ def _reference_lines(bound: BoundStep) -> list[str]:
     names: list[str] = [*step.references_for(bound.params).values()]
     if reduction:
         names += [*reduction.references_for(bound.params).values(), *reduction.whole.values()]
+    if step.spill:
+        names += step.spill.references.values()
     files: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         file, _, array = name.partition(".")

@@ -23,8 +23,10 @@ from dask.task_spec import List, Task, TaskRef
 from ..core.detector import Grid, Window
 from ..core.step import VARIABLES, BoundStep
 from ..io.references import Inputs
+from ..io.spill import Spilled
 from .kernels import combine_partials, partial_of, reduce_strip
 from .plan import Segment, Sink, Tap, feeding, make_segments
+from .spilling import Scratch, after_writing, spill_of, strip_array, with_strips, write_strip
 from .tasks import constant, last_task, named, references_to, unique
 from .tiles import TilePlan, pick_seconds, pick_variable, run_tile, total_seconds
 
@@ -49,6 +51,8 @@ class Lazy:
         The names of the tasks that do the work of these segments, and how many each has.
     aside : dict of str to int
         The same for what is measured and no tile waits for.
+    spilled : list of Spilled
+        Corrections in the scratch store; once all of `seconds` are there nobody reads them.
     """
 
     arrays: dict[str, da.Array]
@@ -56,6 +60,7 @@ class Lazy:
     seconds: list[Delayed]
     work: list[dict[str, int]]
     aside: dict[str, int]
+    spilled: list[Spilled]
 
 
 def build(
@@ -68,6 +73,7 @@ def build(
     sinks: Mapping[str, Sink] | None = None,
     taps: Sequence[Tap] = (),
     in_flight: int | None = None,
+    scratch: Scratch | None = None,
 ) -> Lazy:
     """Build the Dask graph of a recipe on one exposure. Reads no pixels.
 
@@ -91,6 +97,8 @@ def build(
     in_flight : int, optional
         Tile i waits for tile i - `in_flight`. Dask takes tiles in an order that has no regard to
         where they lie; neighbours in turn find more of what they read unpacked or cached.
+    scratch : Scratch, optional
+        Where steps with a `Spill` put their corrections; without it they stay in memory.
     """
     sinks = dict(sinks or {})
     results = [name for name in results if name not in sinks]
@@ -99,6 +107,7 @@ def build(
     # Where several segments write a variable, only its last version goes to the sink.
     last = {name: i for i, s in enumerate(segments) for b in s.steps for name in b.step.writes}
     flow = _Flow(inputs, shared, {}, {}, {}, [])
+    spilled: list[Spilled] = []
     done: list[BoundStep] = []
     work: list[dict[str, int]] = []
     aside: dict[str, int] = {}
@@ -107,7 +116,10 @@ def build(
         for j, bound in enumerate(segment.steps):
             if bound.step.reduction is not None:
                 before = [*done, *segment.steps[:j]]
-                flow.measured[bound.name] = _reduction(bound, before, flow, reducing)
+                found = _reduction(bound, before, flow, reducing)
+                if bound.step.spill is not None:
+                    found = _corrected(bound, found, flow, scratch, spilled)
+                flow.measured[bound.name] = found
         done += segment.steps
         if not segment.leave:
             aside |= reducing
@@ -121,7 +133,7 @@ def build(
         flow.stored.update(putting)
         flow.seconds.append(seconds)
     arrays = {name: flow.arrays[name] for name in results}
-    return Lazy(arrays, flow.measured, flow.seconds, work, aside)
+    return Lazy(arrays, flow.measured, flow.seconds, work, aside, spilled)
 
 
 @dataclass(frozen=True)
@@ -328,6 +340,39 @@ def _reduction(
     partials = List(*map(TaskRef, tasks))
     tasks[end] = Task(end, combine_partials, partials, bound, TaskRef(shared.key))
     return last_task(end, tasks, [shared, *sources, *ready])
+
+
+def _corrected(
+    bound: BoundStep,
+    found: Delayed,
+    flow: _Flow,
+    scratch: Scratch | None,
+    spilled: list[Spilled],
+) -> Delayed:
+    """What a step has `found` on the frame, with its correction once all strips are made."""
+    exposure = flow.inputs.exposure
+    spill = spill_of(bound)
+    windows = spill.strips(exposure, bound.params)
+    label, end = unique(f"{bound.name}-correction"), unique(f"{bound.name}-corrected")
+    given = TaskRef(flow.shared.key), TaskRef(found.key)
+    keys = [(label, i) for i in range(len(windows))]
+    made = List(*map(TaskRef, keys))
+    if scratch is None:
+        tasks: dict[Any, Task] = {
+            key: Task(key, strip_array, window, bound, *given)
+            for key, window in zip(keys, windows, strict=True)
+        }
+        tasks[end] = Task(end, with_strips, TaskRef(found.key), bound, windows, made)
+    else:
+        shape = (exposure.n_resultants, exposure.side, exposure.side)
+        target = scratch.create(label, shape, (1, *windows[0].shape), spill.dtype)
+        spilled.append(target)
+        tasks = {
+            key: Task(key, write_strip, window, bound, target, *given)
+            for key, window in zip(keys, windows, strict=True)
+        }
+        tasks[end] = Task(end, after_writing, TaskRef(found.key), bound, target, made)
+    return last_task(end, tasks, [flow.shared, found])
 
 
 def _overlapping(array: da.Array, window: Window) -> list[tuple[Any, Window]]:

@@ -13,6 +13,7 @@ from ..core.detector import BORDER, Window
 from ..core.step import VARIABLES, BoundStep, Tile, accepted
 from ..io.references import Inputs
 from .plan import feeding, reference_lives, summed_halo
+from .spilling import Remade, with_source
 
 
 def run_steps(
@@ -57,6 +58,9 @@ def run_steps(
                 shared[name] = inputs.sources[name].read(tile.window)
             references[keyword] = shared[name]
         shared = {name: value for name, value in shared.items() if name in kept}
+        if b.step.spill is not None:
+            correction = measured[b.name][b.step.spill.name]
+            references[b.step.spill.name] = correction.read(tile.window)
         context = {
             "tile": tile,
             "exposure": inputs.exposure,
@@ -69,7 +73,7 @@ def run_steps(
         results = result if isinstance(result, tuple) else (result,)
         for name, value in zip(b.step.writes, results, strict=True):
             have[name] = value
-        del reads, result, results
+        del reads, references, result, results
         if taps is not None:
             taps(b.name, have)
         if seconds is not None:
@@ -148,7 +152,9 @@ def measure(steps: Sequence[BoundStep], inputs: Inputs) -> dict[str, Mapping[str
         before = feeding(steps[:i], reduction.reads_for(bound.params))
         windows = reduction.windows(inputs.exposure, bound.params)
         partials = [reduce_strip(w, bound, before, inputs, measured) for w in windows]
-        measured[bound.name] = combine_partials(partials, bound, inputs)
+        found = measured[bound.name] = combine_partials(partials, bound, inputs)
+        if bound.step.spill is not None:
+            measured[bound.name] = with_source(found, bound, Remade(bound, inputs, found))
     return measured
 
 

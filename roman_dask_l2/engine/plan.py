@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,6 +62,35 @@ class Segment:
             if len(self.steps) == 1
             else f"{self.steps[0].name}-to-" + (self.steps[-1].name)
         )
+
+
+def input_names(bound: BoundStep, *, needed: bool = False) -> list[str]:
+    """Arrays of the input files that a step asks for, its reduction and spill included.
+
+    Parameters
+    ----------
+    bound : BoundStep
+    needed : bool
+        Only those that it cannot do without: what a function has no default for.
+    """
+    step, params = bound.step, bound.params
+    uses: list[tuple[Callable[..., object], Mapping[str, str]]] = [
+        (step.kernel, step.references_for(params))
+    ]
+    if step.reduction is not None:
+        reduction = step.reduction
+        uses.append((reduction.partial, reduction.references_for(params)))
+        if not needed:  # what is read whole may always be missing
+            uses.append((reduction.combine, reduction.whole))
+    if step.spill is not None:
+        uses.append((step.spill.make, step.spill.references))
+    names: list[str] = []
+    for function, references in uses:
+        parameters = inspect.signature(function).parameters
+        for keyword, name in references.items():
+            if not needed or parameters[keyword].default is inspect.Parameter.empty:
+                names.append(name)
+    return names
 
 
 # -- the plan: plain data, no Dask ---------------------------------------------------------------

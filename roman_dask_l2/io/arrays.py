@@ -237,7 +237,7 @@ class Placed:
         if self.planes is not None:
             skipped = 0 if self.first else shape[0] - self.planes
             planes = slice(skipped, skipped + self.planes)
-        if window is None or shape[-1] == self.side or len(shape) < 2:
+        if window is None or len(shape) < 2 or shape[-1] != self.side - 2 * BORDER:
             return self._converted(self.array.read(window, planes))
         inner = window.active(self.side)
         moved = Window(*(v - BORDER for v in inner))

@@ -16,6 +16,9 @@ from .layout import Layout
 ANY_DETECTOR = {"dark_decay"}
 """Files with entries for all detectors; their own ``meta.instrument.detector`` tells nothing."""
 
+OF_AN_ELEMENT = {"flat", "distortion"}
+"""Files made for one optical element. Darks carry one too, that of the dark exposures."""
+
 RAW = "asdf://stsci.edu/datamodels/roman/tags/wfi_science_raw-"
 """How the tag of a Level 1 file begins."""
 
@@ -49,7 +52,7 @@ def contradictions(key: str, layout: Layout, exposure: Exposure) -> Iterator[str
             "made the exposure"
         )
     element = _said(layout, "instrument", "optical_element")
-    if element and key == "flat" and _plain(element) != _plain(exposure.optical_element):
+    if element and key in OF_AN_ELEMENT and _plain(element) != _plain(exposure.optical_element):
         yield (
             f"{place}.instrument.optical_element is {element!r}, expected "
             f"{exposure.optical_element}, which the exposure was made with"

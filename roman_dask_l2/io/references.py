@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
@@ -12,6 +12,7 @@ from ..core.detector import BORDER, CHANNEL_WIDTH, PADDED_WIDTH
 from ..core.exposure import Exposure
 from ..errors import InputError
 from .arrays import Constant, PixelArea, Placed, ReadTime
+from .channel_tables import Values, channel_tables
 from .kinds import contradictions
 from .layout import Layout, known_layout
 
@@ -25,7 +26,7 @@ class Array:
     dims : str
         Letters: r resultants (one plane more is accepted in a reference), p polynomial terms,
         k = 3, y and x the full detector, Y and X its active part, a = 128, c channels, f
-        frequencies of a channel. Empty: a scalar or mapping of the tree.
+        frequencies of a channel, v values of the converter. Empty: a scalar or mapping of the tree.
     dtype : str or None
         What kernels get; None keeps float32 or float64 as stored.
     unit, meaning : str
@@ -62,9 +63,9 @@ ARRAYS: dict[str, Array] = {
     "mask.dq": Array("yx", U, "", "pixels known to be bad"),
     "read.data": Array("yx", F, "DN", "read noise of one read"),
     "read.dq": Array("yx", U, "", "flags of the read noise", False),
-    "read.resetnoise": Array("yx", F, "DN", "reset noise"),
-    "read.anc.U_PINK": Array("", None, "DN", "1/f noise of each channel's own"),
-    "read.anc.C_PINK": Array("", None, "DN", "1/f noise common to all channels"),
+    "read.resetnoise": Array("yx", F, "DN", "reset noise", False),
+    "read.anc.U_PINK": Array("", None, "DN", "1/f noise of each channel's own", False),
+    "read.anc.C_PINK": Array("", None, "DN", "1/f noise common to all channels", False),
     "read.amp33.valid": Array("", None, "", "the reference output can be used", False),
     "read.amp33.med": Array("ya", F, "DN", "mean reference output", False),
     "read.amp33.std": Array("ya", F, "DN", "white noise of the reference output", False),
@@ -80,6 +81,8 @@ ARRAYS: dict[str, Array] = {
     "linearity.coeffs": Array("pyx", F, "DN^(1-p)", "polynomial from raw to linear signal"),
     "linearity.dq": Array("yx", U, "", "flags of the linearity polynomial"),
     "inverselinearity.coeffs": Array("pyx", F, "DN^(1-p)", "polynomial from linear to raw signal"),
+    "integralnonlinearity.value": Array("v", "uint16", "DN", "readings of the converter"),
+    "integralnonlinearity.table": Array("cv", "float64", "DN", "non-linearity at each reading"),
     "refpix.gamma": Array("cf", "complex128", "", "response of channels to the left border"),
     "refpix.zeta": Array("cf", "complex128", "", "response of channels to the right border"),
     "refpix.alpha": Array("cf", "complex128", "", "response of channels to the reference output"),
@@ -116,7 +119,10 @@ class Inputs:
 
 
 def open_inputs(
-    l1: Layout, exposure: Exposure, references: Mapping[str, Path]
+    l1: Layout,
+    exposure: Exposure,
+    references: Mapping[str, Path],
+    used: Collection[str] | None = None,
 ) -> tuple[Inputs, list[str]]:
     """Describe all arrays of an exposure and its reference files.
 
@@ -126,6 +132,9 @@ def open_inputs(
     exposure : Exposure
     references : mapping of str to Path
         CALDIR.
+    used : collection of str, optional
+        Arrays that somebody asks for. An optional one that is not among them may have any shape:
+        the observatory's old darks have cubes of other resultants. Default: all.
 
     Returns
     -------
@@ -135,6 +144,7 @@ def open_inputs(
     """
     layouts: dict[str, Layout] = {"l1": l1}
     problems: list[str] = []
+    notes: list[str] = []
     for key, path in references.items():
         try:
             layouts[key] = known_layout(path)
@@ -148,19 +158,24 @@ def open_inputs(
         if key not in layouts:
             continue
         try:
-            source = _source(layouts[key], tuple(rest), array, exposure, l1)
+            if name == "integralnonlinearity.table":
+                source: Any = channel_tables(layouts[key], exposure.side // CHANNEL_WIDTH)
+            else:
+                source = _source(layouts[key], tuple(rest), array, exposure, l1)
         except InputError as error:
-            problems += error.problems if key == "l1" else [f"CALDIR.{key}: {error}"]
+            if key != "l1" and _is_spare(name, array, used):
+                notes.append(f"CALDIR.{key}: {error}: it is not used")
+            else:
+                problems += error.problems if key == "l1" else [f"CALDIR.{key}: {error}"]
             continue
         if source is not None:
             sources[name] = source
             if isinstance(source, Placed) and source.planes is not None:
                 sources[name + "@first"] = replace(source, first=True)
-        elif array.required:
+        elif array.required or _is_due(name, layouts[key]):
             where = "" if key == "l1" else f"CALDIR.{key}: "
             problems.append(f"{where}{layouts[key].path}: no roman.{'.'.join(rest)}")
     _drop_invalid_amp33(sources)
-    notes: list[str] = []
     if "dark_decay.decay_table" in sources:
         found = read_decay(sources.pop("dark_decay.decay_table").read(), exposure.detector)
         place = f"CALDIR.dark_decay: {layouts['dark_decay'].path}: decay_table"
@@ -170,6 +185,9 @@ def open_inputs(
             notes.append(f"{place} has no decay for {exposure.detector}: it is not corrected")
         else:
             sources["dark_decay.decay_table"] = Constant({exposure.detector: found})
+    if "photom.phot_table" in sources:
+        table = sources["photom.phot_table"].read()
+        sources["photom.phot_table"] = Constant(_numbers(table) or {})
     sources["detector.read_time"] = ReadTime(
         exposure.detector_number, exposure.side, exposure.frame_time
     )
@@ -186,9 +204,31 @@ def add_wcs(inputs: Inputs, wcs: Any, shifts: set[int]) -> Inputs:
     return replace(inputs, sources=sources)
 
 
+def _numbers(table: Any) -> Any:
+    """A mapping without the curves in it."""
+    if not isinstance(table, Mapping):
+        return None if isinstance(table, list) else table
+    if {"source", "shape"} <= set(table) or {"data", "datatype"} <= set(table):
+        return None
+    inner = {key: _numbers(value) for key, value in table.items()}
+    return {key: inner[key] for key in table if inner[key] is not None or table[key] is None}
+
+
+def _is_due(name: str, layout: Layout) -> bool:
+    """Whether the survey's read noise file, which tells more than the observatory's, should have
+    this."""
+    survey = any(layout.value("roman", part) is not None for part in ("resetnoise", "anc", "amp33"))
+    return survey and name in ("read.resetnoise", "read.anc.U_PINK", "read.anc.C_PINK")
+
+
+def _is_spare(name: str, array: Array, used: Collection[str] | None) -> bool:
+    """A cube that is optional and that nobody asks for."""
+    return used is not None and name not in used and array.dims[:1] == "r" and not array.required
+
+
 def _source(
     layout: Layout, key: tuple[str, ...], array: Array, exposure: Exposure, l1: Layout
-) -> Placed | Constant | None:
+) -> Placed | Constant | Values | None:
     if not array.dims:
         value = layout.value("roman", *key)
         return None if value is None else Constant(value)
@@ -206,6 +246,7 @@ def _source(
         "a": CHANNEL_WIDTH,
         "c": n // CHANNEL_WIDTH,
         "f": n * PADDED_WIDTH // 2 + 1,
+        "v": -1,
     }
     if array.dims == "yx" and stored.shape == (n - 2 * BORDER,) * 2:
         array = replace(array, dims="YX")  # the active pixels alone
@@ -227,6 +268,8 @@ def _source(
             f"{layout.path}: roman.{'.'.join(key)} has type {stored.dtype}, "
             f"expected {array.dtype or 'float32 or float64'}"
         )
+    if array.dims == "v":
+        return Values(stored, array.dtype)
     planes = r if array.dims[0] == "r" else None
     return Placed(stored, n, array.dtype, planes)
 

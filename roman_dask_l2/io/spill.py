@@ -218,28 +218,31 @@ def _store_name(stem: str) -> str:
     return f"{stem}-{os.getpid()}-{uuid.uuid4().hex[:8]}.zarr"
 
 
-def check_temp(temp: Path, needed: int = 0) -> None:
-    """There must be a writable directory for the configuration's TEMP, with `needed` bytes free.
+def check_temp(temp: Path, needed: int = 0, key: str = "NOISE.TEMP") -> None:
+    """There must be a writable directory for a store, with `needed` bytes free; `key` is where the
+    configuration names it.
 
     Raises
     ------
     InputError
     """
     folder, _ = temp_place(temp)
-    require_writable(folder, f"NOISE.TEMP: {temp}")
+    require_writable(folder, f"{key}: {temp}")
     size = len(os.fsencode(_store_name(temp_place(temp)[1])))
     if size > os.pathconf(folder, "PC_NAME_MAX"):
-        raise InputError(f"NOISE.TEMP: {temp}: the name is too long, expected a directory")
+        raise InputError(f"{key}: {temp}: the name is too long, expected a directory")
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
-            f"NOISE.TEMP: {folder}: too little disk space, {free / 1e6:.0f} MB free of the "
+            f"{key}: {folder}: too little disk space, {free / 1e6:.0f} MB free of the "
             f"{needed / 1e6:.0f} MB needed"
         )
 
 
 @contextlib.contextmanager
-def temp_store(temp: Path, needed: int, keep: bool = False) -> Iterator[TempStore]:
+def temp_store(
+    temp: Path, needed: int, keep: bool = False, key: str = "NOISE.TEMP"
+) -> Iterator[TempStore]:
     """A store under `temp` for the time of the block.
 
     Parameters
@@ -250,13 +253,15 @@ def temp_store(temp: Path, needed: int, keep: bool = False) -> Iterator[TempStor
         Bytes that will be written at most at a time.
     keep : bool
         Leave the store behind, and say where.
+    key : str
+        Where the configuration names `temp`.
 
     Raises
     ------
     InputError
         If the directory is missing or not writable, or has too little space.
     """
-    check_temp(temp, needed)
+    check_temp(temp, needed, key)
     folder, stem = temp_place(temp)
     path = folder / _store_name(stem)
     path.mkdir()

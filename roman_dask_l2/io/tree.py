@@ -14,6 +14,7 @@ from ..errors import InputError
 TYPES = {
     **{f"{kind}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
     **{f"float{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"complex{bits}": f"complex{bits}" for bits in (64, 128)},
     "bool8": "bool",
 }
 """Types of arrays, as the tree names them, and as NumPy does."""

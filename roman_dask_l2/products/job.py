@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect as introspection
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..config.caldir import as_given
 from ..config.model import Config, load_config
 from ..config.noise_labels import Layer, parse_all
 from ..config.recipe import Recipe, load_recipe
@@ -21,6 +21,7 @@ from ..engine import plan
 from ..errors import InputError
 from ..io.asdf_file import open_asdf
 from ..io.atomic import check_target, real_path
+from ..io.crds import Choice
 from ..io.fits import fits_name
 from ..io.kinds import wrong_tag
 from ..io.l1 import l1_exposure
@@ -30,7 +31,9 @@ from ..io.references import Inputs, add_wcs, open_inputs
 from ..io.spill import LAYERS_IN_FLIGHT, check_temp
 from ..io.wcs import Wcs, load_wcs
 from ..steps.assign_wcs import AssignWcsParams
-from .layer_inputs import missing_inputs
+from .choice import missing, references_of, used_arrays
+from .layer_inputs import missing_inputs, needed_arrays
+from .scratch import check_scratch, scratch_needed
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,10 @@ class Job:
     layers : list of (Layer, int)
         Noise layers, each with the number of equal labels before it; empty unless the NOISE block
         was checked.
+    references : dict of str to Path
+        Reference files that are used, by their key in CALDIR.
+    crds : Choice, optional
+        What CRDS chose, if it was asked.
     """
 
     config: Config
@@ -63,6 +70,8 @@ class Job:
     inputs: Inputs
     wcs: Wcs
     layers: list[tuple[Layer, int]] = field(default_factory=list)
+    references: dict[str, Path] = field(default_factory=dict)
+    crds: Choice | None = None
 
     @property
     def exposure(self) -> Exposure:
@@ -135,23 +144,32 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     if noise and config.NOISE is not None:
         checked = attempt(problems, check_noise, config)
     if l1 is None or exposure is None:
-        attempt(problems, _open_wcs, config, recipe, l1, config.references(), {})
+        attempt(problems, _open_wcs, config, recipe, None, {}, {})
         for key, path in config.references().items():
-            found: list[str] = []
-            attempt(found, known_layout, path)
-            problems += [f"CALDIR.{key}: {p}" for p in found]
+            wrong: list[str] = []
+            attempt(wrong, known_layout, path)
+            given = config.raw.get("CALDIR")
+            problems += [as_given(f"CALDIR.{key}: {p}", given) for p in wrong]
         return None
     if bad_tag := wrong_tag(l1):
         problems.append(bad_tag)
-    inputs, wrong = open_inputs(l1, exposure, config.references())
-    problems += wrong
-    wcs = attempt(problems, _open_wcs, config, recipe, l1, config.references(), inputs.layouts)
-    if checked:
-        problems += missing_inputs([layer for layer, _ in checked], inputs, config.references())
+    found = None if recipe is None else attempt(problems, references_of, config, recipe, l1)
+    references, crds = (config.references(), None) if found is None else found
+    if crds is not None:
+        log.info("%s", crds)
+    drawn = [layer for layer, _ in checked or []]
+    used = None if recipe is None else {*used_arrays(recipe), *needed_arrays(drawn)}
+    inputs, wrong = open_inputs(l1, exposure, references, used)
+    problems += [as_given(line, config.raw.get("CALDIR")) for line in wrong]
+    wcs = attempt(problems, _open_wcs, config, recipe, l1, references, inputs.layouts)
     if writable:
         attempt(problems, check_disk, config, exposure)
     if checked and config.NOISE is not None:
-        attempt(problems, check_temp, config.NOISE.TEMP, temp_needed(exposure, checked))
+        spilled = scratch_needed(recipe.steps, exposure) if recipe else 0
+        needed = temp_needed(exposure, checked, spilled)
+        attempt(problems, check_temp, config.NOISE.TEMP, needed)
+    if recipe is not None and writable:
+        attempt(problems, check_scratch, config, recipe.steps, exposure)
     if recipe is None or wcs is None or problems:
         return None
     names = {n for b in recipe.steps for n in b.step.references_for(b.params).values()}
@@ -160,7 +178,8 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     if with_wcs is None:
         return None
     steps = plan.applicable(recipe.steps, with_wcs)
-    problems += _missing_references(steps, with_wcs)
+    problems += missing(config, steps, with_wcs, crds)
+    problems += missing_inputs(drawn, with_wcs, references)
     for bound in steps:
         if unfit := bound.step.check(exposure, bound.params):
             problems.append(f"{config.IN}: {unfit}")
@@ -168,7 +187,7 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
         log.info("romancal_ramp_fit: recipe %s", recipe.name)
     if config.JUMPOUT:
         attempt(problems, jump_flags, steps)
-    return Job(config, recipe, steps, with_wcs, wcs, checked or [])
+    return Job(config, recipe, steps, with_wcs, wcs, checked or [], references, crds)
 
 
 def jump_flags(steps: Sequence[BoundStep]) -> tuple[str, str]:
@@ -227,18 +246,6 @@ def _l1_wcs(layout: Layout) -> Any:
         return file["roman"]["meta"]["wcs"]
 
 
-def _missing_references(steps: list[BoundStep], inputs: Inputs) -> list[str]:
-    """Arrays without which a step cannot run (its kernel has no default for them)."""
-    problems = []
-    for bound in steps:
-        parameters = introspection.signature(bound.step.kernel).parameters
-        for keyword, name in bound.step.references_for(bound.params).items():
-            needed = parameters[keyword].default is introspection.Parameter.empty
-            if needed and not inputs.available(name):
-                problems.append(f"step {bound.name} needs {name}, which no file in CALDIR gives")
-    return problems
-
-
 def outputs(config: Config) -> list[Path]:
     """Files that a calibration writes."""
     return [config.OUT, *([fits_name(config.OUT)] if config.FITSOUT else [])]
@@ -291,17 +298,18 @@ def check_noise(config: Config) -> list[tuple[Layer, int]]:
     return layers
 
 
-def temp_needed(exposure: Exposure, layers: Sequence[tuple[Layer, int]]) -> int:
-    """Maximum size of the TEMP store of noise layers, bytes."""
+def temp_needed(exposure: Exposure, layers: Sequence[tuple[Layer, int]], spilled: int = 0) -> int:
+    """Maximum size of the TEMP store of noise layers, bytes; `spilled` are those of the corrections
+    that the recipe makes of every ramp."""
     n, r = exposure.side, exposure.n_resultants
     frame = n * n
     cube = (
-        frame * (2 * r + 9) + 2 * r * n * CHANNEL_WIDTH
+        frame * (2 * r + 9) + 2 * r * n * CHANNEL_WIDTH + spilled
     )  # its rate with and without sky, its flags
     cubes = sum(layer.ramp is not None for layer, _ in layers)
     drawn = sum(layer.draws_blocks for layer, _ in layers)
     kinds = {layer.ramp for layer, _ in layers if layer.ramp is not None}
-    base = 9 * frame if "dark" in kinds else 0
+    base = 9 * frame + spilled if "dark" in kinds else 0
     if kinds:
         base += (4 + 2 * r * len(kinds)) * frame  # what noisy planes are made from
     in_flight = min(cubes, LAYERS_IN_FLIGHT) * cube + min(drawn, LAYERS_IN_FLIGHT) * 4 * frame

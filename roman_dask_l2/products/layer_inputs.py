@@ -9,6 +9,13 @@ from ..config.noise_labels import Layer
 from ..io.references import ARRAYS, Inputs
 
 
+def needed_arrays(layers: Sequence[Layer]) -> set[str]:
+    """Arrays of reference files that layers cannot do without."""
+    return {
+        name for layer in layers for c, argument in layer.commands for name in c.inputs(argument)
+    }
+
+
 def missing_inputs(
     layers: Sequence[Layer], inputs: Inputs, files: Mapping[str, Path]
 ) -> Iterator[str]:

@@ -202,11 +202,19 @@ class LayerPlan:
             sinks["data"] = target = self._image(name)
             others = [rate, flags]
         lazy = graph.build(
-            steps, inputs, self._grid, (), self._per_step, after, sinks, in_flight=in_flight()
+            steps,
+            inputs,
+            self._grid,
+            (),
+            self._per_step,
+            after,
+            sinks,
+            in_flight=in_flight(),
+            scratch=self._store,
         )
         for names in lazy.work:
             work |= names  # lazy.aside is not computed
-        return target, others, lazy.seconds[-1]
+        return target, [*others, *lazy.spilled], lazy.seconds[-1]
 
     def _block_part(
         self,

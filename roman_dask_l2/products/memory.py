@@ -25,7 +25,7 @@ from ..engine.options import RunOptions
 from ..errors import InputError
 from ..io.arrays import PIECE_BYTES, PixelArea, Placed, ReadTime, pieces_kept
 from ..io.references import Inputs
-from ..io.spill import STRIP
+from ..io.spill import LAYERS_IN_FLIGHT, STRIP
 from ..system.processes import cpu_count
 from .job import Job
 from .provenance import Product
@@ -79,6 +79,8 @@ def pixel_bytes(steps: Sequence[BoundStep], inputs: Inputs, entering: Sequence[s
         loaded = shared | {name: _reference(inputs, name) for name in references.values()}
         shared = {name: size for name, size in loaded.items() if name in kept}
         made = {name: _variable(name, r) for name in b.step.writes}
+        if b.step.spill is not None:
+            loaded[""] = r * np.dtype(b.step.spill.dtype).itemsize
         alive = sum(have.values()) + sum(loaded.values()) + sum(made.values())
         peak = max(peak, alive)
         have |= made
@@ -117,12 +119,27 @@ def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Laye
     for bound in job.steps:
         if bound.step.reduction is not None:
             whole = max(whole, bound.step.reduction.holds(job.exposure, bound.params))
-    work = (busy - 1) * largest + max(largest, whole)
+    work = max((busy - 1) * largest + max(largest, whole), _strips(job, threads))
     if layers:
         plane = (NOISE_STRIP * min(STRIP, side) + NOISE_CHANNEL * CHANNEL_WIDTH) * side
         reads = any(layer.ramp is not None for layer in layers)
         work = threads * max(largest, plane * reads, NOISE_FINISH * side**2 / CELLS)
+        # Two layers may be at their corrections at the same time.
+        spectra = min(sum(layer.ramp is not None for layer in layers), LAYERS_IN_FLIGHT)
+        work += spectra * _strips(job, 0) + (_strips(job, threads) - _strips(job, 0))
     return BASE + SPARE * (work + _unpacked(inputs.sources))
+
+
+def _strips(job: Job, threads: int) -> float:
+    """Bytes in use while corrections are made, strip by strip on each thread, of what was
+    measured."""
+    most = 0.0
+    for bound in job.steps:
+        reduction, spill = bound.step.reduction, bound.step.spill
+        if reduction is not None and spill is not None:
+            given = job.exposure, bound.params
+            most = max(most, reduction.holds(*given) + threads * spill.holds(*given))
+    return most
 
 
 def _unpacked(sources: Mapping[str, Any]) -> float:

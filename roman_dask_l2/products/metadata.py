@@ -7,7 +7,7 @@ from typing import Any
 
 from ..core.detector import BORDER
 from ..core.photometry import photometry
-from ..core.step import BoundStep
+from ..engine.plan import input_names
 from ..io.footprint import middle, sky_region
 from ..io.l2 import check_model, image_model
 from ..system.foreign import alone
@@ -117,24 +117,17 @@ def _l2_model(job: Job) -> Any:
             wcsinfo["ra_ref"], wcsinfo["dec_ref"] = middle(job.wcs, side)
     names = model.meta.get("ref_file")
     if names is not None:
-        used = {name for b in job.steps for name in _references(b)}
+        used = {name for b in job.steps for name in input_names(b)}
         keys = {name.partition(".")[0] for name in used if job.inputs.available(name)}
         if job.wcs.distortion is not None:
             keys.add("distortion")
-        references = job.config.references()
-        own_names = {REF_FILES[k]: references[k].name for k in keys & REF_FILES.keys()}
+        prefix = "" if job.crds is None else "crds://"
+        own_names = {REF_FILES[k]: prefix + job.references[k].name for k in keys & REF_FILES.keys()}
+        if job.crds is not None:
+            names["crds"] = {"context": job.crds.context, "version": job.crds.software}
         for key in [key for key in names if key != "crds"]:
             names[key] = own_names.get(key, "N/A")
     return model
-
-
-def _references(bound: BoundStep) -> set[str]:
-    """Reference arrays that a step reads, by tile or whole."""
-    step, reduction = bound.step, bound.step.reduction
-    found = set(step.references_for(bound.params).values())
-    if reduction is not None:
-        found |= {*reduction.references_for(bound.params).values(), *reduction.whole.values()}
-    return found
 
 
 def check_metadata(job: Job) -> None:

@@ -41,6 +41,7 @@ from .layer_plan import LayerPlan
 from .layer_sum import note_name
 from .memory import tile_and_threads
 from .provenance import provenance
+from .scratch import scratch_needed
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def generate_noise(
     l2 = open_l2(job, layers)
     size, threads = tile_and_threads(job, options, [layer for layer, _ in layers])
     grid = Grid(job.exposure.side, size)
-    needed = temp_needed(job.exposure, layers)
+    needed = temp_needed(job.exposure, layers, scratch_needed(job.steps, job.exposure))
     with (
         replacing(*finals) as parts,
         temp_store(noise.TEMP, needed, keep_temp) as store,

@@ -45,7 +45,15 @@ def provenance(job: Job, product: Product = "l2") -> dict[str, Any]:
         path = getattr(job.config, key)
         if path is not None:
             files[key] = whole_file(path)
-    return describe(job.config, recipe_parts(job.recipe), files, product)
+    made = describe(job.config, recipe_parts(job.recipe), files, product)
+    if job.crds is not None:
+        made["crds"] = {
+            "context": job.crds.context,
+            "version": job.crds.software,
+            "files": {key: path.name for key, path in job.crds.files.items()},
+            "absent": list(job.crds.absent),
+        }
+    return made
 
 
 def describe(

@@ -34,7 +34,7 @@ def find_problems(config: Mapping[str, Any] | str | Path) -> list[str]:
             warn_about(layer for layer, _ in parse_all(loaded.NOISE.LAYER))
         return problems
     for key, path in _paths_of(config).items():
-        if key not in ("OUT", "NOISE.OUT", "NOISE.TEMP") and not os.path.isfile(path):
+        if key not in ("OUT", "NOISE.OUT", "NOISE.TEMP", "TEMP") and not os.path.isfile(path):
             problems.append(f"{key}: {path}: no such file")
     return problems
 

@@ -170,6 +170,8 @@ def _references(bound: BoundStep) -> list[str]:
     if step.reduction is not None:
         names += step.reduction.references_for(params).values()
         names += step.reduction.whole.values()
+    if step.spill is not None:
+        names += step.spill.references.values()
     return names
 
 

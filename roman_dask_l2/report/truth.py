@@ -1,4 +1,8 @@
-"""A calibrated exposure compared with the simulation's truth."""
+"""A calibrated exposure compared with the simulation's truth.
+
+The truth follows the convention of the reference files: with the survey's, uniform light has a rate
+in proportion to the solid angle of each pixel, with the observatory's a uniform one.
+"""
 
 from __future__ import annotations
 
@@ -108,6 +112,19 @@ class DemoReport:
 
 
 # -- the comparison ------------------------------------------------------------------------------
+
+
+CONVENTIONS = {
+    "survey": "the true rate of uniform light is as the solid angle of each pixel; sky included",
+    "observatory": "the true rate of uniform light is uniform (rate / flat); no sky is subtracted",
+}
+"""Whose reference files describe the detector -> what the true rate means."""
+
+
+def convention(truth: Path) -> str:
+    """What the true rate in a file of the simulator means, one sentence."""
+    with asdf.open(truth) as file:
+        return CONVENTIONS[file["truth"]["options"].get("references", "survey")]
 
 
 def compare(config: Path, l2: Path, truth: Path) -> list[Check]:

@@ -79,7 +79,8 @@ def _dither(seed: int, number: int, side: int) -> tuple[float, float]:
 def _campaign(folder: Path, first: Simulation) -> dict[str, Any]:
     """The first exposure's configuration with its number replaced by a placeholder."""
     settings = yaml.safe_load(first.config.read_text())
-    settings["FITSWCS"] = "{obs}/wcs.txt"
+    if "FITSWCS" in settings:
+        settings["FITSWCS"] = "{obs}/wcs.txt"
     settings["OUT"] = "l2/exposure_{obs}.asdf"
     settings["CALDIR"] = {key: os.path.relpath(path, folder) for key, path in first.caldir.items()}
     del settings["IN"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -52,7 +54,7 @@ def choose_places(run: Run, conditions: Iterable[str]) -> None:
 
 
 @dataclass
-class Pixels:
+class Pixels(ABC):
     """The detector as it is (reference files may say otherwise): active arrays, float32."""
 
     gain: np.ndarray  # e/DN
@@ -61,15 +63,49 @@ class Pixels:
     kernel: np.ndarray  # (3, 3, n, n) fraction of charge that goes to (y+dy, x+dx)
     dark: np.ndarray  # e/s, before IPC
     hot: np.ndarray  # e/s, what hot pixels have more
+    sref: np.ndarray  # DN_raw of an empty well
+    threshold: np.ndarray  # DN_raw at which saturation begins
+
+    peak: ClassVar[float] = 0.96
+    """What IPC leaves of the peak of a star."""
+
+    @abstractmethod
+    def to_linear(self, raw: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+        """DN_raw without bias to DN_lin, for some rows."""
+
+    @abstractmethod
+    def to_raw(self, signal: np.ndarray, rows: slice) -> np.ndarray:
+        """DN_lin to DN_raw without bias, the inverse of `to_linear`."""
+
+
+@dataclass
+class LegendrePixels(Pixels):
+    """The detector of the survey's reference files: its linearity is a Legendre series."""
+
     coef: np.ndarray  # (ORDER + 1, n, n) Legendre coefficients, DN_lin
-    smin: np.ndarray  # DN_raw, as the next three
+    smin: np.ndarray  # DN_raw, range of the series
     smax: np.ndarray
-    sref: np.ndarray
-    threshold: np.ndarray
+
+    def to_linear(self, raw: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+        """DN_raw without bias to DN_lin, for some rows."""
+        smin, smax = self.smin[rows], self.smax[rows]
+        return _curve(2 * (raw - smin) / (smax - smin) - 1, _powers(self.coef[:, rows]))[0]
+
+    def to_raw(self, signal: np.ndarray, rows: slice) -> np.ndarray:
+        """DN_lin to DN_raw without bias: Newton steps from a line."""
+        smin, half = self.smin[rows], 0.5 * (self.smax[rows] - self.smin[rows])
+        powers = _powers(self.coef[:, rows])
+        z = (signal + self.sref[rows] - smin) / half - 1
+        for _ in range(4):
+            value, slope = _curve(z, powers)
+            value -= signal
+            value /= slope
+            z -= value
+        return smin + half * (z + 1)
 
 
-def make_detector(run: Run) -> Pixels:
-    n, column = run.n, np.arange(run.n, dtype=np.float32)
+def make_detector(run: Run) -> LegendrePixels:
+    """The detector of the survey's reference files."""
     sref = run.plane("sref", 6000, 250)
     smin, smax = sref - 1500, run.plane("smax", 62000, 200)
     for i, (y, x) in enumerate(run.at("off_range") - BORDER):
@@ -77,22 +113,31 @@ def make_detector(run: Run) -> Pixels:
             smax[y, x] = sref[y, x] + 400
         else:
             smin[y, x] = sref[y, x] + 500
-    coef = np.empty((ORDER + 1, n, n), np.float32)
+    coef = np.empty((ORDER + 1, run.n, run.n), np.float32)
     coef[0], coef[1], coef[3], coef[4] = 0, 1, 0.012, -0.004
     coef[2] = run.plane("curvature", 0.05, 0.004)
     value, slope = _curve(2 * (sref - smin) / (smax - smin) - 1, _powers(coef))
     coef[0] = -value  # so that DN_lin is 0 at Sref ..
     coef *= 0.5 * (smax - smin) / slope  # .. and DN_lin per DN_raw is 1 there
+    return LegendrePixels(
+        **common_pixels(run), kernel=_ipc_kernel(run), sref=sref, coef=coef, smin=smin, smax=smax
+    )
+
+
+def common_pixels(run: Run) -> dict[str, np.ndarray]:
+    """What does not depend on how the reference files describe the detector, by field."""
+    n, column = run.n, np.arange(run.n, dtype=np.float32)
     gain = run.plane("gain", GAIN, 0.02 * GAIN)
     gain *= 1 + 0.01 * np.sin((column + BORDER) // CHANNEL_WIDTH)
     u = 2 * column / n - 1
     response = run.plane("response", 1, 0.01) * (1 - 0.03 * (u[:, None] ** 2 + u**2))
     dark = 0.006 * np.exp(run.plane("dark", 0, 0.5))
-    threshold = run.plane("threshold", 55000, 300)
-    area, kernel = relative_area(run.side), _ipc_kernel(run)
     hot = np.zeros_like(dark)
     run.put(hot, "hot", [20.0, 200.0, 2000.0])
-    return Pixels(gain, response, area, kernel, dark, hot, coef, smin, smax, sref, threshold)
+    return {
+        "gain": gain, "response": response, "area": relative_area(run.side), "dark": dark,
+        "hot": hot, "threshold": run.plane("threshold", 55000, 300),
+    }  # fmt: skip
 
 
 def _ipc_kernel(run: Run) -> np.ndarray:
@@ -155,22 +200,3 @@ def _curve(z: np.ndarray, powers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         value += c
     value += (z - inside) * slope
     return value, slope
-
-
-def to_linear(pixels: Pixels, raw: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
-    """DN_raw without bias to DN_lin, for some rows."""
-    smin, smax = pixels.smin[rows], pixels.smax[rows]
-    return _curve(2 * (raw - smin) / (smax - smin) - 1, _powers(pixels.coef[:, rows]))[0]
-
-
-def to_raw(pixels: Pixels, signal: np.ndarray, rows: slice) -> np.ndarray:
-    """DN_lin to DN_raw without bias, the inverse of `_linear`: Newton steps from a line."""
-    smin, half = pixels.smin[rows], 0.5 * (pixels.smax[rows] - pixels.smin[rows])
-    powers = _powers(pixels.coef[:, rows])
-    z = (signal + pixels.sref[rows] - smin) / half - 1
-    for _ in range(4):
-        value, slope = _curve(z, powers)
-        value -= signal
-        value /= slope
-        z -= value
-    return smin + half * (z + 1)

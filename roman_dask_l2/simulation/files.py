@@ -12,15 +12,20 @@ import numpy as np
 
 from ..core.dq import PIXEL
 from ..core.reference_types import REFTYPES
-from .detector import Pixels, share_between_pixels
+from .detector import LegendrePixels, share_between_pixels
 from .expose import Exposed
+from .observatory_pointing import make_wcsinfo
 from .options import Options
 from .readout import Electronics, add_border
 from .settings import FLAGS_BY_CONDITION, GAIN, PACKED, UNITS, Run
 from .wcs import wcs_cards
 
+NO_ABERRATION = {"scale_factor": 1.0}
 
-def make_references(run: Run, pixels: Pixels, parts: Electronics, amp33: bool) -> Iterator[Any]:
+
+def make_references(
+    run: Run, pixels: LegendrePixels, parts: Electronics, amp33: bool
+) -> Iterator[Any]:
     """(key, tree) of the reference files, one after another."""
 
     def dq(key: str) -> np.ndarray:
@@ -123,17 +128,24 @@ def make_level1(options: Options, run: Run, path: Path, exposed: Exposed) -> Any
     cards = wcs_cards(run.side, options.dither)
     ra, dec = cards["CRVAL1"], cards["CRVAL2"]
     meta["pointing"].update({"ra_v1": ra, "dec_v1": dec, "target_ra": ra, "target_dec": dec})
-    meta["wcsinfo"].update({"ra_ref": ra, "dec_ref": dec, "roll_ref": 30.0, "v3yangle": -60.0})
+    if options.of_observatory:
+        meta["wcsinfo"].update(make_wcsinfo(run.side, options.dither))
+        meta["velocity_aberration"].update(
+            NO_ABERRATION | {"ra_reference": ra, "dec_reference": dec}
+        )
+    else:
+        meta["wcsinfo"].update({"ra_ref": ra, "dec_ref": dec, "roll_ref": 30.0, "v3yangle": -60.0})
     return model
 
 
-def make_configuration(
-    run: Run, directory: Path, caldir: Mapping[str, Path], wcs: str
-) -> dict[str, Any]:
-    """What a configuration file for this exposure says, in this directory."""
+def make_configuration(options: Options, run: Run, caldir: Mapping[str, Path]) -> dict[str, Any]:
+    """What a configuration file for this exposure says, in the exposure's directory."""
+    directory, wcs = options.directory, options.wcs or ""
     config: dict[str, Any] = {"IN": "l1.asdf", "OUT": "l2.asdf"}
-    config |= {"fits": {"FITSWCS": "wcs.txt"}, "gwcs": {"GWCS": "gwcs.asdf"}, "l1": {}}[wcs]
+    config |= {"fits": {"FITSWCS": "wcs.txt"}, "gwcs": {"GWCS": "gwcs.asdf"}}.get(wcs, {})
     config["CALDIR"] = {key: os.path.relpath(path, directory) for key, path in caldir.items()}
+    if options.of_observatory:
+        return config | {"GRAPH": "observatory", "FITSOUT": True}
     noise = run.noise["read"] or 1.0
     config["RAMP_OPT_PARS"] = {"slope": 0.4, "gain": GAIN, "sigma_read": noise}
     config["JUMP_DETECT_PARS"] = dict(SthreshA=5.5, SthreshB=4.5, IthreshA=1.0, IthreshB=1000.0)

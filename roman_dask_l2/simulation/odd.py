@@ -275,6 +275,8 @@ def simulate_odd(
     odd = [name for name in names if name in ODD]
     if not odd:
         return simulate(directory, conditions=conditions, **options)
+    if options.get("references", "survey") != "survey":
+        raise InputError(f"conditions {', '.join(odd)}: are those of the survey's reference files")
     if options.get("cal") is not None:
         raise InputError(f"conditions {', '.join(odd)}: would spoil shared reference files")
     others = [name for name in names if name not in ODD]

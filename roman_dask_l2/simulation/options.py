@@ -12,7 +12,16 @@ import numpy as np
 from ..core.detector import check_side
 from ..errors import InputError
 from .detector import condition_names
-from .settings import NOISE, PACKED, Given, Run, Seeds
+from .settings import (
+    NOISE,
+    OBSERVATORY_NOISE,
+    PACKED,
+    READ_PATTERN,
+    REFERENCES,
+    Given,
+    Run,
+    Seeds,
+)
 
 DITHER = 0.125
 """How far a dither may go, in sides of the detector."""
@@ -30,7 +39,7 @@ class Options:
 
     directory: Path
     side: int
-    read_pattern: Sequence[Sequence[int]]
+    read_pattern: Sequence[Sequence[int]] | None
     frame_time: float
     seed: int
     detector: str
@@ -44,17 +53,18 @@ class Options:
     reference_read: int | None
     extra_plane: bool | None
     amp33: bool
-    biascorr: bool
-    dark_decay: bool
+    biascorr: bool | None
+    dark_decay: bool | None
     wfi18_transient: bool
     array_format: Mapping[str, str] | None
-    wcs: str
+    wcs: str | None
     config: Mapping[str, Any] | None
     threads: int
     detector_seed: int | None
     sky_seed: int | None
     dither: tuple[float, float] | None
     cal: Path | None
+    references: str
 
     def __post_init__(self) -> None:
         check_side(self.side, "simulate")
@@ -62,9 +72,18 @@ class Options:
             raise InputError(
                 f"{self.directory}: expected a directory without #, ? and % in its name"
             )
+        if self.references not in REFERENCES:
+            raise InputError(
+                f"references {self.references!r}: expected {' or '.join(map(repr, REFERENCES))}"
+            )
         # An iterable of conditions may be one that can be read only once.
-        object.__setattr__(self, "conditions", condition_names(self.conditions))
-        pattern = [[int(f) for f in reads] for reads in self.read_pattern]
+        chosen = condition_names(self.conditions)
+        if self.of_observatory:
+            chosen = self._of_observatory(chosen)
+        object.__setattr__(self, "conditions", chosen)
+        usual = [[f + self.of_observatory for f in reads] for reads in READ_PATTERN]
+        given = usual if self.read_pattern is None else self.read_pattern
+        pattern = [[int(f) for f in reads] for reads in given]
         object.__setattr__(self, "read_pattern", pattern)
         frames = [f for reads in pattern for f in reads]
         if not all(pattern) or frames != sorted(set(frames)) or len(pattern) < 3:
@@ -76,13 +95,46 @@ class Options:
                 f"dither {self.dither}: expected at most {self.side * DITHER:g} pixels, "
                 f"{DITHER:g} of the side"
             )
-        if self.wcs not in ("fits", "gwcs", "l1"):
-            raise InputError(f"wcs {self.wcs!r}: expected 'fits', 'gwcs' or 'l1'")
+        if self.wcs is None:
+            object.__setattr__(self, "wcs", "distortion" if self.of_observatory else "fits")
+        known = ("fits", "gwcs", "l1", *["distortion"] * self.of_observatory)
+        if self.wcs not in known:
+            listed = ", ".join(map(repr, known[:-1]))
+            raise InputError(f"wcs {self.wcs!r}: expected {listed} or {known[-1]!r}")
         if self.wfi18_transient and self.detector != "WFI18":
             raise InputError(f"wfi18_transient: only WFI18 has it, not {self.detector}")
         words = {word for how in self.formats.values() for word in how.split("+")}
         if unknown := words - PACKED - {"float64", "big-endian", "quantity"}:
             raise InputError(f"array_format: unknown {sorted(unknown)}")
+
+    def _of_observatory(self, names: set[str]) -> set[str]:
+        """The conditions that are left with the observatory's files; other options must fit."""
+        pattern, problems = self.read_pattern, []
+        if pattern is not None and any(f < 1 for reads in pattern for f in reads):
+            problems.append(f"read pattern {pattern}: expected frames counted from 1")
+        for name in ("biascorr", "extra_plane", "array_format"):
+            if getattr(self, name):
+                problems.append(f"{name}: the observatory's reference files have no such thing")
+        if self.conditions != "all" and "off_range" in names:
+            problems.append("conditions: off_range: the observatory's linearity has no range")
+        if problems:
+            raise InputError(problems)
+        return names - {"off_range"}
+
+    @property
+    def of_observatory(self) -> bool:
+        """Whether the observatory's reference files describe the detector."""
+        return self.references == "observatory"
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether there is a bias correction; `biascorr`, or as the reference files have it."""
+        return not self.of_observatory if self.biascorr is None else self.biascorr
+
+    @property
+    def has_dark_decay(self) -> bool:
+        """Whether there is dark decay; `dark_decay`, or as the reference files have it."""
+        return self.of_observatory if self.dark_decay is None else self.dark_decay
 
     @property
     def formats(self) -> dict[str, str]:
@@ -113,8 +165,8 @@ class Options:
 
     def run(self) -> Run:
         """What all parts of the simulation share; no condition has its places yet."""
-        pattern = [list(reads) for reads in self.read_pattern]
-        noise = NOISE | dict(self.noise or {})
+        pattern = [list(reads) for reads in self.read_pattern or ()]
+        noise = (OBSERVATORY_NOISE if self.of_observatory else NOISE) | dict(self.noise or {})
         return Run(self.side, pattern, self.frame_time, self.seeds, noise, self.threads)
 
     @property

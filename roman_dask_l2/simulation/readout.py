@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import fft
 
 from ..core.detector import BORDER, CHANNEL_WIDTH
-from .detector import Pixels, share_between_pixels, share_charge, to_raw
+from .detector import Pixels, share_between_pixels, share_charge
 from .settings import BAND, RESET_LAG, Run
 
 
@@ -46,8 +48,13 @@ class Wells:
             [run.rng("photons", k, i) for k in range(len(layers))] for i in range(-(-run.n // BAND))
         ]
 
-    def resultant(self, j: int) -> np.ndarray:
-        """Mean charge (n, n) over the reads of resultant j; call for j = 0, 1, .. in turn."""
+    def resultant(
+        self, j: int, convert: Callable[[np.ndarray, slice], np.ndarray] | None = None
+    ) -> np.ndarray:
+        """Mean charge (n, n) over the reads of resultant j; call for j = 0, 1, .. in turn.
+
+        With ``convert(charge, rows)`` the mean of what that makes of the charge of each read.
+        """
         mean, reads, start = np.zeros_like(self.charge), self.run.pattern[j], self.frame
         row, frame = self.hits[:, 0] - BORDER, self.hits[:, 2]
 
@@ -60,7 +67,7 @@ class Wells:
                 y, x, _, electrons = self.hits[here & (frame > before) & (frame <= read)].T
                 np.add.at(charge, (y - BORDER - rows.start, x - BORDER), electrons)
                 np.minimum(charge, self.full[rows], out=charge)
-                mean[rows] += charge
+                mean[rows] += charge if convert is None else convert(charge, rows)
                 before = read
             mean[rows] /= len(reads)
 
@@ -116,26 +123,38 @@ class Electronics:
             return np.zeros_like(self.dark_slope)
         return np.float32(8 if j == 0 else 1) * self.bias_pattern + np.float32(30 * np.exp(-j))
 
+    def drift(self, j: int) -> np.float32:
+        """What the pedestal of resultant j has more than that of late ones, DN."""
+        return np.float32(3 * np.exp(-j))
+
+    def active(
+        self, j: int, rows: slice, charge: np.ndarray, bias: np.ndarray, dark: np.ndarray,
+        raw: np.ndarray,
+    ) -> None:  # fmt: skip
+        """Fill some active rows of `dark` and `raw`, without read noise and 1/f noise."""
+        pixels, reads = self.pixels, self.run.pattern[j]
+        dark_time = np.float32((np.mean(reads) + RESET_LAG) * self.run.frame_time)
+        to = slice(rows.start + BORDER, rows.stop + BORDER), slice(BORDER, -BORDER)
+        level = np.minimum(self.dark_slope[rows] * dark_time, 60000) - self.start[rows]
+        dark[to] = pixels.to_raw(level, rows) + bias[rows]
+        level = share_charge(pixels.kernel, charge, rows) / pixels.gain[rows]
+        level += self.kept[to] - self.start[rows]
+        raw[to] = pixels.to_raw(level, rows) + bias[rows]
+
     def resultant(self, j: int, charge: np.ndarray, dark: np.ndarray) -> tuple[np.ndarray, ...]:
         """Raw plane (N, N) and reference output (N, 128) as uint16; fills the `dark` plane."""
-        run, pixels, reads, bias = self.run, self.pixels, self.run.pattern[j], self.bias(j)
+        run, reads, bias = self.run, self.run.pattern[j], self.bias(j)
         scale = np.float32(1 / np.sqrt(len(reads)))
-        dark[:] = self.pedestal + np.float32(3 * np.exp(-j))  # of it the reference pixels stay
+        dark[:] = self.pedestal + self.drift(j)  # of it the reference pixels stay
         raw = dark + self.kept
         for a, tau, shift, where in self.decays:
             for f in reads if j in range(len(run.pattern))[where] else ():
                 late = self.times + np.float32((f + shift) * run.frame_time)
                 bias += np.float32(a / len(reads)) * np.exp(-late / np.float32(tau))
-        dark_time = np.float32((np.mean(reads) + RESET_LAG) * run.frame_time)
         common = pink_noise(run.rng("pink common", j), run.side)
 
         def signal(_i: int, rows: slice) -> None:
-            to = slice(rows.start + BORDER, rows.stop + BORDER), slice(BORDER, -BORDER)
-            level = np.minimum(self.dark_slope[rows] * dark_time, 60000) - self.start[rows]
-            dark[to] = to_raw(pixels, level, rows) + bias[rows]
-            level = share_charge(pixels.kernel, charge, rows) / pixels.gain[rows]
-            level += self.kept[to] - self.start[rows]
-            raw[to] = to_raw(pixels, level, rows) + bias[rows]
+            self.active(j, rows, charge, bias, dark, raw)
 
         def white(i: int, rows: slice) -> None:
             draw = run.rng("read noise", j, i).standard_normal(raw[rows].shape, dtype=np.float32)

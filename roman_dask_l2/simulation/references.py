@@ -10,27 +10,28 @@ import asdf
 from ..errors import InputError
 from .options import Options
 
-KEY = "read"
-"""The reference file that says what it was simulated with."""
+KEYS = "read", "readnoise"
+"""The reference file that says what it was simulated with: the survey's, the observatory's."""
 
 
 def described(options: Options) -> dict[str, Any]:
-    """All that reference files depend on, as it stands in `KEY`."""
-    return {
+    """All that reference files depend on, as it stands in one of `KEYS`."""
+    about = {
         "side": options.side,
         "detector": options.detector,
         "optical_element": options.optical_element,
         "detector_seed": options.seeds.detector,
         "conditions": sorted(options.conditions),
-        "read_pattern": [list(reads) for reads in options.read_pattern],
+        "read_pattern": [list(reads) for reads in options.read_pattern or ()],
         "frame_time": float(options.frame_time),
         "noise": {key: float(value) for key, value in options.run().noise.items()},
         "reference_read": options.n_taken_out,
         "extra_plane": options.has_extra_plane,
         "amp33": options.amp33,
-        "biascorr": options.biascorr,
-        "dark_decay": options.dark_decay,
+        "biascorr": options.has_bias,
+        "dark_decay": options.has_dark_decay,
     }
+    return about | ({"references": options.references} if options.of_observatory else {})
 
 
 def found_in(folder: Path) -> dict[str, Any] | None:
@@ -41,8 +42,8 @@ def found_in(folder: Path) -> dict[str, Any] | None:
     InputError
         If they were not simulated, or cannot be read.
     """
-    path = folder / f"{KEY}.asdf"
-    if not path.exists():
+    path = next((p for key in KEYS if (p := folder / f"{key}.asdf").exists()), None)
+    if path is None:
         return None
     try:
         with asdf.open(path) as file:
@@ -65,7 +66,8 @@ def same_detector(options: Options) -> bool:
     found = found_in(options.folder)
     if found is None:
         return False
-    wanted = described(options)
+    wanted = {"references": options.references} | described(options)
+    found = {"references": "survey"} | found
     problems = [
         f"cal: {options.folder}: was simulated with {key} {found.get(key)}, expected {value}"
         for key, value in wanted.items()

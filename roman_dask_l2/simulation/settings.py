@@ -51,6 +51,9 @@ NOISE = {
 }
 """Noise levels, DN. The 1/f noise is not in the calibrated `err`: set it to 0 for chi-squares."""
 
+OBSERVATORY_NOISE = NOISE | {"C_PINK": 2.0, "amp33": 2.0}
+"""Noise levels with the observatory's reference files: more for its correction to take out."""
+
 GAIN = 1.8  # e/DN, nominal: true rates are those of a pixel of this gain
 RESET_LAG = 0.1  # frames between reset and first read, in which very bright stars fill up
 WELL = 1.12  # full well over threshold, so that a full pixel that loses charge by IPC shows it
@@ -58,12 +61,15 @@ ORDER = 4  # of the linearity
 BAND = 32  # rows that are drawn from one random stream and worked on at once, to stay in cache
 DARK_DECAY = {"amplitude": 6.0, "time_constant": 25.0}  # DN_raw, s
 WFI18 = ((60.0, 0.35), (-6.0, 1.2))  # DN_raw, s: sum of a exp(-t/ta) in the first resultant
+REFERENCES = ("survey", "observatory")
+"""Whose reference files describe the detector."""
 PACKED = {"zlib", "bzp2", "lz4"}
 UNITS = {"gain": "electron / DN", "flat": "", "ipc4d": "", "dark_slope": "DN / s"}  # else DN
 
 DETECTOR_STREAMS = {
     "jitter", "places", "sref", "smax", "curvature", "gain", "response", "dark", "threshold",
-    "ipc x", "ipc y", "ipc xy", "read", "reset", "pedestal", "amp33 med", "amp33 std", "bias",
+    "inl", "ipc x", "ipc y", "ipc xy", "read", "reset", "pedestal", "amp33 med", "amp33 std",
+    "bias",
 }  # fmt: skip
 """Random streams of what the reference files tell; all others but "stars" are of the exposure."""
 
@@ -84,6 +90,19 @@ NAN_ARRAYS = [
     *[(key, "data") for key in ("gain", "dark", "flat", "ipc4d", "biascorr", "read", "saturation")],
     ("dark", "dark_slope"),
 ]
+OBSERVATORY_FLAGS: dict[tuple[str, str], list[tuple[str, ...]]] = {
+    **{(file, name): flags for (file, name), flags in FLAGS_BY_CONDITION.items()
+       if file != "linearitylegendre"},
+    ("linearity", "linearity_dq"): FLAGS_BY_CONDITION["linearitylegendre", "linearity_dq"],
+    ("flat", "flat"): [(), (), (), ("NO_FLAT_FIELD",)],
+}  # fmt: skip
+"""`FLAGS_BY_CONDITION` of the observatory's files."""
+OBSERVATORY_NAN_ARRAYS = [
+    *[(key, "coeffs") for key in ("linearity", "inverselinearity")],
+    *[(key, "data") for key in ("gain", "flat", "readnoise", "saturation")],
+    ("dark", "dark_slope"),
+]
+"""`NAN_ARRAYS` of the observatory's files."""
 
 
 @dataclass(frozen=True)

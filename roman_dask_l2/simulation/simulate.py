@@ -28,9 +28,10 @@ import numpy as np
 
 from .detector import choose_places, make_detector
 from .expose import expose
+from .observatory_detector import make_polynomial_detector
 from .options import Options
 from .references import same_detector
-from .settings import READ_PATTERN, Given, Simulation
+from .settings import Given, Simulation
 from .write import write_configuration, write_level1, write_references, write_truth, write_wcs
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def simulate(
     directory: str | os.PathLike,
     *,
     side: int = 1024,
-    read_pattern: Sequence[Sequence[int]] = READ_PATTERN,
+    read_pattern: Sequence[Sequence[int]] | None = None,
     frame_time: float = 3.04,
     seed: int = 1,
     detector: str = "WFI01",
@@ -54,17 +55,18 @@ def simulate(
     reference_read: int | None = None,
     extra_plane: bool | None = None,
     amp33: bool = True,
-    biascorr: bool = True,
-    dark_decay: bool = False,
+    biascorr: bool | None = None,
+    dark_decay: bool | None = None,
     wfi18_transient: bool = False,
     array_format: Mapping[str, str] | None = None,
-    wcs: str = "fits",
+    wcs: str | None = None,
     config: Mapping[str, Any] | None = None,
     threads: int = 2,
     detector_seed: int | None = None,
     sky_seed: int | None = None,
     dither: tuple[float, float] | None = None,
     cal: str | os.PathLike | None = None,
+    references: str = "survey",
 ) -> Simulation:
     """Simulate one exposure with its reference files, configuration and truth.
 
@@ -74,8 +76,9 @@ def simulate(
         Where to write; made if need be. Files of an earlier simulation are replaced.
     side : int
         Detector side N, a multiple of 128 from 256 up.
-    read_pattern : sequence of sequences of int
-        Frames averaged in each resultant, ascending.
+    read_pattern : sequence of sequences of int, optional
+        Frames averaged in each resultant, ascending. Default: `READ_PATTERN`, which counts frames
+        from 0; with the observatory's references, which ask for that, the same from 1.
     frame_time : float
         Seconds.
     seed : int
@@ -102,15 +105,22 @@ def simulate(
     extra_plane : bool, optional
         Whether `dark.data` and `biascorr.data` have one plane more than the exposure, in front.
         Default: only where the reference read was taken out.
-    amp33, biascorr : bool
-        Whether the read file describes the reference output; whether there is a bias correction.
-    dark_decay, wfi18_transient : bool
-        Add these signals, and the reference file of the first.
+    amp33 : bool
+        Whether the read file describes the reference output.
+    biascorr : bool, optional
+        Whether there is a bias and its correction. Default: only with the survey's references.
+    dark_decay : bool, optional
+        Whether there is this signal and its reference file. Default: only with the observatory's
+        references.
+    wfi18_transient : bool
+        Add this signal.
     array_format : mapping of str to str, optional
         For reference keys, words joined by "+" of float64, big-endian, quantity, zlib, bzp2, lz4.
-    wcs : "fits", "gwcs" or "l1"
+    wcs : "fits", "gwcs", "l1" or "distortion", optional
         Whether the configuration names the FITS header (which is always written), an ASDF file
-        with a gwcs, or nothing, the gwcs being in the L1 file.
+        with a gwcs, or nothing: the gwcs is in the L1 file, or follows from the distortion file
+        and the pointing in the L1 file. Default: "fits"; with the observatory's references
+        "distortion", which is only for these.
     config : mapping, optional
         Keys added to the configuration; None as a value removes the key.
     threads : int
@@ -123,6 +133,11 @@ def simulate(
     cal : path, optional
         Folder of the reference files, default: ``cal`` in `directory`. If it has those of an
         earlier simulation they are used, and must be of the same detector; else they are written.
+    references : "survey" or "observatory"
+        Whose reference files describe the detector. The observatory's have the names and the form
+        of its schemas. Such a detector differs: raw signals are polynomials of the linear ones and
+        go read by read through a converter with an integral non-linearity; there is neither IPC
+        nor bias; the 1/f noise is stronger, and the condition "off_range" does not exist.
 
     Returns
     -------
@@ -137,7 +152,9 @@ def simulate(
     -----
     The truth file holds under ``truth``: `rate` (N-8, N-8) float32, the light on a pixel of
     nominal gain and response in DN_lin/s, with sky and without dark current, which is what the
-    calibrated rate before sky subtraction is in the mean wherever the reference files are right;
+    calibrated rate before sky subtraction is in the mean wherever the reference files are right
+    (with the observatory's references over the solid angle of the pixel, which the flat contains:
+    uniform light has a uniform rate);
     `cosmic_rays` (arrays `y`, `x`, `frame`, `electrons`, the last before IPC and full well);
     `saturated_at` (N, N) int8 (int16 with more than 127 resultants), the first resultant whose raw
     value reaches the threshold of the saturation file, -1 for none; `saturating_stars`, a list of
@@ -151,21 +168,22 @@ def simulate(
         conditions, sky, stars, cosmic_rays, noise, guide_window, reference_read, extra_plane,
         amp33, biascorr, dark_decay, wfi18_transient, array_format, wcs, config, threads,
         detector_seed, sky_seed, dither, None if cal is None else Path(cal),
+        references,
     )  # fmt: skip
     reused = options.cal is not None and same_detector(options)
     run = options.run()
     choose_places(run, options.conditions)
-    pixels = make_detector(run)
+    pixels = make_polynomial_detector(run) if options.of_observatory else make_detector(run)
     exposed, electronics = expose(options, run, pixels)
-    references = (options, run, pixels, electronics, exposed)
-    caldir, saturated_at = write_references(*references, reused=reused)
+    told = (options, run, pixels, electronics, exposed)
+    caldir, saturated_at = write_references(*told, reused=reused)
     del pixels, electronics  # gigabytes of a full frame, which what follows has no use for
 
     directory = options.directory
     result = Simulation(
         directory, directory / "l1.asdf", caldir, directory / "wcs.txt",
         directory / "config.yaml", directory / "truth.asdf",
-        directory / "gwcs.asdf" if wcs == "gwcs" else None,
+        directory / "gwcs.asdf" if options.wcs == "gwcs" else None,
     )  # fmt: skip
     write_level1(options, run, exposed, result.l1)
     write_wcs(options, result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..core.detector import BORDER
-from .detector import Pixels, to_linear
+from .detector import Pixels
 from .options import DITHER
 from .settings import GAIN, RESET_LAG, Given, Run
 from .wcs import Dither, dithered
@@ -39,7 +39,7 @@ def make_scene(
         _add_star(light, y, x, GAIN * 6000 / exposure)
     if "saturation" not in run.places:
         return light, []
-    limit = pixels.gain * to_linear(pixels, pixels.threshold) / pixels.response
+    limit = pixels.gain * pixels.to_linear(pixels.threshold) / pixels.response
     reads, r, table = run.pattern, len(run.pattern), []
     spots = [(y, x, i) for i, (y, x) in enumerate(run.places["saturation"].tolist())]
     spots += [(BORDER, run.side // 3, r // 2), (run.side - 5, run.side - 5, r // 3)]
@@ -48,7 +48,7 @@ def make_scene(
         before = reads[j - 1][-1] if j else -RESET_LAG
         full_at = np.mean(reads[j]) if amid else 0.5 * (before + reads[j][0])
         rate = limit[y - BORDER, x - BORDER] / ((full_at + RESET_LAG) * run.frame_time)
-        _add_star(light, y, x, rate / 0.96)  # 0.96: what IPC leaves of the peak
+        _add_star(light, y, x, rate / pixels.peak)
         table.append({"y": y, "x": x, "resultant": j, "amid": int(amid)})
     return light, table
 

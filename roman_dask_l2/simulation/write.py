@@ -13,12 +13,14 @@ from ..core.detector import BORDER
 from ..core.dq import GROUP
 from ..core.exposure import index_dtype
 from ..errors import InputError
-from .detector import Pixels
+from .detector import LegendrePixels, Pixels
 from .expose import Exposed
 from .files import make_configuration, make_level1, make_references, write_reference
+from .observatory_detector import PolynomialPixels, ReadByRead
+from .observatory_files import make_observatory_references, put_nans, write_observatory_reference
 from .options import Options
 from .readout import Electronics, make_planes
-from .references import KEY, described
+from .references import KEYS, described
 from .settings import DARK_DECAY, NAN_ARRAYS, Run, Simulation
 from .wcs import make_gwcs, wcs_cards
 
@@ -47,33 +49,55 @@ def write_references(
     options.folder.mkdir(parents=True, exist_ok=True)
     formats, caldir = options.formats, dict[str, Path]()
     first, extra, planes = options.n_taken_out, options.has_extra_plane, len(run.pattern)
-    saturated_at = np.full((run.side, run.side), -1, index_dtype(planes - first))
+    about = described(options)
+    if isinstance(pixels, PolynomialPixels):
+        assert isinstance(electronics, ReadByRead)
+        for key, tree in make_observatory_references(options, run, pixels, electronics):
+            if key == "saturation":
+                saturated_at = _saturated_at(options, run, exposed, tree["data"])
+            path = caldir[key] = options.folder / f"{key}.asdf"
+            if not reused:
+                put_nans(run, key, tree)
+                told = about if key in KEYS else None
+                write_observatory_reference(path, tree, options, told)
+        return caldir, saturated_at
+    assert isinstance(pixels, LegendrePixels)
 
     def write(key: str, tree: dict[str, Any]) -> None:
         path = caldir[key] = options.folder / f"{key}.asdf"
         if reused:
             return
         _put_nans(run, key, tree)
-        how, about = formats.get(key, ""), described(options) if key == KEY else None
-        write_reference(path, tree, how, options.detector, options.optical_element, about)
+        how, told = formats.get(key, ""), about if key in KEYS else None
+        write_reference(path, tree, how, options.detector, options.optical_element, told)
 
     for key, tree in make_references(run, pixels, electronics, options.amp33):
         if key == "saturation":
-            for j in reversed(range(first, planes)):  # NaN is never reached
-                saturated_at[exposed.data[j] >= tree["data"]] = j - first
+            saturated_at = _saturated_at(options, run, exposed, tree["data"])
         if key == "dark":
             assert exposed.dark is not None
             tree["data"] = make_planes(exposed.dark, first, extra)
             exposed.dark = None
         write(key, tree)
-    if options.biascorr:
+    if options.has_bias:
         cube = np.stack([electronics.bias(j) for j in range(planes)])
         write("biascorr", {"data": make_planes(cube, first, extra), "t0": run.frame_time})
-    if options.dark_decay:
+    if options.has_dark_decay:
         write("dark_decay", {"decay_table": {options.detector: dict(DARK_DECAY)}})
     if unknown := set(formats) - set(caldir):
         raise InputError(f"array_format: no reference file {sorted(unknown)}")
     return caldir, saturated_at
+
+
+def _saturated_at(
+    options: Options, run: Run, exposed: Exposed, threshold: np.ndarray
+) -> np.ndarray:
+    """(N, N) first resultant whose raw value reaches the threshold, -1 for none."""
+    first, planes = options.n_taken_out, len(run.pattern)
+    found = np.full((run.side, run.side), -1, index_dtype(planes - first))
+    for j in reversed(range(first, planes)):  # NaN is never reached
+        found[exposed.data[j] >= threshold] = j - first
+    return found
 
 
 def _put_nans(run: Run, key: str, tree: dict[str, Any]) -> None:
@@ -117,9 +141,7 @@ def write_wcs(options: Options, result: Simulation) -> None:
 
 def write_configuration(options: Options, run: Run, result: Simulation) -> None:
     """Write a configuration that is ready to run."""
-    settings = make_configuration(run, options.directory, result.caldir, options.wcs) | dict(
-        options.config or {}
-    )
+    settings = make_configuration(options, run, result.caldir) | dict(options.config or {})
     settings = {key: value for key, value in settings.items() if value is not None}
     result.config.write_text(yaml.safe_dump(settings, sort_keys=False))
 
@@ -142,4 +164,6 @@ def write_truth(
         "sky_seed": run.seeds.sky, "dither": options.dither and [float(d) for d in options.dither],
         "read_pattern": run.pattern, "noise": run.noise,
     }  # fmt: skip
+    if options.of_observatory:
+        truth["options"]["references"] = options.references
     asdf.AsdfFile({"truth": truth}).write_to(path)

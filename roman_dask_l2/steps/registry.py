@@ -14,6 +14,7 @@ STEPS: dict[str, str] = {
     "saturated_pixels": "all_saturated:record_step",
     "all_saturated": "all_saturated:step",
     "refpix": "refpix:step",
+    "refpix_irrc": "refpix_irrc:step",
     "bias": "bias:step",
     "dark_decay": "dark_decay:step",
     "wfi18_transient": "wfi18_transient:step",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import asdf
 import numpy as np
@@ -14,7 +15,9 @@ from roman_dask_l2.cli.demo import run_demo
 from roman_dask_l2.core.dq import PIXEL
 from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.report.truth import compare, jump_significance
+from roman_dask_l2.report.truth import compare, convention, jump_significance
+from roman_dask_l2.simulation.observatory_files import MODELS
+from roman_dask_l2.simulation.simulate import simulate
 from roman_dask_l2.steps.ramp_params import RampFitParams
 from roman_dask_l2.steps.ramp_weights import fits
 
@@ -131,3 +134,56 @@ def test_significance_of_cosmic_rays():
     assert significance[0] == pytest.approx((200 / 4.5 - slope) / np.sqrt(variance), rel=1e-4)
     assert 0 < significance[1] < significance[0]
     assert abs(significance[2]) < 1e-3
+
+
+# --- recipes ------------------------------------------------------------------------------------
+
+
+def test_recipe_of_the_survey(tmp_path):
+    report = run_demo(tmp_path / "demo", side=256, recipe="romanimpreprocess_1.0")
+    assert "recipe romanimpreprocess_1.0" in report.title
+    with asdf.open(report.files["truth"]) as file:
+        assert "references" not in file["truth"]["options"]
+    assert any("solid angle" in line for line in report.lines())
+    with asdf.open(report.files["L2 image"]) as file:
+        assert "data_withsky" in file["roman"]
+
+
+def test_recipe_of_the_observatory(tmp_path):
+    """The exposure has the observatory's files, and comes out as it was put in."""
+    report = run_demo(tmp_path / "demo", side=256, recipe="observatory")
+    assert [check.name for check in report.checks if not check.ok] == []
+    assert {path.stem for path in (tmp_path / "demo" / "cal").iterdir()} == set(MODELS)
+    assert any("uniform light is uniform" in line for line in report.lines())
+
+
+def test_recipe_that_needs_both_kinds_of_files(tmp_path, monkeypatch):
+    def both(name):
+        def step(array):
+            return SimpleNamespace(step=SimpleNamespace(references_for=lambda _: {"a": array}),
+                                   params=None)  # fmt: skip
+
+        return SimpleNamespace(steps=[step("linearity.coeffs"), step("ipc4d.data")])
+
+    monkeypatch.setattr(demo_module, "load_recipe", both)
+    with pytest.raises(InputError, match=r"recipe both: .*both kinds \(ipc4d, linearity\)"):
+        run_demo(tmp_path / "demo", side=256, recipe="both")
+    assert not (tmp_path / "demo").exists()
+
+
+def test_recipe_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="nonsense"):
+        run_demo(tmp_path / "demo", side=256, recipe="nonsense")
+    assert not (tmp_path / "demo").exists()
+
+
+def test_truth_of_the_observatory(tmp_path):
+    """Uniform light with these files is uniform, and the report knows."""
+    for references, words in (("observatory", "is uniform"), ("survey", "solid angle")):
+        made = simulate(
+            tmp_path / references, side=256, references=references, conditions="plain", stars=0
+        )
+        assert words in convention(made.truth)
+        with asdf.open(made.truth) as file:
+            rate = np.asarray(file["truth"]["rate"])
+        assert (np.ptp(rate) < 1e-6) == (references == "observatory")

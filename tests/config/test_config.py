@@ -22,8 +22,8 @@ from roman_dask_l2.core import dq
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.steps.registry import STEPS, find_step
 
-REQUIRED = ("dark", "gain", "linearitylegendre", "read", "saturation", "flat")
-CALDIR = {key: f"/cal/{key}.asdf" for key in (*REQUIRED, "ipc4d", "mask")}
+USUAL = ("dark", "gain", "linearitylegendre", "read", "saturation", "flat")
+CALDIR = {key: f"/cal/{key}.asdf" for key in (*USUAL, "ipc4d", "mask")}
 BASIC = {"IN": "sim1.asdf", "OUT": "sim2.asdf", "CALDIR": CALDIR}
 NOISE = {"LAYER": ["RP", "RS2"], "TEMP": "/scratch/t", "SEED": 1, "OUT": "noise.asdf"}
 
@@ -467,10 +467,59 @@ def test_missing_key(key):
     assert problem(config) == f"configuration: required key {key} is missing"
 
 
-@pytest.mark.parametrize("key", REQUIRED)
-def test_missing_reference(key):
-    config = basic(CALDIR={k: v for k, v in CALDIR.items() if k != key})
-    assert problem(config) == f"configuration: required key CALDIR.{key} is missing"
+@pytest.mark.parametrize("key", USUAL)
+def test_which_references_are_needed_is_for_the_recipe_to_say(key):
+    config = load_config(basic(CALDIR={k: v for k, v in CALDIR.items() if k != key}))
+    assert key not in config.references()
+
+
+def test_two_names_for_one_file():
+    caldir = {"readnoise": "/cal/r.asdf", "darkdecaysignal": "/cal/d.asdf", "flat": "/cal/f.asdf"}
+    config = load_config(basic(CALDIR=caldir))
+    expected = {"read": "/cal/r.asdf", "dark_decay": "/cal/d.asdf", "flat": "/cal/f.asdf"}
+    assert {key: str(path) for key, path in config.references().items()} == expected
+    assert config.raw["CALDIR"] == caldir
+    assert config.replace(SKYORDER=1).references() == config.references()
+
+
+@pytest.mark.parametrize(
+    ("key", "other"), [("read", "readnoise"), ("dark_decay", "darkdecaysignal")]
+)
+def test_both_names_are_one_too_many(key, other):
+    assert problem(basic(CALDIR=CALDIR | {key: "/cal/a.asdf", other: "/cal/b.asdf"})) == (
+        f"configuration: CALDIR.{key} and CALDIR.{other} are both given, expected one of these two "
+        "names for one file"
+    )
+    one = CALDIR | {key: "N/A", other: "/cal/b.asdf"}
+    assert load_config(basic(CALDIR=one)).references()[key] == Path("/cal/b.asdf")
+
+
+@pytest.mark.parametrize("text", ["N/A", "n/a", " N/A "])
+@pytest.mark.parametrize("key", ["flat", "mask", "readnoise"])
+def test_a_reference_that_does_not_exist(key, text):
+    caldir = {k: v for k, v in CALDIR.items() if k != "read"}
+    config = load_config(basic(CALDIR=caldir | {key: text}))
+    assert {"flat": "flat", "mask": "mask", "readnoise": "read"}[key] not in config.references()
+
+
+def test_messages_have_the_name_that_was_given():
+    assert problem(basic(CALDIR={"readnoise": 3})) == (
+        "configuration: CALDIR.readnoise is 3, expected a path"
+    )
+    assert problem(basic(CALDIR={"readnoise": "sim2.asdf"})).startswith(
+        "configuration: OUT and CALDIR.readnoise are the same file"
+    )
+
+
+def test_the_word_crds(caplog):
+    config = load_config(basic(CALDIR="crds"))
+    assert config.crds
+    assert config.references() == {}
+    assert config.raw["CALDIR"] == "crds"
+    assert config.replace(SKYORDER=1).crds
+    assert pickle.loads(pickle.dumps(config)).crds
+    assert not caplog.records
+    assert not load_config(BASIC).crds
 
 
 @pytest.mark.parametrize("key", ["IN", "CALDIR"])
@@ -496,7 +545,7 @@ def test_missing_noise_key(key):
         ("", "sigmaread", "RAMP_OPT_PARS.sigma_read"),
         ("CALDIR", "satturation", "CALDIR.saturation"),
         ("CALDIR", "ipc", "CALDIR.ipc4d"),
-        ("CALDIR", "linearity", "CALDIR.linearitylegendre"),
+        ("CALDIR", "linearitylegendr", "CALDIR.linearitylegendre"),
         ("CALDIR", "SKYORDER", "SKYORDER"),
         ("RAMP_OPT_PARS", "sigma", "RAMP_OPT_PARS.sigma_read"),
         ("JUMP_DETECT_PARS", "SThreshA", "JUMP_DETECT_PARS.SthreshA"),
@@ -538,8 +587,8 @@ def test_key_of_the_simulation_half(key):
 
 
 def test_simulation_key_hides_no_missing_key():
-    caldir = {k: v for k, v in CALDIR.items() if k != "read"}
-    assert len(problems(basic(CALDIR=caldir, READS=[0, 1]))) == 2
+    config = {k: v for k, v in basic(READS=[0, 1]).items() if k != "IN"}
+    assert len(problems(config)) == 2
     assert problem(basic(SEED=3)).endswith("; the seed of the noise is NOISE.SEED")
 
 
@@ -636,7 +685,7 @@ ORDERS = "expected a whole number from 0 to 7, the greatest order that 8 x 8 cel
         ({"FITSWCS_ORIGIN": 2}, "FITSWCS_ORIGIN is 2, expected 0 or 1"),
         ({"NOISE_PRECISION": 64}, "NOISE_PRECISION is 64, expected 16 or 32"),
         ({"NOISE_PRECISION": "16"}, "NOISE_PRECISION is '16', expected 16 or 32"),
-        ({"CALDIR": "/cal"}, "CALDIR is '/cal', expected a mapping of keys to values"),
+        ({"CALDIR": "/cal"}, "CALDIR is '/cal', expected a mapping of keys to values or crds"),
         ({"RAMP_OPT_PARS": [1]}, "RAMP_OPT_PARS is [1], expected a mapping of keys to values"),
         (
             {"RAMP_OPT_PARS": {"slope": 0}},
@@ -686,7 +735,7 @@ def test_everything_at_once():
         {
             "OUT": "sim1.asdf",
             "IN": "./sim1.asdf",
-            "CALDIR": {k: v for k, v in CALDIR.items() if k != "dark"},
+            "CALDIR": CALDIR | {"dark": 3},
             "SKYODER": 1,
             "READS": [0, 1],
             "RAMP_OPT_PARS": {"slope": "x", "gain": -1},
@@ -697,7 +746,7 @@ def test_everything_at_once():
     )
     for part in (
         "OUT and IN are the same",
-        "required key CALDIR.dark",
+        "CALDIR.dark is 3",
         "SKYODER",
         "READS",
         "RAMP_OPT_PARS.slope",
@@ -786,7 +835,9 @@ def test_schema():
     schema = Config.model_json_schema()
     assert schema["additionalProperties"] is False
     assert schema["required"] == ["IN", "OUT", "CALDIR"]
-    assert schema["$defs"]["Caldir"]["required"] == list(REQUIRED)
+    assert "required" not in schema["$defs"]["Caldir"]
+    assert {"const": "crds"} in schema["properties"]["CALDIR"]["anyOf"]
+    assert {"read", "readnoise"} < set(schema["$defs"]["Caldir"]["properties"])
     assert schema["properties"]["NOISE_PRECISION"]["enum"] == [16, 32]
     assert schema["properties"]["MASK"]["additionalProperties"]["enum"] == [1, 5, 9, 25]
     assert schema["properties"]["MASK"]["propertyNames"]["enum"] == list(dq.PIXEL)
@@ -797,4 +848,6 @@ def test_schema():
 
 
 def test_caldir_keys():
-    assert set(Caldir.model_fields) == {*REQUIRED, "ipc4d", "mask", "biascorr", "dark_decay"}
+    more = {"linearity", "inverselinearity", "integralnonlinearity", "refpix", "photom"}
+    more |= {"ipc4d", "mask", "biascorr", "dark_decay", "distortion"}
+    assert set(Caldir.model_fields) == {*USUAL, *more}

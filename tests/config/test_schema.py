@@ -12,8 +12,9 @@ from jsonschema import Draft202012Validator
 
 from roman_dask_l2.batch.schema import campaign_schema
 from roman_dask_l2.cli import app
-from roman_dask_l2.config.model import blocks
+from roman_dask_l2.config.model import Caldir, blocks
 from roman_dask_l2.config.schema import config_schema
+from roman_dask_l2.core.reference_types import OTHER_NAMES
 
 ROOT = Path(__file__).parents[2]
 CALDIR = {
@@ -61,7 +62,10 @@ def test_what_the_simulator_writes(config, simulated):
         ({"SKYORDER": -1}, ["SKYORDER"]),
         ({"NOISE_PRECISION": 64}, ["NOISE_PRECISION"]),
         ({"MASK": {"HOT": 4}}, ["MASK"]),
-        ({"CALDIR": {"dark": "d.asdf"}}, ["CALDIR"]),
+        ({"CALDIR": {"dark": "d.asdf", "readnoise": "r.asdf", "flat": "N/A"}}, None),
+        ({"CALDIR": "crds"}, None),
+        ({"CALDIR": "cdrs"}, ["CALDIR"]),
+        ({"CALDIR": {"drak": "d.asdf"}}, ["CALDIR"]),
         ({"RAMP_OPT_PARS": {"slope": 0}}, ["RAMP_OPT_PARS"]),
         ({"NOISE": {"LAYER": [], "TEMP": "t", "SEED": 1, "OUT": "n.asdf"}}, ["NOISE"]),
     ],
@@ -77,10 +81,11 @@ def test_every_key_is_described():
     schema = config_schema()
     for name, model in blocks().items():
         block = schema if not name else schema["$defs"][model.__name__]
-        assert set(block["properties"]) == set(model.model_fields)
+        others = OTHER_NAMES if model is Caldir else {}
+        assert set(block["properties"]) == set(model.model_fields) | set(others)
         for key, value in block["properties"].items():
             assert len(value["description"]) > 10, key
-            field = model.model_fields[key]
+            field = model.model_fields[others.get(key, key)]
             if not field.is_required() and isinstance(field.default, int | float | str):
                 assert value["default"] == field.default, key
 

@@ -1,0 +1,27 @@
+"""Options of the improved Roman reference correction."""
+
+from __future__ import annotations
+
+from ..core.step import Params
+
+
+class IrrcParams(Params):
+    """Parameters of `refpix_irrc`."""
+
+    remove_offset: bool = True
+    """Take each pixel's mean over the resultants out before the correction, and add it back."""
+    remove_trends: bool = True
+    """Subtract from each channel the straight line in time through its border rows."""
+    cosine_interpolate: bool = True
+    """Fill the gaps between the rows of the reference output with a weighted mean of the samples
+    around."""
+    fft_interpolate: bool = True
+    """Smooth what was filled in, three times."""
+    skip_zeros: bool = False
+    """Take a sample that is equal to its pixel's own mean for a missing one: it is left out of the
+    trend and of its subtraction, and filled in in the reference output; romancal 1.1 does this."""
+    two_samples_more: bool = False
+    """Multiply the correction by (L + 2) / L, where L = 140 N is the number of samples of a channel
+    with N rows; romancal 1.1 does this."""
+    replace_amp33: bool = False
+    """Give the reference output without its trend as the one to store, as romancal 1.1 does."""
