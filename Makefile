@@ -20,7 +20,7 @@ help:
 	@echo "make test-faults   kill workers, schedulers and clients of Dask clusters, and see"
 	@echo "make slurm-test    run on a real SLURM of one node, installed and started for it (root)"
 	@echo "make report-test   look at reports in a real browser, installed for it (root)"
-	@echo "make parity  compare with romanimpreprocess on a full frame"
+	@echo "make parity  compare with romanimpreprocess and romancal on full frames"
 	@echo "make truth   both ramp fits against the truth, on ten million ramps of each rate"
 	@echo "make bench   time and memory beside romanimpreprocess (ours alone: bench-scaling, bench-batch,"
 	@echo "             bench-scheduler, bench-kernels)"

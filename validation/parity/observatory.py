@@ -159,7 +159,7 @@ def configuration(place: Path, recipe: str) -> Path:
     """A configuration of our program for the exposure."""
     caldir = {path.stem: f"in/{path.name}" for path in sorted((place / "in").glob("*.asdf"))}
     del caldir["l1"]
-    settings = {"IN": "in/l1.asdf", "OUT": "ours.asdf", "CALDIR": caldir, "EXCLUDE_FIRST": False}
+    settings = {"IN": "in/l1.asdf", "OUT": "ours.asdf", "CALDIR": caldir, "JUMPOUT": True}
     path = place / "config.yaml"
     path.write_text(yaml.safe_dump(settings | {"GRAPH": recipe}))
     return path

@@ -12,7 +12,7 @@ from typing import Any
 import asdf
 import numpy as np
 from compare import Row
-from package import table
+from package import say, table
 
 from roman_dask_l2.core.dq import GROUP
 from roman_dask_l2.products.job import Job
@@ -38,6 +38,8 @@ RAMP, RATE = 1e-6, 1e-5
 """Relative tolerances of resultants and rates."""
 FLOOR = {"ramp": 2e-3, "rate": 1e-5}
 """Absolute ones: two steps of float32 at the usual level (DN), and DN/s."""
+POSITION = 1e-6
+"""Arcseconds."""
 HALF = ("err", "var_poisson", "chisq", "dumo")
 DUMO = 2e-6
 """Of the rate, for the difference of two rates on the same ramp."""
@@ -145,7 +147,7 @@ def compare_step(
 
 
 def compare_files(mine: Path, other: Path, left: Left, job: Job, own: list[Result]) -> Result:
-    """The Level 2 files."""
+    """The Level 2 files: arrays, jumps, coordinates and what the steps say in the metadata."""
     pairs = {}
     with asdf.open(mine, memmap=False) as a, asdf.open(other, memmap=False) as b:
         x, y = a["roman"], b["roman"]
@@ -153,7 +155,55 @@ def compare_files(mine: Path, other: Path, left: Left, job: Job, own: list[Resul
             if name in ("meta", "var_rnoise", "jump_indices") or name not in x:
                 continue
             pairs["rate" if name == "data" else name] = np.array(x[name]), np.array(theirs)
-    return explained(FILE, pairs, causes(FILE, pairs, left, job, True), own)
+        shape = pairs["rate"][0].shape
+        jumps = [_jump_bits(tree["jump_indices"], shape) for tree in (x, y)]
+        pairs["jump_indices"] = jumps[0], jumps[1]
+        rows = [coordinates(x["meta"]["wcs"], y["meta"]["wcs"], shape[0])]
+        rows += metadata(x["meta"], y["meta"])
+    result = explained(FILE, pairs, causes(FILE, pairs, left, job, True), own)
+    result.rows += rows
+    return result
+
+
+def _jump_bits(indices: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The list of jumps (resultant, y, x) as an image of bits; of resultants above 63 the bit is
+    that of the rest of a division by 64."""
+    bits = np.zeros(shape, np.uint64)
+    j, y, x = np.array(indices, np.int64).T
+    np.bitwise_or.at(bits, (y, x), np.uint64(1) << (j % 64).astype(np.uint64))
+    return bits
+
+
+def coordinates(mine: Any, theirs: Any, side: int) -> Row:
+    """Sky coordinates of pixels all over the detector; the largest difference is in arcseconds."""
+    grid = np.meshgrid(*2 * [np.linspace(-0.5, side - 0.5, 33)])
+    (ra, dec), (ra2, dec2) = (wcs(*grid, with_bounding_box=False) for wcs in (mine, theirs))
+    turn = (ra - ra2 + 180) % 360 - 180
+    off = 3600 * np.hypot(turn * np.cos(np.radians(dec)), dec - dec2)
+    return Row(
+        "meta.wcs", int((off > 0).sum()), int((off > POSITION).sum()), off.max(), "1e-6 arcsec"
+    )
+
+
+def metadata(mine: Any, theirs: Any) -> list[Row]:
+    """Entries that are made by steps, those of romancal that differ here."""
+    rows = []
+    for block in ("photometry", "statistics", "cal_step"):
+        differ = outside = 0
+        largest = 0.0
+        for key, value in theirs[block].items():
+            found = mine[block].get(key)
+            if found == value:
+                continue
+            differ += 1
+            numbers = isinstance(value, float) and isinstance(found, int | float)
+            gap = abs(found - value) / max(abs(value), 1e-3) if numbers else np.inf
+            outside += gap > RATE
+            largest = max(largest, gap if numbers else 0)
+            if gap > RATE:
+                say(f"meta.{block}.{key}: {found!r}, romancal has {value!r}")
+        rows.append(Row(f"meta.{block}", differ, outside, largest, f"{RATE:g}, relative"))
+    return rows
 
 
 Pairs = Mapping[str, tuple[np.ndarray, np.ndarray]]
