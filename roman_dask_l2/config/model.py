@@ -340,8 +340,6 @@ def load_config(source: Mapping | str | Path | Config, *, base: Path | None = No
     base = Path(base).absolute() if base else file.parent if file else Path.cwd()
     config = validated(raw, base, file)
     name = display_name(file)
-    if config.CALDIR.ipc4d is None and not config.crds:
-        log.warning("%s: no CALDIR.ipc4d, inter-pixel capacitance is not corrected", name)
     if config.CALDIR.mask is None and not config.crds:
         log.warning("%s: no CALDIR.mask, data-quality flags start at 0", name)
     return config

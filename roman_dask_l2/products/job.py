@@ -82,6 +82,9 @@ class Job:
         """Warnings."""
         odd = not_imaging(self.exposure.optical_element)
         own = [f"{self.config.IN}: {odd}"] if odd else []
+        corrects = any(bound.name == "ipc" for bound in self.recipe.steps)
+        if corrects and "ipc4d" not in self.references and not self.config.crds:
+            own.append("no CALDIR.ipc4d, inter-pixel capacitance is not corrected")
         return [*self.recipe.notes, *self.inputs.notes, *own]
 
     def params(self, step: str) -> Any:
