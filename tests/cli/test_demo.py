@@ -199,7 +199,9 @@ def test_recipe_that_needs_both_kinds_of_files(tmp_path, monkeypatch):
         return SimpleNamespace(steps=[step("linearity.coeffs"), step("linearitylegendre.data")])
 
     monkeypatch.setattr(demo_module, "load_recipe", both)
-    with pytest.raises(InputError, match=r"recipe both: .*both kinds \(linearity, linearitylegendre\)"):
+    with pytest.raises(
+        InputError, match=r"recipe both: .*both kinds \(linearity, linearitylegendre\)"
+    ):
         run_demo(tmp_path / "demo", side=256, recipe="both")
     assert not (tmp_path / "demo").exists()
 
