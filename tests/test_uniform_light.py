@@ -79,7 +79,6 @@ def test_uniform_light(recipe, uniform, tmp_path):
     slope = (value * more).sum() / (more**2).sum()
     scatter = np.std(value - slope * more)
     error = scatter / np.sqrt((more**2).sum())
-    print(f"{recipe}: slope {slope:.3f} +- {error:.3f}, {rate[good].mean():.3f} DN/s")
     for light, expected in SLOPE.items():
         off = abs(slope - expected) / error
         assert off < 5 if light == promised else off > 10

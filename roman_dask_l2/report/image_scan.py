@@ -108,6 +108,8 @@ class Band:
     dq : ndarray of uint32
     mask : ndarray of bool
         Combined mask, and what is not finite.
+    level : float
+        Sky that is left in `data`, DN/s.
     """
 
     y0: int
@@ -119,11 +121,12 @@ class Band:
     chisq: np.ndarray | None
     dq: np.ndarray
     mask: np.ndarray
+    level: float = 0.0
 
     @property
     def quiet(self) -> np.ndarray:
         """Pixels that are not masked and contain no source."""
-        return ~self.mask & (self.data < QUIET * self.err)
+        return ~self.mask & (self.data - np.float32(self.level) < QUIET * self.err)
 
 
 def bands(l2: L2, edges: np.ndarray) -> Iterator[Band]:
@@ -137,7 +140,7 @@ def bands(l2: L2, edges: np.ndarray) -> Iterator[Band]:
     """
     roman = {name: l2.array("roman", name) for name in ("data_withsky", "var_poisson", "chisq")}
     data, err, dq = (found(l2.layout, "roman", name) for name in ("data", "err", "dq"))
-    mask = found(l2.layout, "mask")
+    mask, level = found(l2.layout, "mask"), _sky_left(l2)
     for y0, y1 in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         rows = Window(y0, y1, 0, l2.side)
         read = {name: None if array is None else array.read(rows) for name, array in roman.items()}
@@ -149,8 +152,16 @@ def bands(l2: L2, edges: np.ndarray) -> Iterator[Band]:
             bad |= ~np.isfinite(image)
         yield Band(
             y0, y1, rate, image, error, None if light is None else light.astype(np.float32),
-            read["chisq"], dq.read(rows), bad,
+            read["chisq"], dq.read(rows), bad, level,
         )  # fmt: skip
+
+
+def _sky_left(l2: L2) -> float:
+    """The sky in ``data`` where no model of it was subtracted, DN/s; 0 where one was."""
+    level = l2.info.get("medsky")
+    if not isinstance(level, int | float) or l2.info.get("skyorder") != -1:
+        return 0.0
+    return float(level) if math.isfinite(level) else 0.0
 
 
 def _no_errors() -> np.ndarray:

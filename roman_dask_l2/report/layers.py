@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from ..config.noise_labels import Layer, parse_all
 from ..core.detector import BORDER, CHANNEL_WIDTH, Window
 from ..errors import InputError
 from ..io.layout import Layout, read_layout
+from ..noise.difference_weights import difference_coefficients
 from ..products.noise_commands.drawing import QuietPixels, SumChange
 from ..products.noise_commands.registry import DRAWINGS
+from ..steps.likelihood_tables import difference_tables
 from ..steps.ramp_weights import make_fit
 from .blocks import block_mean, percent
 from .digits import same_digits
@@ -252,7 +254,7 @@ def _quiet_pixels(layer: Layer, l2: L2, seen: ImageScan, replay: Replay | None) 
     all_light, background = light if light is not None else (None, None)
 
     def read_spectrum(variance: float) -> np.ndarray | None:
-        return None if replay is None else _read_spectrum(variance, l2, replay)
+        return None if replay is None else _read_spectrum(variance, l2, seen, replay)
 
     return QuietPixels(seen.read_variance, all_light, background, read_spectrum)
 
@@ -276,15 +278,42 @@ def _light_variance(
     l2: L2, seen: ImageScan, replay: Replay | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Variances from all light and from the background in quiet pixels, (DN/s)^2."""
-    weights, n = l2.numbers("weights"), l2.exposure.n_resultants
     gain = None if replay is None else replay.at("gain.data", seen.places)
     if gain is None:
         gain = np.full_like(seen.light, l2.info.get("medgain") or np.nan)
     gain = np.where(np.isfinite(gain), gain.clip(1e-4, 1e4), 1.0)
-    if not weights.size or not seen.light.size:
+    weights = l2.numbers("weights")
+    if not seen.light.size:
         return None
-    factor = make_fit(l2.exposure, weights, n).poisson / gain
+    factor: Any
+    if weights.size:
+        factor = make_fit(l2.exposure, weights, l2.exposure.n_resultants).poisson
+    elif (own := _own_weights(l2, seen)) is not None:
+        tables = difference_tables(l2.exposure.read_pattern, l2.exposure.frame_time)
+        w = own / tables.per_time[:, np.newaxis]
+        factor = tables.light @ w**2 + 2 * tables.light_next[:-1] @ (w[:-1] * w[1:])
+    else:
+        return None
+    factor = factor / gain
     return factor * seen.light.clip(0), factor * max(float(np.median(seen.light)), 0.0)
+
+
+def _own_weights(l2: L2, seen: ImageScan) -> np.ndarray | None:
+    """Coefficients of the differences of resultants in the rates of quiet pixels after the
+    likelihood fit, (R - 1, n), 1/s; None after another fit, or if the file does not have them."""
+    ratio, unused = (l2.array("processinfo", n) for n in ("noise_ratio", "unused_differences"))
+    if ratio is None or not seen.places.size:
+        return None
+    first = bool(l2.info.get("exclude_first", True))
+    exposure = replace(l2.exposure, exclude_first=first)
+    rows = np.split(seen.places[1], np.unique(seen.places[0], return_index=True)[1][1:])
+    found = []
+    for y, x in zip(np.unique(seen.places[0]).tolist(), rows, strict=True):
+        row = Window(y, y + 1, 0, l2.side)
+        left_out = None if unused is None else np.ascontiguousarray(unused.read(row)[..., x])
+        of_row = np.ascontiguousarray(ratio.read(row)[:, x])
+        found.append(difference_coefficients(left_out, of_row, exposure)[:, 0])
+    return np.concatenate(found, axis=1)
 
 
 def _mixture(variance: np.ndarray, scale: float) -> np.ndarray:
@@ -295,19 +324,20 @@ def _mixture(variance: np.ndarray, scale: float) -> np.ndarray:
     return heights.mean(axis=1)
 
 
-def _read_spectrum(variance: float, l2: L2, replay: Replay) -> np.ndarray | None:
+def _read_spectrum(variance: float, l2: L2, seen: ImageScan, replay: Replay) -> np.ndarray | None:
     """Spectrum along rows of read noise with this variance in the errors of the image.
 
     ``s^2 B(f) [2 + 2 q / sigma^2 + (U^2 + C^2) / sigma^2 p(f)]``: white noise of standard
     deviation s per pixel, and in their proportion to the read noise sigma the 1/f noises U and C
     and the variance q = (1/6 DN^2) sum K^2 / sum (K^2 / N) of rounding each resultant to integers
-    twice. All go through the correction of inter-pixel capacitance, whose mean square gain over
-    the frequencies along columns is B. s^2 is `variance` times the square of the share that a
-    pixel keeps.
+    twice; once, if there is no 1/f noise, which is what files that do not tell its amplitudes
+    mean to a layer. All go through the correction of inter-pixel capacitance, whose mean square
+    gain over the frequencies along columns is B. s^2 is `variance` times the square of the share
+    that a pixel keeps.
     """
     sigma = replay.median("read.data")
-    own, common = (replay.scalar(f"read.anc.{name}") for name in ("U_PINK", "C_PINK"))
-    if not sigma or own is None or common is None:
+    own, common = (replay.scalar(f"read.anc.{name}") or 0.0 for name in ("U_PINK", "C_PINK"))
+    if not sigma:
         return None
     gain, share = np.ones(len(FREQUENCIES) - 1), 1.0
     ipc = next((b for b in replay.steps if b.name == "ipc"), None)
@@ -319,7 +349,11 @@ def _read_spectrum(variance: float, l2: L2, replay: Replay) -> np.ndarray | None
         gain, share = ipc_gain(kernel, order), float(kernel[1, 1])
     pink = pink_spectrum(replay.exposure.side)
     k = l2.numbers("weights").astype(float)
-    rounding = (k**2).sum() / (k**2 / l2.exposure.n_reads).sum() / 6 if k.size else 0.0
+    if not k.size and (of_differences := _own_weights(l2, seen)) is not None:
+        c = np.median(of_differences, axis=1)
+        k = np.diff(-c, prepend=0.0, append=0.0)
+    times = 2 if own or common else 1
+    rounding = (k**2).sum() / (k**2 / l2.exposure.n_reads).sum() * times / 12 if k.size else 0.0
     noise = 2 * (sigma**2 + rounding) + (own**2 + common**2) * pink
     return variance * share**2 / sigma**2 * gain * noise
 

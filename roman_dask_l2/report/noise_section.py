@@ -25,6 +25,16 @@ def noise_section(page: Page, facts: Facts) -> None:
         "of the table is what a typical pixel should have without 1/f noise; in brackets stands "
         "how many of the pixels without a draw are unmasked."
     )
+    if (
+        facts.replay
+        and facts.replay.takes_out_jumps
+        and any(one.layer.ramp == "own" for one in facts.looked)
+    ):
+        page.text(
+            "Ramps of layers with Ra hold read noise twice, the exposure's and the layer's. The "
+            "ramp fit takes jumps for what stands out of the noise of one, and drops differences "
+            "in some pixels more: these have much noise, which is in the spectra but in no curve."
+        )
     for formula, symbols in layers.formulas(facts.looked):
         page.formula(formula)
         page.text(symbols)

@@ -350,7 +350,7 @@ def test_dark_ramp_with_the_files_of_the_survey(plain, survey, tmp_path, caplog,
     use = good(tree)
     stated = np.asarray(tree["roman"]["err"]).astype(float) ** 2
     stated -= np.asarray(tree["roman"]["var_poisson"]).astype(float)
-    for label, layer, line in zip(labels, noise, statistics, strict=True):
+    for layer, line in zip(noise, statistics, strict=True):
         assert np.isfinite(layer).all()
         q25, q75 = np.percentile(layer[use] / np.sqrt(stated[use]), [25, 75])
         assert 1 < (q75 - q25) / 1.34896 < 1.25  # 1/f noise is on top of what the fit knows
