@@ -20,6 +20,8 @@ import pytest
 
 from roman_dask_l2.config.recipe import load_recipe
 from roman_dask_l2.core.detector import BORDER, CHANNEL_WIDTH, Grid, Window
+from roman_dask_l2.core.dq import GROUP
+from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.core.step import Tile, accepted
 from roman_dask_l2.engine import graph
 from roman_dask_l2.io.references import ARRAYS
@@ -27,6 +29,7 @@ from roman_dask_l2.noise.pearson import pearson_noise
 from roman_dask_l2.noise.poisson import poisson_noise
 from roman_dask_l2.noise.read_noise import Border, PlaneNoise, common_series, noisy_amp33
 from roman_dask_l2.noise.streams import DrawKind, Streams
+from roman_dask_l2.steps.linearity_polynomial import PolynomialParams, linearise_reads
 from roman_dask_l2.steps.ramp_weights import fits
 from roman_dask_l2.steps.sky import sky_model
 
@@ -148,6 +151,33 @@ def test_compatible(chains, per_pixel, name):
 def test_measuring(chains, per_pixel, name):
     partial, given = chains(DEFAULT).partials[name]
     per_pixel(ROWS * SIDE, partial, **given)
+
+
+@pytest.mark.parametrize("tables", ["no tables", "tables"])
+def test_linearity_polynomial(per_pixel, tables):
+    """8 resultants of 35 reads, polynomials of 11 coefficients, some pixels saturated."""
+    rng = np.random.default_rng(5)
+    ends = np.cumsum([0, 1, 1, 2, 4, 8, 8, 8, 3])
+    pattern = tuple(tuple(range(a + 1, b + 1)) for a, b in zip(ends, ends[1:], strict=False))
+    ramp = 5000 + np.cumsum(rng.uniform(0, 300, (8, ROWS, SIDE)), axis=0)
+    ramp[:, rng.random((ROWS, SIDE)) < 0.003] *= 8
+    flags = np.zeros((ROWS, SIDE), np.uint32)
+    scale = np.array([1, 1, *(0.1 * 1e-5 ** np.arange(1.0, 10.0))])[:, None, None]
+    coeffs, inverse = (
+        (scale * rng.normal(1, 0.01, (11, ROWS, SIDE))).astype(np.float32) for _ in range(2)
+    )
+    given: dict[str, Any] = {}
+    if tables == "tables":
+        given["inl_table"] = rng.normal(0, 1, (SIDE // CHANNEL_WIDTH, 65536))
+        given["inl_value"] = np.arange(65536).astype(np.uint16)
+    given |= {
+        "tile": Tile(WINDOW, SIDE),
+        "exposure": Exposure(SIDE, pattern, 3.04),
+        "params": PolynomialParams(),
+    }
+    groupdq = np.where(ramp > 60000, np.uint8(GROUP["SATURATED"]), np.uint8(0))
+    arrays = ramp.astype(np.float32), groupdq, flags, coeffs, flags, inverse
+    per_pixel(ROWS * SIDE, linearise_reads, *arrays, **given)
 
 
 # -- noise ---------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from roman_dask_l2.steps.registry import STEPS, find_step
 
 LENGTHS = {
     "r": "R", "b": "3⌈R/8⌉", "p": "P", "k": "3", "a": "128",
+    "c": "N/128", "f": "70N+1", "v": "V",
     "y": "N", "x": "N", "Y": "N-8", "X": "N-8",
 }  # fmt: skip
 COMPUTED = {
@@ -59,6 +60,8 @@ def overview(steps: Iterable[BoundStep]) -> str:
         if reduction:
             measured = reduction.references_for(bound.params).values()
             named += [*measured, *reduction.whole.values()]
+        if step.spill:
+            named += step.spill.references.values()
         rows.append(
             (
                 f"[`{step.name}`](#{step.name})",
@@ -83,6 +86,8 @@ def step_table(bound: BoundStep) -> str:
         measured = reduction.references_for(bound.params).values()
         rows += [("measures, reference", *_array(n)) for n in measured]
         rows += [("measures, whole", *_array(n)) for n in reduction.whole.values()]
+    if step.spill:
+        rows += [("spills, reference", *_array(n)) for n in step.spill.references.values()]
     rows += [("writes", *_variable(name)) for name in step.writes]
     text = _table(("", "array", "shape", "type", "unit", "meaning"), rows)
     text += f"\nHalo: {_halo(bound)} pixels."

@@ -160,14 +160,15 @@ def _pipeline(simulation, recipe="l1_to_l2", **changes):
     from roman_dask_l2.engine import plan
     from roman_dask_l2.io.l1 import open_l1
     from roman_dask_l2.io.references import add_wcs, open_inputs
-    from roman_dask_l2.io.wcs import load_wcs
+    from roman_dask_l2.products.job import _open_wcs
 
     config = load_config(simulation.config).replace(**changes)
-    steps = load_recipe(recipe, config).steps
-    l1, exposure = open_l1(config.IN, exclude_first=config.EXCLUDE_FIRST)
+    loaded = load_recipe(recipe, config)
+    steps = loaded.steps
+    l1, exposure = open_l1(config.IN, exclude_first=loaded.exclude_first)
     inputs, problems = open_inputs(l1, exposure, config.references())
     assert problems == []
-    inputs = add_wcs(inputs, load_wcs(config.FITSWCS, config.GWCS), {0, 4})
+    inputs = add_wcs(inputs, _open_wcs(config, loaded, l1, config.references(), inputs.layouts), {0, 4})
     return plan.applicable(steps, inputs), inputs
 
 

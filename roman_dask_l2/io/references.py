@@ -81,6 +81,7 @@ ARRAYS: dict[str, Array] = {
     "linearity.coeffs": Array("pyx", F, "DN^(1-p)", "polynomial from raw to linear signal"),
     "linearity.dq": Array("yx", U, "", "flags of the linearity polynomial"),
     "inverselinearity.coeffs": Array("pyx", F, "DN^(1-p)", "polynomial from linear to raw signal"),
+    "inverselinearity.dq": Array("yx", U, "", "flags of the inverse polynomial", False),
     "integralnonlinearity.value": Array("v", "uint16", "DN", "readings of the converter"),
     "integralnonlinearity.table": Array("cv", "float64", "DN", "non-linearity at each reading"),
     "refpix.gamma": Array("cf", "complex128", "", "response of channels to the left border"),

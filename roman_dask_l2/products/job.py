@@ -144,7 +144,7 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     if noise and config.NOISE is not None:
         checked = attempt(problems, check_noise, config)
     if l1 is None or exposure is None:
-        attempt(problems, _open_wcs, config, recipe, l1, config.references())
+        attempt(problems, _open_wcs, config, recipe, None, {}, {})
         for key, path in config.references().items():
             wrong: list[str] = []
             attempt(wrong, known_layout, path)
@@ -161,7 +161,7 @@ def open_job(config: Config, problems: list[str], noise: bool) -> Job | None:
     used = None if recipe is None else {*used_arrays(recipe), *needed_arrays(drawn)}
     inputs, wrong = open_inputs(l1, exposure, references, used)
     problems += [as_given(line, config.raw.get("CALDIR")) for line in wrong]
-    wcs = attempt(problems, _open_wcs, config, recipe, l1, references)
+    wcs = attempt(problems, _open_wcs, config, recipe, l1, references, inputs.layouts)
     if writable:
         attempt(problems, check_disk, config, exposure)
     if checked and config.NOISE is not None:
@@ -210,11 +210,15 @@ def jump_flags(steps: Sequence[BoundStep]) -> tuple[str, str]:
 
 
 def _open_wcs(
-    config: Config, recipe: Recipe | None, l1: Layout | None, references: Mapping[str, Path]
+    config: Config,
+    recipe: Recipe | None,
+    l1: Layout | None,
+    references: Mapping[str, Path],
+    opened: Mapping[str, Layout],
 ) -> Wcs | None:
     """The WCS that the configuration names, else that of the L1 file, else one from its pointing
-    and the distortion file; None if it is in a file that could not be read, which has been
-    reported."""
+    and the distortion file; None if it is in a file that is not among those `opened`, which has
+    been reported."""
     l1_wcs = None
     if config.FITSWCS is None and config.GWCS is None:
         if l1 is None:
@@ -224,7 +228,8 @@ def _open_wcs(
         if all(p.level1 for p in params):
             l1_wcs = _l1_wcs(l1)
         if l1_wcs is None and "distortion" in references:
-            return pointed_wcs(l1, references["distortion"])
+            path = references["distortion"]
+            return pointed_wcs(l1, path) if "distortion" in opened else None
         if not all(p.level1 for p in params):
             raise InputError(
                 "CALDIR.distortion: missing, expected a file from which the recipe's assign_wcs "

@@ -96,5 +96,4 @@ step = Step(
     reduction=Reduction(
         windows=bands, partial=bits_in_common, combine=combine, reads=("blank",), thin=False
     ),
-    sets={"dq": ("SATURATED",)},
 )

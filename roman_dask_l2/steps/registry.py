@@ -19,6 +19,7 @@ STEPS: dict[str, str] = {
     "dark_decay": "dark_decay:step",
     "wfi18_transient": "wfi18_transient:step",
     "linearity": "linearity:step",
+    "linearity_polynomial": "linearity_polynomial:step",
     "dark": "dark:step",
     "dark_rate": "dark:rate_step",
     "dark_rate_observatory": "dark_rate_observatory:step",

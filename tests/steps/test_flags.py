@@ -19,6 +19,15 @@ FLAGS = ("groupdq", "pixeldq", "dq")
 BEFORE = {"dq": "pixeldq"}
 """What the ramp fit makes `dq` of."""
 
+BAD = {
+    ("flat", "rate"): -20,
+    ("flat_observatory", "rate"): -20,
+    ("flat_observatory", "flat_err"): -22,
+    ("linearity_polynomial", "ramp"): -24,
+    ("dark_rate_observatory", "dark_slope"): -26,
+}
+"""Column where an array of a step is NaN, which nothing in the simulation makes it."""
+
 
 def watched(bound, found):
     """The step, with a kernel that notes which bits were not there before, nor in a file."""
@@ -26,9 +35,10 @@ def watched(bound, found):
 
     @functools.wraps(kernel)
     def noting(**inputs):
-        if step.name == "flat":  # nothing makes such a rate by itself
-            inputs["rate"] = inputs["rate"].copy()
-            inputs["rate"][-20, -20] = np.nan
+        for (name, array), x in BAD.items():
+            if step.name == name and inputs.get(array) is not None:
+                inputs[array] = inputs[array].copy()
+                inputs[array][..., -20, x] = np.nan
         if step.name == "event_flags":  # nor such a snowball
             inputs["groupdq"] = inputs["groupdq"].copy()
             inputs["groupdq"][4, 40:64, 40:64] |= np.uint8(GROUP["JUMP_DET"])
@@ -54,6 +64,13 @@ def watched(bound, found):
     return BoundStep(replace(step, kernel=noting), bound.params)
 
 
+def with_flat_error(bound):
+    """The observatory's flat field with its option that reads the flat's error."""
+    if bound.name != "flat_observatory":
+        return bound
+    return BoundStep(bound.step, bound.params.model_copy(update={"include_var_flat": True}))
+
+
 def declared():
     bits = {}
     for name in STEPS:
@@ -75,6 +92,7 @@ def observed(simulated, pipeline):
     """What each step has set in exposures with every kind of defect."""
     found = defaultdict(int)
     transient = {"detector": "WFI18", "conditions": "nan_reference", "reference_read": 1000}
+    observatory = {"references": "observatory"}
     first_too = {"wfi18_mask_rows": True, "EXCLUDE_FIRST": False}
     for simulation, recipe, changes in (
         (simulated(), "l1_to_l2", {}),
@@ -82,12 +100,14 @@ def observed(simulated, pipeline):
         (simulated(**transient), "l1_to_l2", first_too),
         (simulated(**transient), "l1_to_l2_likelihood", first_too),
         (simulated(**transient), "romanimpreprocess_1.0", {}),
+        (simulated(**observatory), "observatory", {}),
+        (simulated(**observatory), "romancal_1.1", {}),
     ):
         steps, inputs = pipeline(simulation, recipe, **changes)
         side = inputs.exposure.side
         if simulation.l1.parent == simulated(**transient).l1.parent:
             _lose_the_reference_read(inputs)
-        steps = [watched(bound, found) for bound in steps]
+        steps = [watched(with_flat_error(bound), found) for bound in steps]
         lazy = graph.build(steps, inputs, Grid(side, (side, side)), ["dq", "mask"], False)
         lazy.arrays["dq"].compute(scheduler="synchronous")
     return found
