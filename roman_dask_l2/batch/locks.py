@@ -100,7 +100,7 @@ def _parsed(text: bytes) -> Owner | None:
 def _unreadable(path: Path) -> tuple[None, float] | None:
     """Held by someone unknown, who counts as alive if not even the time can be told."""
     try:
-        return None, os.lstat(path).st_mtime
+        return None, path.lstat().st_mtime
     except FileNotFoundError:
         return None
     except OSError:

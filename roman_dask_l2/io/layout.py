@@ -36,6 +36,7 @@ from .tree import (
     parse_tree,
     parse_tree_and_tag,
     resolve,
+    shown,
 )
 
 _known = Cache(64)
@@ -111,13 +112,13 @@ class Layout:
             raise InputError(f"{where} has no usable shape, offset and strides")
         name = node["datatype"]
         if not isinstance(name, str) or name not in TYPES or min((0, *shape)) < 0:
-            raise InputError(f"{where} has unsupported type {name} {shape}")
+            raise InputError(f"{where} has unsupported type {shown(name)} {shown(shape)}")
         if (
             len(shape) > _MOST_AXES
             or max((0, *shape)) > _MOST_SIDE
             or math.prod(shape) > _MOST_SIDE
         ):
-            raise InputError(f"{where} has an impossible shape {shape}")
+            raise InputError(f"{where} has an impossible shape {shown(shape)}")
         dtype = np.dtype(TYPES[name]).newbyteorder(
             ">" if node.get("byteorder", "little") == "big" else "<"
         )
@@ -145,7 +146,7 @@ class Layout:
             return self.path, self.size_and_mtime, self.blocks[source]
         path = resolve(self.path, source)
         if path is None:
-            raise InputError(f"{where} lies in {source}, {BESIDE}")
+            raise InputError(f"{where} lies in {shown(source)}, {BESIDE}")
         try:
             with naming_file(path):
                 _, blocks, size_and_mtime, _ = scan_file(path)

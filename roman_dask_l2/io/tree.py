@@ -50,7 +50,7 @@ def inline_array(node: Any, where: str) -> np.ndarray:
     """An array from its numbers in the tree, with the type that the tree gives."""
     name = node.get("datatype") if isinstance(node, dict) else None
     if name is not None and (not isinstance(name, str) or name not in TYPES):
-        raise InputError(f"{where} has unsupported type {name}")
+        raise InputError(f"{where} has unsupported type {shown(name)}")
     shape = node.get("shape") if isinstance(node, dict) else None
     try:
         data = node["data"] if isinstance(node, dict) else node
@@ -89,7 +89,7 @@ def resolve(path: str, source: Any) -> Path | None:
         name = unquote(url.path, errors="strict")
     except ValueError:
         return None
-    if url.scheme or url.netloc or not name.isprintable() or "\\" in name:
+    if url.scheme or url.netloc or not name.isprintable() or "\\" in name or len(name) > 512:
         return None
     if not name or name.startswith("/") or ".." in name.split("/"):
         return None
@@ -126,15 +126,15 @@ def check_tree(path: str, tree: Any) -> None:
         left += [(f"{where}.{key}", value) for key, value in node.items()]
         at = f"{path}: {where.strip('.') or 'the tree'}"
         if "$ref" in node:
-            raise InputError(f"{at} refers to {str(node['$ref'])[:100]!r}, expected a value")
+            raise InputError(f"{at} refers to {shown(node['$ref'])}, expected a value")
         source = node.get("source")
         array = {"datatype", "shape"} & set(node)
         if array and isinstance(source, str) and resolve(path, source) is None:
-            raise InputError(f"{at} lies in {source[:100]}, {BESIDE}")
+            raise InputError(f"{at} lies in {shown(source)}, {BESIDE}")
         if array and _MADE_WHOLE.match(where) and _elements(node.get("shape")) > _MOST_ELEMENTS:
-            raise InputError(f"{at} has shape {str(node['shape'])[:100]}, expected a small array")
+            raise InputError(f"{at} has shape {shown(node['shape'])}, expected a small array")
         if isinstance(node.get("fileuri"), str):  # core/externalarray
-            raise InputError(f"{at} refers to {node['fileuri'][:100]!r}, expected a value")
+            raise InputError(f"{at} refers to {shown(node['fileuri'])}, expected a value")
 
 
 def _elements(shape: Any) -> float:
@@ -145,7 +145,13 @@ def _elements(shape: Any) -> float:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or [type(error).__name__])[0][:500]
+
+
+def shown(value: Any) -> str:
+    """A value of a tree in one short line, for an error."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def lookup(tree: Any, key: tuple[str, ...]) -> Any:
