@@ -22,7 +22,9 @@ from roman_dask_l2.io.atomic import check_target, replacing
 from roman_dask_l2.io.blocks import Block
 from roman_dask_l2.io.fits import create_fits
 from roman_dask_l2.io.inplace import InPlaceFile
+from roman_dask_l2.io.layout import read_layout
 from roman_dask_l2.io.spill import remove_store, temp_store
+from roman_dask_l2.io.wcs import load_wcs
 from roman_dask_l2.system.files import is_private, open_regular, write_new
 from roman_dask_l2.system.logs import JsonLines
 from roman_dask_l2.system.processes import OWNER, is_orphan, own
@@ -404,6 +406,9 @@ def test_inputs_that_are_no_files(shared, what):
             made.bind(str(path))
     with pytest.raises(InputError, match="is not a regular file, expected an image"):
         open_regular(path, "an image")
+    for read in (read_layout, lambda p: load_wcs(p, None), lambda p: load_wcs(None, p)):
+        with pytest.raises(InputError, match="is not a regular file, expected"):
+            read(path)
 
 
 def test_a_whole_run_obeys_the_umask(simulated, tmp_path):
