@@ -168,7 +168,9 @@ def _pipeline(simulation, recipe="l1_to_l2", **changes):
     l1, exposure = open_l1(config.IN, exclude_first=loaded.exclude_first)
     inputs, problems = open_inputs(l1, exposure, config.references())
     assert problems == []
-    inputs = add_wcs(inputs, _open_wcs(config, loaded, l1, config.references(), inputs.layouts), {0, 4})
+    inputs = add_wcs(
+        inputs, _open_wcs(config, loaded, l1, config.references(), inputs.layouts), {0, 4}
+    )
     return plan.applicable(steps, inputs), inputs
 
 

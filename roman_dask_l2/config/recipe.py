@@ -107,7 +107,7 @@ def load_recipe(name: str | Path, config: Config | None = None) -> Recipe:
 def _read(path: Path, config: Config | None) -> Recipe:
     try:
         document = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())
         raise InputError(f"recipe {path}: cannot be read ({line})") from error
     entries = document.get("steps") if isinstance(document, Mapping) else None

@@ -242,8 +242,16 @@ def _l1_wcs(layout: Layout) -> Any:
     """The L1 file's own gwcs, None if it has none."""
     if layout.value("roman", "meta", "wcs") is None:
         return None
-    with open_asdf(layout.path) as file:
-        return file["roman"]["meta"]["wcs"]
+    try:
+        with open_asdf(layout.path) as file:
+            return file["roman"]["meta"]["wcs"]
+    except (InputError, OSError, MemoryError):
+        raise
+    except Exception as error:  # asdf, its converters and gwcs fail in every way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"{layout.path}: roman.meta.wcs cannot be read ({reason[:200]}), expected a gwcs"
+        ) from None
 
 
 def outputs(config: Config) -> list[Path]:

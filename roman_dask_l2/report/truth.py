@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import asdf
 import numpy as np
 
 from ..core.detector import BORDER
 from ..core.dq import MASK_GROWTH, PIXEL
 from ..core.exposure import Exposure
+from ..io.asdf_file import open_asdf
 from ..products.job import prepare
 from ..steps.ramp_params import RampFitParams
 from ..steps.ramp_weights import Fit, fits
@@ -146,8 +146,8 @@ def compare(config: Path, l2: Path, truth: Path) -> list[Check]:
     inside = np.s_[BORDER:-BORDER, BORDER:-BORDER]
     gain, read = (job.inputs.sources[f"{key}.data"].read()[inside] for key in ("gain", "read"))
     with (
-        asdf.open(l2, memmap=False, lazy_load=False) as image,
-        asdf.open(truth, memmap=False, lazy_load=False) as true,
+        open_asdf(l2, lazy_load=False) as image,
+        open_asdf(truth, lazy_load=False) as true,
     ):
         dq, mask = np.asarray(image["roman"]["dq"]), np.asarray(image["mask"])
         rate = np.asarray(image["roman"].get("data_withsky", image["roman"]["data"]))
