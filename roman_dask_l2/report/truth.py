@@ -123,7 +123,7 @@ CONVENTIONS = {
 
 def convention(truth: Path) -> str:
     """What the true rate in a file of the simulator means, one sentence."""
-    with asdf.open(truth) as file:
+    with open_asdf(truth) as file:
         return CONVENTIONS[file["truth"]["options"].get("references", "survey")]
 
 
