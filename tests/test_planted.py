@@ -216,7 +216,7 @@ def left_behind(shared):
     """An exposure, and what a dead process has left of it."""
     out = shared / "l2.asdf"
     noise = SimpleNamespace(TEMP=shared, OUT=shared / "noise.asdf")
-    config = SimpleNamespace(OUT=out, NOISE=noise, FITSOUT=False)
+    config = SimpleNamespace(OUT=out, NOISE=noise, FITSOUT=False, TEMP=None)
     temp = leftovers.own_temp(config)
     part = out.with_name(".l2.elsewhere-1-n0123456-0123abcd.part.asdf")
     store = temp.with_name(f"{temp.stem}-99999-0123abcd.zarr")
