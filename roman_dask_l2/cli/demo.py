@@ -89,7 +89,7 @@ def run_demo(
     }
     if result.fits is not None:
         report.files["FITS copy"] = directory / result.fits.name
-    report.notes.append(f"truth: {convention(report.files['truth'])}")
+    report.notes.append(f"truth: {convention(report.files['truth'], report.files['L2 image'])}")
     report.checks += compare(config, report.files["L2 image"], report.files["truth"])
     stage("comparison")
     picture = directory / "quicklook.png"
@@ -109,9 +109,10 @@ def run_demo(
 
 _OWN = {
     "observatory": {"linearity", "inverselinearity", "refpix", "photom", "integralnonlinearity"},
-    "survey": {"linearitylegendre", "ipc4d", "biascorr"},
+    "survey": {"linearitylegendre"},
 }
-"""Kinds of reference files that only the one or only the other has."""
+"""Kinds of reference files that only the one or only the other has, and that steps cannot do
+without: a detector may have neither a bias nor inter-pixel capacitance."""
 
 
 def _of_recipe(recipe: str | Path | None) -> dict[str, Any]:

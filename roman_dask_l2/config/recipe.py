@@ -253,7 +253,12 @@ SWITCH, CORES = "JUMP_KW.expand_large_events", "JUMP_KW.maximum_cores"
 
 def _unheard(recipe: Recipe, config: Config) -> Iterator[str]:
     """A line for each key that was given and changes nothing."""
-    heard = {key for bound in recipe.steps for key in bound.step.settings.values()}
+    heard = {
+        key
+        for bound in recipe.steps
+        for option, key in bound.step.settings.items()
+        if not (option == "rejection_threshold" and getattr(bound.params, "fixed_threshold", False))
+    }
     for key in STEP_KEYS:
         if key not in config.model_fields_set:
             continue

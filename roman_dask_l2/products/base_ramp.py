@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from ..core.detector import BORDER, Window
 from ..core.dq import PIXEL
+from ..core.step import BoundStep
+from ..engine import plan
 from ..io.arrays import Placed
 from ..io.references import Inputs
 from ..io.spill import STRIP_ROWS, Spilled
@@ -28,10 +31,14 @@ class NoiseStrips:
         Active pixels of the ramp that noise is added to, (R, N, N) uint16.
     read_noise : Spilled
         (N, N) float32.
+    dark_border : bool
+        Reference pixels and reference output of noisy planes are the dark's, to which noise is
+        added, also where the active pixels are the exposure's.
     """
 
     base: Spilled
     read_noise: Spilled
+    dark_border: bool
 
 
 @dataclass(frozen=True)
@@ -102,11 +109,43 @@ class OwnPlane:
         return _decoded(plane.read(window), window, self.inputs)
 
 
-def reference_pixels(inputs: Inputs, index: int) -> Border:
-    """The reference pixels of a resultant before noise is added: the mean of darks, where there
-    is a dark cube, else the exposure's own."""
-    dark = inputs.sources.get("dark.data")
-    plane = OwnPlane(inputs, index) if dark is None else ResultantPlane(dark, index)
+@dataclass(frozen=True)
+class OwnOutput:
+    """The reference output of the exposure as the detector gave it."""
+
+    inputs: Inputs
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        n = self.inputs.exposure.n_resultants
+        return np.stack([own_amp33(self.inputs, j) for j in range(n)])
+
+
+def dark_border(own: bool, inputs: Inputs, steps: Sequence[BoundStep]) -> bool:
+    """Whether noisy ramps have the dark's reference pixels before noise is added.
+
+    With the exposure's own ramp they have them only in recipes that read the dark cube. A recipe
+    without it compares them with the image of the exposure's own reference pixels, whose noise
+    would be in the layer.
+    """
+    return not own or ("dark.data" in inputs.sources and _reads(steps, "dark.data"))
+
+
+def reads_output_alone(steps: Sequence[BoundStep]) -> bool:
+    """Whether a step reads the reference output, and no file about it."""
+    names = [plan.input_names(bound) for bound in steps]
+    return any("l1.amp33" in n and "read.amp33.med" not in n for n in names)
+
+
+def _reads(steps: Sequence[BoundStep], array: str) -> bool:
+    return any(array in plan.input_names(bound) for bound in steps)
+
+
+def reference_pixels(inputs: Inputs, index: int, of_dark: bool) -> Border:
+    """The reference pixels of a resultant before noise is added: the mean of darks, or the
+    exposure's own."""
+    plane = (
+        ResultantPlane(inputs.sources["dark.data"], index) if of_dark else OwnPlane(inputs, index)
+    )
     return border(plane, inputs.exposure.side)
 
 
@@ -149,6 +188,8 @@ def base_inputs(inputs: Inputs) -> Inputs:
     sources["l1.data"] = DarkRamp(inputs.sources["dark.data"])
     if "read.amp33.med" in sources:
         sources["l1.amp33"] = Quiet(sources["read.amp33.med"], exposure.n_resultants)
+    elif "l1.amp33" in sources:  # nothing is known of its noise
+        sources["l1.amp33"] = OwnOutput(inputs)
     return Inputs(exposure, sources, inputs.layouts)
 
 

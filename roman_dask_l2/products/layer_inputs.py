@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ..config.noise_commands.command import ActsOn
 from ..config.noise_labels import Layer
+from ..core.step import BoundStep
 from ..io.references import ARRAYS, Inputs
+from .base_ramp import reads_output_alone
 
 
 def needed_arrays(layers: Sequence[Layer]) -> set[str]:
@@ -32,22 +35,31 @@ def missing_inputs(
         for command, argument in layer.commands:
             lacking = [n for n in command.inputs(argument) if not inputs.available(n)]
             if lacking:
-                name = lacking[0]
-                key = name.partition(".")[0]
-                where = f"CALDIR.{key}: {files[key]} has" if key in files else "CALDIR has"
+                keys = list(dict.fromkeys(name.partition(".")[0] for name in lacking))
+                where = " and ".join(
+                    f"CALDIR.{key}: {files[key]}" if key in files else f"CALDIR.{key}"
+                    for key in keys
+                )
+                parts = [f"{name} ({ARRAYS[name].meaning})" for name in lacking]
+                listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
                 yield (
-                    f"NOISE.LAYER {layer.label!r}: {command.letter} needs {name} "
-                    f"({ARRAYS[name].meaning}), which {where} not; expected a file that has it, as "
-                    f"the survey's, or a layer with Ra, which adds the noise to the exposure's own "
-                    "ramp"
+                    f"NOISE.LAYER {layer.label!r}: {command.letter} needs {listed}, which {where} "
+                    f"{'has' if len(keys) == 1 else 'have'} not; expected the survey's file"
+                    f"{'' if len(keys) == 1 else 's'} of that name, or a layer with Ra, which adds "
+                    "the noise to the exposure's own ramp"
                 )
 
 
-def left_out(layers: Sequence[Layer], inputs: Inputs) -> Iterator[str]:
+def left_out(
+    layers: Sequence[Layer], inputs: Inputs, steps: Sequence[BoundStep] = ()
+) -> Iterator[str]:
     """What layers lack because no file gives it: a sentence for each label."""
     for label, layer in {layer.label: layer for layer in layers}.items():
         for command, _ in layer.commands:
-            lacking = [name for name in command.wishes if not inputs.available(name)]
+            wishes = command.wishes
+            if command.acts_on is ActsOn.RAMP and reads_output_alone(steps):
+                wishes += ("read.amp33.std",)
+            lacking = [name for name in wishes if not inputs.available(name)]
             if lacking:
                 parts = ", ".join(f"{ARRAYS[name].meaning} ({name})" for name in lacking)
                 yield f"layer {label}: without {parts}, which no reference file gives"

@@ -29,6 +29,7 @@ from .base_ramp import (
     NoiseStrips,
     UsableFlags,
     base_inputs,
+    dark_border,
     noisy_inputs,
     write_base_ramp,
     write_read_noise,
@@ -154,7 +155,8 @@ class LayerPlan:
             ramp = self._store.create(f"{kind}-{self._token}", (r, n, n), (1, *chunk), "uint16")
             calls = [(j, own, inputs, ramp) for j in range(r)]
             done = tasks.fan(f"{kind}-ramp", write_base_ramp, calls, work=work)
-            self._strips[own] = NoiseStrips(ramp, image), [done, image_done]
+            of_dark = dark_border(own, inputs, self._job.steps)
+            self._strips[own] = NoiseStrips(ramp, image, of_dark), [done, image_done]
         return self._strips[own]
 
     def _ramp_part(

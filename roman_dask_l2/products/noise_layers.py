@@ -116,7 +116,7 @@ def generate_noise(
     if noise is None or not layers:
         raise InputError("NOISE: missing, expected LAYER, TEMP, SEED and OUT")
     warn_about(layer for layer, _ in layers)
-    for lack in left_out([layer for layer, _ in layers], job.inputs):
+    for lack in left_out([layer for layer, _ in layers], job.inputs, job.steps):
         log.warning("%s", lack)
     l2 = open_l2(job, layers)
     size, threads = tile_and_threads(job, options, [layer for layer, _ in layers])

@@ -25,6 +25,12 @@ def options(l2: L2, step: str) -> dict[str, Any]:
     return next((dict(entry[step]) for entry in steps if step in entry), {})
 
 
+def has_step(l2: L2, step: str) -> bool:
+    """Whether a step is in the recipe that an image was made with."""
+    steps = l2.info.get("provenance", {}).get("recipe", {}).get("steps", [])
+    return any(step in entry for entry in steps)
+
+
 def reduced(l2: L2) -> bool:
     """Whether chi-square in the file is per degree of freedom."""
     return options(l2, "ramp_fit_likelihood").get("chisq", "reduced") == "reduced"

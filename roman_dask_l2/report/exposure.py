@@ -13,6 +13,7 @@ from ..config.model import Config
 from ..io.atomic import check_target
 from ..products.noise_layers import matters, no_draw, unusable
 from .blocks import percent
+from .expected import has_step
 from .facts import Facts, gather, medsky
 from .image_scan import L2, open_image
 from .image_sections import (
@@ -37,6 +38,9 @@ MANY_MASKED = 0.1
 CHI_SQUARE = (0.8, 1.4)
 """Range of the reduced chi-square that needs no warning, in units of the value that read noise and
 the light of the background give."""
+
+LIGHT = {"uniform": "is uniform", "solid angle": "is as the solid angle"}
+"""What a file says of uniform light, as the key number has it."""
 
 SECTIONS = (
     rate_section,
@@ -149,8 +153,10 @@ def _number(value: float | None, form: str) -> str:
 def _key_numbers(facts: Facts) -> list[tuple[str, str]]:
     seen, stages = facts.seen, facts.l2.info.get("timings", {}).get("stages", {})
     spent = None if facts.noise is None else facts.noise.seconds
+    light = facts.l2.info.get("uniform_light")
     return [
         ("background", f"{_number(medsky(facts.l2), '.4g')} DN/s"),
+        *([("uniform light", LIGHT[light])] if light in LIGHT else []),
         ("masked", percent(seen.masked / facts.pixels)),
         ("hit by a cosmic ray", percent(seen.count("JUMP_DET") / facts.pixels)),
         ("saturated", percent(seen.count("SATURATED") / facts.pixels)),
@@ -164,7 +170,7 @@ def _warnings(facts: Facts) -> list[str]:
     """What people should know before they use the image."""
     l2, seen, found = facts.l2, facts.seen, []
     files = l2.info.get("provenance", {}).get("files", {})
-    if "ipc4d" not in files:
+    if "ipc4d" not in files and has_step(l2, "ipc"):
         found.append("No CALDIR.ipc4d was given: inter-pixel capacitance is not corrected.")
     if "mask" not in files:
         found.append("No CALDIR.mask was given: bad pixels are not known.")

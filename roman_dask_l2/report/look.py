@@ -25,6 +25,7 @@ from .panels import (
     show,
     symmetric_norm,
 )
+from .truth import true_rate, uniform_light
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def quicklook(
     if truth_path is None:
         _draw_signal_to_noise(axes[2], rate, err, mask)
     else:
-        _draw_difference(axes[2], rate, _true_rate(Path(truth_path), rate.shape), mask)
+        _draw_difference(axes[2], rate, _true_rate(Path(truth_path), l2_path, rate.shape), mask)
     figure.suptitle(
         f"{l2_path.name}    {instrument['detector']}  {instrument['optical_element']}  "
         f"{rate.shape[1]} x {rate.shape[0]} pixels",
@@ -100,9 +101,10 @@ def _read(path: Path, keys: tuple[str, ...]) -> list[Any]:
         raise InputError(f"{path}: not an ASDF file: {error}") from None
 
 
-def _true_rate(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _true_rate(path: Path, l2: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The true rate as this image has it."""
     (truth,) = _read(path, ("truth",))
-    rate = np.asarray(truth["rate"], np.float32)
+    rate = true_rate(truth, uniform_light(l2))
     if rate.shape != shape:
         raise InputError(f"{path}: the true rate has shape {rate.shape}, the L2 image {shape}")
     return rate

@@ -6,7 +6,7 @@ in proportion to the solid angle of each pixel, with the observatory's a uniform
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from ..core.detector import BORDER
 from ..core.dq import MASK_GROWTH, PIXEL
 from ..core.exposure import Exposure
 from ..io.asdf_file import open_asdf
-from ..products.job import prepare
+from ..io.layout import read_layout
+from ..products.job import Job, prepare
+from ..simulation.wcs import relative_area
 from ..steps.ramp_params import RampFitParams
 from ..steps.ramp_weights import Fit, fits
 
@@ -53,6 +55,13 @@ EXPECTED_FLAGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "dropout": (("DROPOUT",),),
 }
 """Condition of the simulator -> flags of its places, in turn."""
+UNFLAGGED = {
+    "ad_floor": ("ramp_fit_likelihood", "other_flags"),
+    "dropout": ("ramp_fit_likelihood", "other_flags"),
+    "gain": ("ramp_fit_likelihood", "check_gain"),
+    "flat": ("flat_observatory", "check_references"),
+}
+"""Condition -> step and option without which pixels do not get its flags (romancal 1.1)."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +130,46 @@ CONVENTIONS = {
 """Whose reference files describe the detector -> what the true rate means."""
 
 
-def convention(truth: Path) -> str:
-    """What the true rate in a file of the simulator means, one sentence."""
+LIGHT = {"survey": "solid angle", "observatory": "uniform"}
+"""Whose reference files describe the detector -> what uniform light looks like in the truth; as
+`roman_dask_l2.core.step.Step` has it for an image."""
+
+
+def convention(truth: Path, l2: Path | None = None) -> str:
+    """What the true rate in a file of the simulator means, and whether it has to be changed to be
+    compared with an image; one sentence."""
     with open_asdf(truth) as file:
-        return CONVENTIONS[file["truth"]["options"].get("references", "survey")]
+        references = file["truth"]["options"].get("references", "survey")
+    said, wanted = CONVENTIONS[references], None if l2 is None else uniform_light(l2)
+    if wanted is None or wanted == LIGHT[references]:
+        return said
+    how = "times" if wanted == "solid angle" else "over"
+    return f"{said}; compared with the image {how} the solid angle of each pixel"
+
+
+def uniform_light(l2: Path) -> str | None:
+    """What a Level-2 file says that uniform light looks like in it; None if it does not say."""
+    said: str | None = read_layout(l2).value("processinfo", "uniform_light", default=None)
+    return said
+
+
+def true_rate(facts: Mapping[str, Any], light: str | None) -> np.ndarray:
+    """The true rate as an image has it in which uniform light looks like `light`, float32."""
+    rate = np.asarray(facts["rate"], np.float32)
+    own = LIGHT[facts.get("options", {}).get("references", "survey")]
+    if light is None or light == own:
+        return rate
+    area = relative_area(rate.shape[0] + 2 * BORDER)
+    return rate * area if light == "solid angle" else rate / area
+
+
+def without_flags(job: Job) -> list[str]:
+    """Conditions of the simulator that an option of the recipe leaves without flags."""
+    return [
+        condition
+        for condition, (step, option) in UNFLAGGED.items()
+        if not getattr(job.params(step), option, True)
+    ]
 
 
 def compare(config: Path, l2: Path, truth: Path) -> list[Check]:
@@ -149,17 +194,22 @@ def compare(config: Path, l2: Path, truth: Path) -> list[Check]:
         open_asdf(l2, lazy_load=False) as image,
         open_asdf(truth, lazy_load=False) as true,
     ):
-        dq, mask = np.asarray(image["roman"]["dq"]), np.asarray(image["mask"])
-        rate = np.asarray(image["roman"].get("data_withsky", image["roman"]["data"]))
+        dq, mask = np.asarray(image["roman"]["dq"]), np.array(image["mask"])
+        name = "data_withsky" if "data_withsky" in image["roman"] else "data"
+        rate = np.asarray(image["roman"][name])
         err = np.asarray(image["roman"]["err"]).astype(np.float32)
         facts = true["truth"]
-        true_rate = np.asarray(facts["rate"])
+        truth_here = true_rate(facts, uniform_light(l2))
+        left_out = without_flags(job)
+        for condition in left_out:  # nothing says that these rates are of no use
+            y, x = np.reshape(facts["conditions"].get(condition, ()), (-1, 2)).T - BORDER
+            mask[y, x] = True
         return [
             _valid(l2),
-            *_rates(rate, err, mask, true_rate),
-            _cosmic_rays(facts["cosmic_rays"], true_rate, gain, read, job.exposure, fit, dq),
+            *_rates(rate, err, mask, truth_here),
+            _cosmic_rays(facts["cosmic_rays"], truth_here, gain, read, job.exposure, fit, dq),
             *_saturation(np.asarray(facts["saturated_at"])[inside], dq),
-            _conditions(facts["conditions"], facts["guide_window"], dq),
+            _conditions(facts["conditions"], facts["guide_window"], dq, left_out),
         ]
 
 
@@ -292,10 +342,17 @@ def _saturation(saturated_at: np.ndarray, dq: np.ndarray) -> list[Check]:
     ]
 
 
-def _conditions(places: Mapping[str, Any], guide_window: list[int] | None, dq: np.ndarray) -> Check:
-    """Has every defect that was put in the flags that it should have?"""
+def _conditions(
+    places: Mapping[str, Any],
+    guide_window: list[int] | None,
+    dq: np.ndarray,
+    left_out: Sequence[str],
+) -> Check:
+    """Has every defect that was put in the flags that it should have? But for conditions that are
+    `left_out`, to which the recipe gives none."""
     found = n = 0
     failed = set()
+    places = {name: where for name, where in places.items() if name not in left_out}
     for condition, y, x, flags in _expected_flags(places):
         bits = sum(PIXEL[flag] for flag in flags)
         right = dq[y, x] & bits == bits
@@ -311,7 +368,8 @@ def _conditions(places: Mapping[str, Any], guide_window: list[int] | None, dq: n
         if not right:
             failed.add("guide_window")
     missing = f" (wrong: {', '.join(sorted(failed))})" if failed else ""
-    return Check("defects that are flagged", f"{found} of {n}{missing}", "all", not failed)
+    but = f" (not by this recipe: {', '.join(left_out)})" if left_out else ""
+    return Check(f"defects that are flagged{but}", f"{found} of {n}{missing}", "all", not failed)
 
 
 def _expected_flags(places: Mapping[str, Any]) -> Iterator[tuple[str, int, int, tuple[str, ...]]]:

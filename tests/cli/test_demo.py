@@ -15,9 +15,10 @@ from roman_dask_l2.cli.demo import run_demo
 from roman_dask_l2.core.dq import PIXEL
 from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.report.truth import compare, convention, jump_significance
+from roman_dask_l2.report.truth import compare, convention, jump_significance, true_rate
 from roman_dask_l2.simulation.observatory_files import MODELS
 from roman_dask_l2.simulation.simulate import simulate
+from roman_dask_l2.simulation.wcs import relative_area
 from roman_dask_l2.steps.ramp_params import RampFitParams
 from roman_dask_l2.steps.ramp_weights import fits
 
@@ -155,6 +156,38 @@ def test_recipe_of_the_observatory(tmp_path):
     assert [check.name for check in report.checks if not check.ok] == []
     assert {path.stem for path in (tmp_path / "demo" / "cal").iterdir()} == set(MODELS)
     assert any("uniform light is uniform" in line for line in report.lines())
+    assert not any("warning" in line or "ipc4d" in line for line in report.lines())
+
+
+def test_recipe_of_romancal(tmp_path):
+    """Conditions to which it gives no flags are named, and their rates are not compared."""
+    report = run_demo(tmp_path / "demo", side=256, recipe="romancal_1.1")
+    assert [check.name for check in report.checks if not check.ok] == []
+    (defects,) = [check for check in report.checks if "defects" in check.name]
+    assert "(not by this recipe: ad_floor, dropout, gain, flat)" in defects.name
+    found, _, n = defects.measured.split()
+    assert int(found) == int(n) > 50
+    with (
+        asdf.open(report.files["truth"]) as truth,
+        asdf.open(report.files["L2 image"], memmap=False, lazy_load=False) as file,
+    ):
+        y, x = np.array(truth["truth"]["conditions"]["gain"]).T - 4
+        assert not file["mask"][y, x].all()  # or there would be nothing to leave out
+        assert file["processinfo"]["uniform_light"] == "uniform"
+
+
+def test_mixed_recipe(tmp_path, caplog):
+    """Its images are of the survey's kind, the truth is of the observatory's."""
+    report = run_demo(tmp_path / "demo", side=256, recipe="mixed")
+    assert [check.name for check in report.checks if not check.ok] == []
+    assert "no CALDIR.ipc4d" in caplog.text
+    (note,) = [line for line in report.lines() if line.startswith("truth:")]
+    assert note.endswith("compared with the image times the solid angle of each pixel")
+    with asdf.open(report.files["truth"]) as file:
+        rates = [true_rate(file["truth"], light) for light in ("solid angle", "uniform", None)]
+    np.testing.assert_allclose(rates[0] / rates[1], relative_area(256), rtol=1e-6)
+    assert np.ptp(rates[0] / rates[1]) > 5e-4
+    np.testing.assert_array_equal(rates[1], rates[2])
 
 
 def test_recipe_that_needs_both_kinds_of_files(tmp_path, monkeypatch):
@@ -163,10 +196,12 @@ def test_recipe_that_needs_both_kinds_of_files(tmp_path, monkeypatch):
             return SimpleNamespace(step=SimpleNamespace(references_for=lambda _: {"a": array}),
                                    params=None)  # fmt: skip
 
-        return SimpleNamespace(steps=[step("linearity.coeffs"), step("ipc4d.data")])
+        return SimpleNamespace(steps=[step("linearity.coeffs"), step("linearitylegendre.data")])
 
     monkeypatch.setattr(demo_module, "load_recipe", both)
-    with pytest.raises(InputError, match=r"recipe both: .*both kinds \(ipc4d, linearity\)"):
+    with pytest.raises(
+        InputError, match=r"recipe both: .*both kinds \(linearity, linearitylegendre\)"
+    ):
         run_demo(tmp_path / "demo", side=256, recipe="both")
     assert not (tmp_path / "demo").exists()
 

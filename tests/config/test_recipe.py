@@ -270,3 +270,13 @@ def test_files_that_are_no_recipes(text, message, tmp_path):
         load_recipe(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_threshold_that_is_not_passed_on():
+    """romancal 1.1 searches with 4.5 sigma whatever its option says."""
+    given = config(REJECTION_THRESHOLD=6.0)
+    for name, limit, told in (("observatory", 36.0, 0), ("romancal_1.1", 20.25, 1)):
+        recipe = load_recipe(name, given)
+        (fit,) = (b.params for b in recipe.steps if b.name == "ramp_fit_likelihood")
+        assert fit.limits[0] == limit
+        assert sum("REJECTION_THRESHOLD: no effect" in note for note in recipe.notes) == told

@@ -371,3 +371,13 @@ def test_a_scalar_source_is_not_needed():
         for sources in (without, zero)
     ]
     np.testing.assert_array_equal(*ramps)
+
+
+def test_options_that_are_shifted():
+    """romancal 1.1 obeys for each option the one that follows it."""
+    names = "zero_bad", "remove_offset", "remove_trends", "cosine_interpolate", "fft_interpolate"
+    assert IrrcParams(shift_options=True).in_force == IrrcParams()
+    for i, name in enumerate(names):
+        shifted = IrrcParams(**{name: False}, shift_options=True).in_force
+        expected = {names[i - 1]: False} if i else {}
+        assert shifted == IrrcParams(**expected)

@@ -38,7 +38,7 @@ def write_plane(
         for name in ("read.anc.C_PINK", "read.anc.U_PINK")
     )
     noise = PlaneNoise(
-        reference_pixels(inputs, j),
+        reference_pixels(inputs, j, strips.dark_border),
         reset_noise(inputs),
         c_pink,
         u_pink,
@@ -56,10 +56,12 @@ def write_plane(
         median, std, m_pink, ru_pink = (
             sources[f"read.amp33.{name}"].read() for name in ("med", "std", "M_PINK", "RU_PINK")
         )
+        if not strips.dark_border:
+            median = own_amp33(inputs, j)
         amp33 = noisy_amp33(
             median, std, float(m_pink), float(ru_pink), c_pink, n_reads, common, streams, j
         )
-    elif argument.own_ramp:  # nothing is known of its noise
+    elif "l1.amp33" in sources:  # nothing is known of its noise
         amp33 = own_amp33(inputs, j)
     else:  # no step reads it
         amp33 = np.zeros((n, CHANNEL_WIDTH), np.uint16)
