@@ -204,6 +204,7 @@ def test_the_formulas(inputs, params):
 def test_each_option_changes_the_ramp(inputs):
     default, _ = whole(inputs, IrrcParams())
     switched = {
+        "zero_bad": False,
         "remove_offset": False,
         "remove_trends": False,
         "cosine_interpolate": False,
@@ -217,7 +218,7 @@ def test_each_option_changes_the_ramp(inputs):
     same, measured = whole(inputs, IrrcParams(replace_amp33=True))
     np.testing.assert_array_equal(same, default)
     assert "amp33" in measured
-    assert set(switched) | {"replace_amp33"} == set(IrrcParams.model_fields)
+    assert set(switched) | {"replace_amp33", "shift_options"} == set(IrrcParams.model_fields)
 
 
 @pytest.mark.parametrize("per_step", [False, True], ids=["fused", "per step"])
