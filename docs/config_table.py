@@ -72,6 +72,8 @@ def _default(prop: dict[str, Any], key: str) -> str:
 
 def _kind(prop: dict[str, Any], schema: dict[str, Any]) -> str:
     """What kind of value a key takes, in words."""
+    if "const" in prop:
+        return f"`{prop['const']}`"
     if "enum" in prop:
         return " or ".join(f"`{value}`" for value in prop["enum"])
     if "anyOf" in prop:

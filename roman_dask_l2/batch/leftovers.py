@@ -18,6 +18,7 @@ from ..config.model import Config
 from ..io.atomic import Part, parse_part
 from ..io.spill import remove_store, temp_place
 from ..products.scratch import scratch_place
+from ..system.files import is_ours
 from ..system.processes import is_orphan, process_lives
 from .fingerprint import product_files
 from .locks import BEAT, DEAD_AFTER, lock_path
@@ -75,7 +76,7 @@ def remove_leftovers(config: Config) -> list[Path]:
 
     A part file that a living process of this machine writes is left: a single run takes no locks.
     So is one of another machine or container that was written lately: its process may only have
-    been stalled.
+    been stalled. And so is whatever is another user's, or a link.
 
     Returns
     -------
@@ -88,7 +89,9 @@ def remove_leftovers(config: Config) -> list[Path]:
         for name in _names(folder):
             part = parse_part(name)
             path = folder / name
-            if part and folder / part.final in finals and not _in_use(path, part):
+            if not part or folder / part.final not in finals or not is_ours(path):
+                continue
+            if not _in_use(path, part):
                 with contextlib.suppress(OSError):
                     path.unlink()
                     removed.append(path)
@@ -113,7 +116,9 @@ def _stores(temp: Path) -> list[Path]:
     return [
         temp.with_name(name)
         for name in _names(temp.parent)
-        if (store := _STORE.fullmatch(name)) and store["stem"] == temp.stem
+        if (store := _STORE.fullmatch(name))
+        and store["stem"] == temp.stem
+        and is_ours(temp.with_name(name))
     ]
 
 
@@ -135,7 +140,7 @@ def remove_orphans(config: Config) -> list[Path]:
             part, path = parse_part(name), folder / name
             if not part or folder / part.final not in finals or not part.near:
                 continue
-            if part.pid != os.getpid() and not _in_use(path, part):
+            if part.pid != os.getpid() and is_ours(path) and not _in_use(path, part):
                 with contextlib.suppress(OSError):
                     path.unlink()
                     removed.append(path)

@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import platform
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from ..system.files import NEW, NOT_THROUGH
 from ..system.processes import born, space
 
 BEAT = 15.0
@@ -68,23 +70,37 @@ def read_owner(path: Path) -> tuple[Owner | None, float] | None:
     file system cannot read it at the moment.
     """
     try:
-        with open(path, "rb") as file:  # opening makes network file systems look again
+        with open(path, "rb", opener=_opener) as file:  # network file systems look again then
             touched = os.fstat(file.fileno()).st_mtime
             text = file.read(4096)
     except FileNotFoundError:
         return None
     except OSError:
         return _unreadable(path)
+    return _parsed(text or b""), touched
+
+
+def _opener(name: str, flags: int) -> int:
+    """Not through a symbolic link, and without waiting for the other end of a pipe."""
+    return os.open(name, flags | os.O_NONBLOCK | NOT_THROUGH)
+
+
+def _parsed(text: bytes) -> Owner | None:
+    """The owner that a lock names, None if there is no sense in it."""
     try:
-        return Owner(**json.loads(text)), touched
-    except (ValueError, TypeError):
-        return None, touched
+        owner = Owner(**json.loads(text))
+        texts = (owner.host, owner.space, owner.token)
+        numbers = isinstance(owner.pid, int) and isinstance(owner.born, int | float)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    good = numbers and 0 < owner.pid < 1 << 31 and all(isinstance(t, str) for t in texts)
+    return owner if good else None
 
 
 def _unreadable(path: Path) -> tuple[None, float] | None:
     """Held by someone unknown, who counts as alive if not even the time can be told."""
     try:
-        return None, path.stat().st_mtime
+        return None, path.lstat().st_mtime
     except FileNotFoundError:
         return None
     except OSError:
@@ -154,8 +170,9 @@ def take(path: Path, token: str) -> tuple[bool, Owner | None]:
     dead: Owner | None = None
     while True:
         try:
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            file = os.open(path, NEW, 0o666)
         except FileExistsError:
+            _require_file(path)
             found = read_owner(path)
             if found is None:
                 continue
@@ -186,6 +203,17 @@ def take(path: Path, token: str) -> tuple[bool, Owner | None]:
             _held[path] = token
         _start_beating()
         return True, dead
+
+
+def _require_file(path: Path) -> None:
+    """A link, pipe or directory in the place of a lock is none that this program has made."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        what = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
+        raise InputError(f"OUT: the lock {path} is {what}, expected a file of this program")
 
 
 def _clear(path: Path) -> None:
@@ -236,8 +264,9 @@ def _beat() -> None:
 
 def _touch(path: Path, token: str) -> None:
     """A sign of life, unless others took the lock because this process had stood still."""
-    with contextlib.suppress(OSError, ValueError, TypeError), open(path, "rb") as file:
-        if Owner(**json.loads(file.read(4096))).token == token:
+    with contextlib.suppress(OSError), open(path, "rb", opener=_opener) as file:
+        owner = _parsed(file.read(4096) or b"")
+        if owner is not None and owner.token == token:
             os.utime(file.fileno())  # of this very file: the name may be another's by now
 
 

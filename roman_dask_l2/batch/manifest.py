@@ -10,12 +10,14 @@ import fcntl
 import json
 import logging
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..system.files import check_link, open_regular
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
         If it cannot be written; nothing of the line is left then.
     """
     data = json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    file = _open(path)
     try:
         with contextlib.suppress(OSError):
             fcntl.lockf(file, fcntl.LOCK_EX)
@@ -49,6 +51,18 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
         os.close(file)
 
 
+def _open(path: Path) -> int:
+    """The file to add to, of the user's umask. A link is followed if it is the user's own; to a
+    pipe nothing is written."""
+    check_link(path, f"manifest: {path}")
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
+    file = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise InputError(f"manifest: {path} is not a regular file, expected a file name")
+    return file
+
+
 def require_writable(path: Path) -> None:
     """The manifest must let us add lines.
 
@@ -57,7 +71,7 @@ def require_writable(path: Path) -> None:
     InputError
     """
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644))
+        os.close(_open(path))
     except OSError as error:
         raise InputError(
             f"manifest: {path} cannot be written ({error.strerror}); the key 'manifest' of the "
@@ -138,7 +152,8 @@ def plan_lines(
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        data = path.read_bytes()
+        with open_regular(path, "a manifest") as file:
+            data = file.read()
     except FileNotFoundError:
         return
     except OSError as error:
@@ -151,7 +166,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             line = json.loads(text)
             if not any(keys <= set(line) for keys in _KEYS):
                 raise ValueError
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             what = "torn, a writer was killed" if number == len(texts) else "not readable"
             log.warning("%s: line %d is %s; it is ignored", path, number, what)
             continue

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..system.files import write_new
 from ..system.workarounds import parser_actions
 from .options import PROGRAM, Shared, run_options
 
@@ -182,7 +183,7 @@ def print_schema(args: argparse.Namespace) -> int:
     output = args.output.absolute()
     check_target(output, f"-o {args.output}")
     with replacing(output) as (part,):
-        part.write_text(text)
+        write_new(part, text)
     return 0
 
 

@@ -338,11 +338,7 @@ def load_config(source: Mapping | str | Path | Config, *, base: Path | None = No
         raw = read_yaml(file)
         require_kind(raw, "configuration", file)
     base = Path(base).absolute() if base else file.parent if file else Path.cwd()
-    config = validated(raw, base, file)
-    name = display_name(file)
-    if config.CALDIR.mask is None and not config.crds:
-        log.warning("%s: no CALDIR.mask, data-quality flags start at 0", name)
-    return config
+    return validated(raw, base, file)
 
 
 def _plain(value: Any) -> Any:

@@ -107,7 +107,7 @@ def load_recipe(name: str | Path, config: Config | None = None) -> Recipe:
 def _read(path: Path, config: Config | None) -> Recipe:
     try:
         document = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())
         raise InputError(f"recipe {path}: cannot be read ({line})") from error
     entries = document.get("steps") if isinstance(document, Mapping) else None
@@ -253,7 +253,12 @@ SWITCH, CORES = "JUMP_KW.expand_large_events", "JUMP_KW.maximum_cores"
 
 def _unheard(recipe: Recipe, config: Config) -> Iterator[str]:
     """A line for each key that was given and changes nothing."""
-    heard = {key for bound in recipe.steps for key in bound.step.settings.values()}
+    heard = {
+        key
+        for bound in recipe.steps
+        for option, key in bound.step.settings.items()
+        if not (option == "rejection_threshold" and getattr(bound.params, "fixed_threshold", False))
+    }
     for key in STEP_KEYS:
         if key not in config.model_fields_set:
             continue

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ..errors import InputError
+from ..system.yaml_limits import check_node
 from .messages import describe_value
 
 
@@ -24,6 +25,7 @@ def read_yaml(file: Path) -> dict[Any, Any]:
     try:
         loader = yaml.SafeLoader(file.read_bytes())
         node = loader.get_single_node()
+        check_node(node, keys=False)
         repeated = list(_repeated(node))
         data = loader.construct_document(node) if node is not None else None
     except OSError as err:

@@ -7,12 +7,14 @@ stand here and not in `system.workarounds` because every kernel needs them.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import hashlib
 import logging
 import os
 import pickle
+import shutil
 import tempfile
 import types
 from collections.abc import Callable, Iterator
@@ -24,6 +26,8 @@ import numba
 import numpy as np
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
+from ..system.files import is_ours, is_private
+
 log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -31,22 +35,34 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def _cache_directory() -> str | None:
     """Where compiled kernels are kept: beside the sources if that is writable (numba's own
-    choice), else a per-user directory, so that a read-only installation is compiled only once."""
+    choice), else a per-user directory, so that a read-only installation is compiled only once.
+
+    They are code that is run: a directory that others may write to is not used. Where there is no
+    other, kernels last as long as the process.
+    """
     if os.environ.get("NUMBA_CACHE_DIR"):
         return None
     here = Path(__file__).parent
     if os.access(here, os.W_OK):
         return None
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for folder in (base, Path(tempfile.gettempdir()) / f"user-{os.getuid()}"):
-        candidate = folder / "roman_dask_l2" / "numba"
+    shared = Path(tempfile.gettempdir()) / f"user-{os.getuid()}"
+    for folder in (base, shared):
+        ours = [folder / "roman_dask_l2", folder / "roman_dask_l2" / "numba"]
         try:
-            candidate.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(0o700, parents=folder is base, exist_ok=True)
+            for part in ours:
+                part.mkdir(0o700, exist_ok=True)
+                if folder is base and is_ours(part):
+                    part.chmod(0o700)  # older versions made it with the umask
         except OSError:
             continue
-        if os.access(candidate, os.W_OK):
-            return str(candidate)
-    return None
+        parts = ours if folder is base else [shared, *ours]
+        if all(map(is_private, parts)) and os.access(ours[-1], os.W_OK):
+            return str(ours[-1])
+    passing = tempfile.mkdtemp(prefix="roman_dask_l2-")
+    atexit.register(shutil.rmtree, passing, ignore_errors=True)
+    return passing
 
 
 _directory = _cache_directory()

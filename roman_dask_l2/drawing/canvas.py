@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..io.atomic import check_target, replacing
+from ..system.files import write_new
 
 FONT = "system-ui, 'Segoe UI', 'Noto Sans', 'DejaVu Sans', sans-serif"
 MONO = "ui-monospace, 'SFMono-Regular', 'DejaVu Sans Mono', monospace"
@@ -145,7 +146,7 @@ class Canvas:
                 self._png(part)
             else:
                 text = self.svg() if path.suffix == ".svg" else self.html()
-                part.write_text(text, encoding="utf-8")
+                write_new(part, text)
 
     def _png(self, path: Path) -> None:
         try:

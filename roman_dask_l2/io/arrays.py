@@ -90,7 +90,7 @@ class FileArray:
         """
         stored = np.dtype(self.dtype)
         native = stored.newbyteorder("=")
-        ny, nx = self.shape[-2:] if len(self.shape) > 1 else (1, *self.shape[-1:])
+        ny, nx = (1, 1, *self.shape)[-2:]
         w = window if window is not None else Window(0, ny, 0, nx)
         if self.in_pieces and 0 not in self.shape:
             pieces = _pieces.get((self.path, self.size_and_mtime, self.packed), self._open_pieces)
@@ -101,7 +101,7 @@ class FileArray:
         handle = self._open()
         if len(self.shape) < 2:
             out = np.empty(self.shape, stored)
-            handle.read_into(out.data.cast("B"), self.offset, self.path)
+            handle.read_into(out.reshape(-1).data.cast("B"), self.offset, self.path)
             return out.astype(native, copy=False)
         lead = self.shape[:-2]
         selected = range(lead[0])[planes] if lead else range(1)
@@ -166,7 +166,7 @@ class FileArray:
         """`read` from a packed block: whole rows are unpacked, then cut."""
         assert self.packed is not None
         stored = np.dtype(self.dtype)
-        ny, nx = self.shape[-2:] if len(self.shape) > 1 else (1, self.shape[-1])
+        ny, nx = (1, 1, *self.shape)[-2:]
         lead = self.shape[:-2]
         inner = math.prod(lead[1:])
         selected = range(lead[0])[planes] if lead else range(1)

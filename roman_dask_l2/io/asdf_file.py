@@ -8,12 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..system.files import open_regular
 from ..system.foreign import alone
+from .scan import naming_file, scan_open
+from .tree import check_tree, parse_tree
 
 
 @contextlib.contextmanager
 def open_asdf(path: str | os.PathLike[str], **options: Any) -> Iterator[Any]:
     """An ``asdf.AsdfFile``, closed at the end of the block; its arrays are read when asked for.
+
+    The tree is looked through first: asdf would expand whatever aliases stand for, and read any
+    file, or fetch it from another machine, that the tree names.
 
     Parameters
     ----------
@@ -22,11 +28,23 @@ def open_asdf(path: str | os.PathLike[str], **options: Any) -> Iterator[Any]:
         something else.
     **options
         As for ``asdf.open``.
+
+    Raises
+    ------
+    InputError
+        If it is no ASDF file, or its tree names files that lie elsewhere.
+    OSError
+        If it cannot be read.
     """
     options = {"lazy_load": True, "memmap": False} | options
     # The address is for arrays that lie in files beside this one.
     uri = Path(path).absolute().as_uri()
-    with alone(), open(path, "rb") as stream:
+    with alone(), open_regular(path, "an ASDF file") as stream:
+        with naming_file(Path(path)):
+            head, _, _, _ = scan_open(stream, Path(path))
+            tree = parse_tree(head)
+        check_tree(str(path), tree)
+        stream.seek(0)
         import asdf
 
         with asdf.open(stream, uri=uri, **options) as file:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from ..system.files import check_link, opened_here
 from ..system.processes import space
 from ..system.stopping import unfinished
 
@@ -48,10 +49,11 @@ def real_path(path: Path) -> Path:
     Raises
     ------
     InputError
-        If links lead round in a circle.
+        If links lead round in a circle, or one is another user's.
     """
     if not os.path.islink(path):
         return path
+    check_link(path)
     try:
         path.stat()  # follows links
     except FileNotFoundError:
@@ -174,7 +176,7 @@ def replacing(*finals: Path) -> Iterator[Sequence[Path]]:
         with unfinished(*parts):
             yield parts
         for part in parts:
-            with open(part, "rb") as file:
+            with open(part, "rb", opener=opened_here) as file:
                 os.fsync(file.fileno())
         for part, final in reversed([*zip(parts, finals, strict=True)]):
             os.replace(part, final)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core.detector import Window
 from ..core.float16 import to_float16
+from ..system.files import NOT_THROUGH
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Block:
 @contextmanager
 def _opened(path: str, flags: int):
     # Never O_CREAT: a task that outlives a failed run must not bring its file back.
-    fd = os.open(path, flags)
+    fd = os.open(path, flags | NOT_THROUGH)
     try:
         yield fd
     finally:

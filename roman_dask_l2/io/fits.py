@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.detector import Window
+from ..system.files import NEW
 from .blocks import Block
 
 MASKED = -1000.0
@@ -132,7 +133,7 @@ def create_fits(
         position += len(header)
         blocks.append(Block(str(path), position, block.dtype, window, n))
         position += -(-block.nbytes // _RECORD) * _RECORD
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    fd = os.open(path, NEW, 0o666)
     try:
         os.truncate(fd, position)
         for start, header in headers:

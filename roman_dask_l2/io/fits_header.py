@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..system.files import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ _PLAIN_CARD = re.compile(
     r"(?:'(?P<text>[^']*)'|(?P<number>[+-]?(?:\d+|\d+\.\d*|\.\d+)(?:E[+-]?\d+)?))"
     r" *(?:/.*)?"
 )
+_MOST = 1 << 24
+"""Bytes that are looked at."""
 _EXPECTED = "expected the text of a FITS header with a TAN or TAN-SIP projection"
 
 
@@ -70,7 +73,8 @@ def read_tan_header(path: Path, origin: int) -> TanHeader:
     if origin not in (0, 1):
         raise InputError(f"FITSWCS_ORIGIN {origin}, expected 0 or 1")
     try:
-        text = path.read_bytes().decode("ascii")
+        with open_regular(path, "the text of a FITS header") as file:
+            text = file.read(_MOST).decode("ascii")
     except OSError as err:
         raise InputError(f"{path}: {err.strerror or err}, {_EXPECTED}") from None
     except UnicodeDecodeError:

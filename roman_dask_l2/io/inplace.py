@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..core.detector import Window
+from ..system.files import NEW, opened_here
 from ..system.foreign import alone
 from .blocks import Block
 
@@ -79,7 +80,7 @@ class InPlaceFile:
 
     def create(self) -> None:
         """Make the file in its full size, all arrays zero (holes, which take no space)."""
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        fd = os.open(self.path, NEW, 0o666)
         try:
             os.truncate(fd, self._end)
         finally:
@@ -129,7 +130,7 @@ class InPlaceFile:
         if size + _HEADER.size > self._first:
             shift = -(-(size + _HEADER.size - self._first) // _PAGE) * _PAGE
             self._move(shift)
-        with open(self.path, "r+b") as file:
+        with open(self.path, "r+b", opener=opened_here) as file:
             starts, position = [], len(text)
             file.write(text)
             for i, piece in enumerate(own):
@@ -158,7 +159,7 @@ class InPlaceFile:
     def _move(self, shift: int) -> None:
         """Move everything from the first block on towards the end of the file."""
         step = 1 << 24
-        with open(self.path, "r+b") as file:
+        with open(self.path, "r+b", opener=opened_here) as file:
             for start in reversed(range(self._first, self._end, step)):
                 file.seek(start)
                 data = file.read(min(step, self._end - start))

@@ -7,6 +7,7 @@ read its own window straight from the file.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,21 @@ from .scan import (
     naming_file,
     scan_file,
 )
-from .tree import TYPES, inline_array, lookup, parse_tree, resolve
+from .tree import (
+    BESIDE,
+    TYPES,
+    inline_array,
+    lookup,
+    parse_tree,
+    parse_tree_and_tag,
+    resolve,
+    shown,
+)
 
 _known = Cache(64)
+_MOST_AXES = 8
+_MOST_SIDE = 1 << 40
+"""Elements of an array."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,13 @@ class Layout:
             raise InputError(f"{where} has no usable shape, offset and strides")
         name = node["datatype"]
         if not isinstance(name, str) or name not in TYPES or min((0, *shape)) < 0:
-            raise InputError(f"{where} has unsupported type {name} {shape}")
+            raise InputError(f"{where} has unsupported type {shown(name)} {shown(shape)}")
+        if (
+            len(shape) > _MOST_AXES
+            or max((0, *shape)) > _MOST_SIDE
+            or math.prod(shape) > _MOST_SIDE
+        ):
+            raise InputError(f"{where} has an impossible shape {shown(shape)}")
         dtype = np.dtype(TYPES[name]).newbyteorder(
             ">" if node.get("byteorder", "little") == "big" else "<"
         )
@@ -127,7 +146,7 @@ class Layout:
             return self.path, self.size_and_mtime, self.blocks[source]
         path = resolve(self.path, source)
         if path is None:
-            raise InputError(f"{where} lies in {source}, expected a file of this machine")
+            raise InputError(f"{where} lies in {shown(source)}, {BESIDE}")
         try:
             with naming_file(path):
                 _, blocks, size_and_mtime, _ = scan_file(path)
@@ -156,8 +175,7 @@ def read_layout(path: str | os.PathLike[str]) -> Layout:
     path = Path(path).absolute()
     with naming_file(path):
         head, blocks, size_and_mtime, content = scan_file(path)
-        tree = parse_tree(head)
-        tag = _tag_of("roman", head)
+        tree, tag = parse_tree_and_tag(head, "roman")
     if not isinstance(tree, dict):
         raise InputError(f"{path}: the ASDF file has no tree")
     beside = external_files(path, tree) if EXTERNAL.search(head) else ()
@@ -194,22 +212,3 @@ def read_head(path: str | os.PathLike[str]) -> tuple[bytes, str]:
         head, _, _, content = scan_file(path)
         beside = external_files(path, parse_tree(head)) if EXTERNAL.search(head) else ()
     return head, joined_content(content, beside)
-
-
-def _tag_of(name: str, head: bytes) -> str | None:
-    """The tag of an entry at the top of the YAML tree, None if there is no entry or no tag."""
-    import yaml
-
-    loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-    depth, key = 0, None
-    for event in yaml.parse(head, loader):
-        begins = isinstance(event, yaml.CollectionStartEvent)
-        if depth == 1 and (begins or isinstance(event, yaml.ScalarEvent | yaml.AliasEvent)):
-            if key == name:
-                return getattr(event, "tag", None)
-            key = getattr(event, "value", "") if key is None else None
-        if begins:
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-    return None

@@ -6,23 +6,24 @@ import contextlib
 import hashlib
 import os
 import re
-import stat
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..errors import InputError
+from ..system.files import open_regular
 from .tree import first_line, inline_array, lookup, parse_tree, resolve
 
 _MAGIC = b"\xd3BLK"
 _HEADER = struct.Struct(">I4sQQQ16s")
 _STREAMED = 1
-_TREE_LIMIT = 64 << 20
+_TREE_LIMIT = 16 << 20
 """A tree larger than this is not one of ours; reading on would be reading pixels."""
+_MOST_BLOCKS = 10_000
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,15 @@ def inline_values(path: str, key: tuple[str, ...], size_and_mtime: tuple[int, in
 
 def scan_file(path: Path) -> tuple[bytes, list[BinaryBlock], tuple[int, int], str]:
     """Tree, blocks, size and time, and content of a file; see `Layout`."""
-    mode = os.stat(path).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would wait for its other end
-        raise InputError(f"{path}: is not a regular file, expected an ASDF file")
-    with open(path, "rb") as file:
-        status = os.fstat(file.fileno())
-        head = _read_tree(file, path)
-        blocks, headers = _read_blocks(file, len(head), status.st_size, path)
+    with open_regular(path, "an ASDF file") as file:
+        return scan_open(file, path)
+
+
+def scan_open(file: BinaryIO, path: Path) -> tuple[bytes, list[BinaryBlock], tuple[int, int], str]:
+    """`scan_file`, of one that is open."""
+    status = os.fstat(file.fileno())
+    head = _read_tree(file, path)
+    blocks, headers = _read_blocks(file, len(head), status.st_size, path)
     size_and_mtime = (status.st_size, status.st_mtime_ns)
     unchecked = any(not block.checked for block in blocks)
     digest = hashlib.sha256(
@@ -148,17 +151,19 @@ def naming_file(path: Path) -> Iterator[None]:
 
 def _read_tree(file: Any, path: Path) -> bytes:
     """Everything up to the end of the YAML document."""
-    head = file.read(65536)
+    head = bytearray(file.read(65536))
     if not head.startswith(b"#ASDF"):
         raise InputError(f"{path}: not an ASDF file")
+    seen = 0
     while True:
         for end in (b"\n...\n", b"\n...\r\n"):
-            i = head.find(end)
+            i = head.find(end, max(seen - len(end), 0))
             if i >= 0:
                 return bytes(head[: i + len(end)])
         more = file.read(1 << 20)
         if not more or len(head) > _TREE_LIMIT:
             raise InputError(f"{path}: truncated, the ASDF tree does not end")
+        seen = len(head)
         head += more
 
 
@@ -169,12 +174,16 @@ def _read_blocks(file: Any, start: int, total: int, path: Path) -> tuple[list[Bi
     if gap < 0:
         return [], b""
     blocks: list[BinaryBlock] = []
-    headers, position = b"", start + gap
+    headers, position = bytearray(), start + gap
     while True:
+        if position >= total:
+            return blocks, bytes(headers)
         file.seek(position)
         head = file.read(6)
         if head[:4] != _MAGIC:  # the block index, or the end
-            return blocks, headers
+            return blocks, bytes(headers)
+        if len(blocks) == _MOST_BLOCKS:
+            raise InputError(f"{path}: more than {_MOST_BLOCKS} blocks, expected a few dozen")
         length = struct.unpack(">H", head[4:])[0] if len(head) == 6 else 0
         raw = file.read(length)
         if len(raw) < max(length, _HEADER.size):

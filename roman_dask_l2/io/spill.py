@@ -24,6 +24,7 @@ import numpy as np
 
 from ..core.detector import CHANNEL_WIDTH, Window
 from ..errors import InputError
+from ..system.files import NEW, NOT_THROUGH, write_new
 from ..system.processes import OWNER, own
 from ..system.stopping import unfinished
 from .atomic import require_writable
@@ -100,15 +101,16 @@ class Spilled:
         rows = part if whole else np.empty((part.shape[0], width), self.dtype)
         path = self._path(index)
         try:
-            fd = os.open(path, os.O_RDONLY)
+            with self._opened() as store:
+                fd = os.open(path, os.O_RDONLY | NOT_THROUGH, dir_fd=store)
         except FileNotFoundError:
-            raise NotWritten(f"{path}: chunk was not written") from None
+            raise NotWritten(f"{self.store}/{path}: chunk was not written") from None
         try:
             view, start = rows.data.cast("B"), y * width * rows.itemsize
             while len(view):
                 n = os.preadv(fd, [view], start)
                 if n == 0:
-                    raise OSError(f"{path}: ends before byte {start + len(view)}")
+                    raise OSError(f"{self.store}/{path}: ends before byte {start + len(view)}")
                 view, start = view[n:], start + n
         finally:
             os.close(fd)
@@ -136,24 +138,34 @@ class Spilled:
         path = self._path(index)
         part_path = f"{path}.{uuid.uuid4().hex}.partial"
         try:
-            # One level at a time, beginning in the array: a task that outlives a failed run must
-            # not bring its store back.
-            folder = os.path.join(self.store, self.name)
-            for part in ("c", *map(str, index[:-1])):
-                folder = os.path.join(folder, part)
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(folder)
-            with open(part_path, "xb", buffering=0) as file:
-                view = chunk.data.cast("B")
-                while len(view):
-                    view = view[file.write(view) :]
-            os.replace(part_path, path)
+            with self._opened() as store:
+                # One level at a time, beginning in the array: a task that outlives a failed run
+                # must not bring its store back.
+                folder = self.name
+                for part in ("c", *map(str, index[:-1])):
+                    folder = os.path.join(folder, part)
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(folder, dir_fd=store)
+                with open(os.open(part_path, NEW, 0o666, dir_fd=store), "wb", buffering=0) as file:
+                    view = chunk.data.cast("B")
+                    while len(view):
+                        view = view[file.write(view) :]
+                os.replace(part_path, path, src_dir_fd=store, dst_dir_fd=store)
         except FileNotFoundError:
             raise NotWritten(f"{self.store}: {self.name} is not there any more") from None
 
     def _path(self, index: tuple[int, ...]) -> str:
-        """File of a chunk, as zarr's default names it."""
-        return os.path.join(self.store, self.name, "c", *map(str, index))
+        """File of a chunk in the store, as zarr's default names it."""
+        return os.path.join(self.name, "c", *map(str, index))
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        """The store: a directory, whatever else others may have put in its place."""
+        store = os.open(self.store, os.O_RDONLY | os.O_DIRECTORY | NOT_THROUGH)
+        try:
+            yield store
+        finally:
+            os.close(store)
 
 
 @dataclass(frozen=True)
@@ -191,7 +203,7 @@ class TempStore:
         """Keep a few words beside the arrays; they are there as a whole or not at all."""
         path = f"{self.path}/{name}.json"
         part = f"{path}.{uuid.uuid4().hex}.partial"
-        Path(part).write_text(json.dumps(value))
+        write_new(Path(part), json.dumps(value))
         os.replace(part, path)
 
     def note(self, name: str) -> dict[str, Any] | None:
@@ -264,7 +276,7 @@ def temp_store(
     check_temp(temp, needed, key)
     folder, stem = temp_place(temp)
     path = folder / _store_name(stem)
-    path.mkdir()
+    path.mkdir(0o700)
     try:
         if not keep:
             own(path)
@@ -281,7 +293,8 @@ def remove_store(path: Path) -> None:
     """Remove a TEMP store, in which tasks of a failed run may still be at work.
 
     It gets another name first, so that they find nothing any more. Its owner's name goes last: if
-    this process is killed meanwhile, the next run can tell that the rest is of no use.
+    this process is killed meanwhile, the next run can tell that the rest is of no use. What others
+    have put there, such as a link to another directory, is left alone.
 
     Parameters
     ----------
@@ -289,17 +302,28 @@ def remove_store(path: Path) -> None:
     """
     away = path.with_name(f"{path.stem.rsplit('-', 1)[0]}-{uuid.uuid4().hex[:8]}.zarr")
     try:
+        if path.is_symlink():
+            return
         path.rename(away)
+        store = os.open(away, os.O_RDONLY | os.O_DIRECTORY | NOT_THROUGH)
     except OSError:  # somebody else is removing it, or it is not ours to remove
         return
-    for _ in range(TRIES):
-        with contextlib.suppress(OSError):
-            for entry in away.iterdir():
-                if entry.is_dir():
-                    shutil.rmtree(entry, ignore_errors=True)
-                elif entry.name != OWNER:
-                    entry.unlink()
-        shutil.rmtree(away, ignore_errors=True)
-        if not away.exists():
-            break
-        time.sleep(0.1)  # a file that was just being opened came in behind us
+    try:
+        for _ in range(TRIES):
+            _empty(store)
+            shutil.rmtree(away, ignore_errors=True)  # does not follow links either
+            if not away.exists():
+                break
+            time.sleep(0.1)  # a file that was just being opened came in behind us
+    finally:
+        os.close(store)
+
+
+def _empty(store: int) -> None:
+    """Remove all but the owner's name from a directory that is open."""
+    with contextlib.suppress(OSError), os.scandir(store) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.name, ignore_errors=True, dir_fd=store)
+            elif entry.name != OWNER:
+                os.unlink(entry.name, dir_fd=store)

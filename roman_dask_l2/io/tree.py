@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import math
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -10,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from ..errors import InputError
+from ..system.yaml_limits import load_plain
 
 TYPES = {
     **{f"{kind}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
@@ -18,71 +20,139 @@ TYPES = {
     "bool8": "bool",
 }
 """Types of arrays, as the tree names them, and as NumPy does."""
-
-
-@lru_cache(maxsize=1)
-def _loader() -> Any:
-    """YAML's parser, for which unknown tags mean nothing."""
-    import yaml
-
-    base = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-
-    class Loader(base):  # type: ignore[misc,valid-type]
-        def plain(self, node: Any) -> Any:
-            if isinstance(node, yaml.MappingNode):
-                return self.construct_yaml_map(node)
-            if isinstance(node, yaml.SequenceNode):
-                return self.construct_yaml_seq(node)
-            return self.construct_scalar(node)
-
-    Loader.add_constructor(None, Loader.plain)
-    return Loader
+_MADE_WHOLE = re.compile(r"\.(wcs|roman\.meta)\b")
+"""Where a tree has what asdf makes as a whole,"""
+_MOST_ELEMENTS = 1 << 24
+"""and the most elements that an array has there."""
+_STANDARD = "tag:yaml.org,2002:"
+"""What begins the tags that YAML gives to what has none."""
 
 
 def parse_tree(head: bytes) -> Any:
-    """The tree of its YAML, custom tags left as plain dicts, lists and scalars."""
-    import yaml
+    """The tree of its YAML, custom tags left as plain dicts, lists and scalars.
 
-    return yaml.load(head, Loader=_loader())  # noqa: S506  (it makes nothing but plain objects)
+    Raises
+    ------
+    ValueError
+        If it is not YAML, or more of it than a file of ours has.
+    """
+    return load_plain(head)[0]
+
+
+def parse_tree_and_tag(head: bytes, name: str) -> tuple[Any, str | None]:
+    """The tree, and the tag of its entry `name`; None if there is no entry or no tag."""
+    tree, root = load_plain(head)
+    entries = root.value if isinstance(tree, dict) else ()
+    tag = next((value.tag for key, value in entries if key.value == name), None)
+    return tree, None if tag is None or tag.startswith(_STANDARD) else tag
 
 
 def inline_array(node: Any, where: str) -> np.ndarray:
     """An array from its numbers in the tree, with the type that the tree gives."""
     name = node.get("datatype") if isinstance(node, dict) else None
     if name is not None and (not isinstance(name, str) or name not in TYPES):
-        raise InputError(f"{where} has unsupported type {name}")
+        raise InputError(f"{where} has unsupported type {shown(name)}")
     shape = node.get("shape") if isinstance(node, dict) else None
     try:
         data = node["data"] if isinstance(node, dict) else node
+        _check_numbers(data)
         values = np.asarray(data, None if name is None else np.dtype(TYPES[name]))
         if shape is not None:
             if values.size == 0:
                 values = values.reshape(shape)
             if list(values.shape) != list(shape):
                 raise ValueError(f"numbers of shape {values.shape} for an array of shape {shape}")
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:
         raise InputError(f"{where} is not an array of numbers ({first_line(error)})") from error
     if values.dtype.kind not in "biuf":
         raise InputError(f"{where} is not an array of numbers")
     return values
 
 
+def _check_numbers(data: Any) -> None:
+    """Nothing but numbers: NumPy would make a text of the longest one's size of each other."""
+    left = [data]
+    while left:
+        item = left.pop()
+        if isinstance(item, list):
+            left += item
+        elif not isinstance(item, int | float):
+            raise TypeError(f"found {type(item).__name__}")
+
+
 def resolve(path: str, source: Any) -> Path | None:
     """The file that ``source`` of an array names, seen from the file at `path`; None if it is not
-    one of this machine."""
+    one of its directory or a directory below."""
     if not isinstance(source, str):
         return None
     try:
         url = urlsplit(source)
+        name = unquote(url.path, errors="strict")
     except ValueError:
         return None
-    if url.scheme not in ("", "file") or url.netloc not in ("", "localhost") or not url.path:
+    if url.scheme or url.netloc or not name.isprintable() or "\\" in name or len(name) > 512:
         return None
-    return Path(path).parent / unquote(url.path)
+    if not name or name.startswith("/") or ".." in name.split("/"):
+        return None
+    return Path(path).parent / name
+
+
+BESIDE = "expected a file in the same directory or below it"
+
+
+def check_tree(path: str, tree: Any) -> None:
+    """A tree names no file but such as `resolve` allows, and its metadata have no huge arrays. For
+    those who give it to asdf, which would read any file, and fetch what lies on other machines.
+
+    Parameters
+    ----------
+    path : str
+        The file that has the tree.
+    tree : Any
+
+    Raises
+    ------
+    InputError
+    """
+    left: list[tuple[str, Any]] = [("", tree)]
+    seen: set[int] = set()
+    while left:
+        where, node = left.pop()
+        if not isinstance(node, dict | list) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, list):
+            left += [(f"{where}[{i}]", item) for i, item in enumerate(node)]
+            continue
+        left += [(f"{where}.{key}", value) for key, value in node.items()]
+        at = f"{path}: {where.strip('.') or 'the tree'}"
+        if "$ref" in node:
+            raise InputError(f"{at} refers to {shown(node['$ref'])}, expected a value")
+        source = node.get("source")
+        array = {"datatype", "shape"} & set(node)
+        if array and isinstance(source, str) and resolve(path, source) is None:
+            raise InputError(f"{at} lies in {shown(source)}, {BESIDE}")
+        if array and _MADE_WHOLE.match(where) and _elements(node.get("shape")) > _MOST_ELEMENTS:
+            raise InputError(f"{at} has shape {shown(node['shape'])}, expected a small array")
+        if isinstance(node.get("fileuri"), str):  # core/externalarray
+            raise InputError(f"{at} refers to {shown(node['fileuri'])}, expected a value")
+
+
+def _elements(shape: Any) -> float:
+    """Elements of an array of this shape, 0 if it is none."""
+    if not isinstance(shape, list) or not all(isinstance(n, int | float) for n in shape):
+        return 0
+    return math.prod(map(abs, shape))
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or [type(error).__name__])[0][:500]
+
+
+def shown(value: Any) -> str:
+    """A value of a tree in one short line, for an error."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def lookup(tree: Any, key: tuple[str, ...]) -> Any:

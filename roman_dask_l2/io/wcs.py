@@ -300,8 +300,10 @@ def _from_asdf(path: Path) -> Wcs:
                 found = file.tree["roman"]["meta"]["wcs"]
             # Here, while the file is open: arrays of the transform may not have been read yet.
             return from_gwcs(found, str(path))
-    except InputError:
-        raise
+    except InputError as err:
+        if "expected" in str(err):
+            raise
+        raise InputError(f"{err}, {_GWCS_EXPECTED}") from None
     except OSError as err:
         raise InputError(f"{path}: {err.strerror or err}, {_GWCS_EXPECTED}") from None
     except Exception as err:  # a file can be broken in every way that YAML, asdf and gwcs know

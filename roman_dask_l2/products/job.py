@@ -13,6 +13,7 @@ from ..config.caldir import as_given
 from ..config.model import Config, load_config
 from ..config.noise_labels import Layer, parse_all
 from ..config.recipe import Recipe, load_recipe
+from ..config.yaml_file import display_name
 from ..core.detector import BORDER, CHANNEL_WIDTH
 from ..core.exposure import Exposure
 from ..core.photometry import not_imaging
@@ -39,6 +40,12 @@ log = logging.getLogger(__name__)
 
 LONGEST = 120
 """Maximum length of ``meta.filename`` in the schema of a Level 2 file."""
+
+MISSED = {
+    "ipc4d": "inter-pixel capacitance is not corrected",
+    "mask": "data-quality flags start at 0",
+}
+"""What it means that an optional reference file, which a step of the recipe reads, is not given."""
 
 T = TypeVar("T")
 
@@ -82,10 +89,13 @@ class Job:
         """Warnings."""
         odd = not_imaging(self.exposure.optical_element)
         own = [f"{self.config.IN}: {odd}"] if odd else []
-        corrects = any(bound.name == "ipc" for bound in self.recipe.steps)
-        if corrects and "ipc4d" not in self.references and not self.config.crds:
-            own.append("no CALDIR.ipc4d, inter-pixel capacitance is not corrected")
-        return [*self.recipe.notes, *self.inputs.notes, *own]
+        wished = {name.partition(".")[0] for name in used_arrays(self.recipe)}
+        without = [
+            f"{display_name(self.config.source)}: no CALDIR.{key}, {what}"
+            for key, what in MISSED.items()
+            if key in wished and key not in self.references
+        ]
+        return [*without, *self.recipe.notes, *self.inputs.notes, *own]
 
     def params(self, step: str) -> Any:
         """Parameters of a step, None if it is not in the recipe."""
@@ -245,8 +255,16 @@ def _l1_wcs(layout: Layout) -> Any:
     """The L1 file's own gwcs, None if it has none."""
     if layout.value("roman", "meta", "wcs") is None:
         return None
-    with open_asdf(layout.path) as file:
-        return file["roman"]["meta"]["wcs"]
+    try:
+        with open_asdf(layout.path) as file:
+            return file["roman"]["meta"]["wcs"]
+    except (InputError, OSError, MemoryError):
+        raise
+    except Exception as error:  # asdf, its converters and gwcs fail in every way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"{layout.path}: roman.meta.wcs cannot be read ({reason[:200]}), expected a gwcs"
+        ) from None
 
 
 def outputs(config: Config) -> list[Path]:

@@ -23,13 +23,15 @@ REF_FILES = {
     "mask": "mask",
     "dark_decay": "darkdecaysignal",
     "linearity": "linearity",
-    "inverselinearity": "inverse_linearity",
+    "inverselinearity": "inverselinearity",
     "integralnonlinearity": "integralnonlinearity",
     "refpix": "refpix",
     "photom": "photom",
     "distortion": "distortion",
 }
 """Key of CALDIR -> key of ``meta.ref_file``, which has no key for the others."""
+EARLIER = {"inverselinearity": "inverse_linearity"}
+"""Keys of ``meta.ref_file`` -> what they are called before roman_datamodels 1.2."""
 UNKNOWN = -999999
 """What the mission's metadata have for a number that is not known."""
 BLANK = "all_saturated"
@@ -125,6 +127,7 @@ def _l2_model(job: Job) -> Any:
         own_names = {REF_FILES[k]: prefix + job.references[k].name for k in keys & REF_FILES.keys()}
         if job.crds is not None:
             names["crds"] = {"context": job.crds.context, "version": job.crds.software}
+        own_names |= {EARLIER[k]: name for k, name in own_names.items() if k in EARLIER}
         for key in [key for key in names if key != "crds"]:
             names[key] = own_names.get(key, "N/A")
     return model

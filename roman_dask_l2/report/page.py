@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..io.atomic import check_target, replacing
+from ..system.files import write_new
 from .chart import without_links
 
 DPI = 200
@@ -167,14 +168,14 @@ class Page:
         check_target(path)
         try:
             with replacing(path) as (part,):
-                part.write_text(self.html(), encoding="utf-8")
+                write_new(part, self.html())
             if png is not None:
                 png.mkdir(parents=True, exist_ok=True)
                 drawn = {f"{name}.svg": svg.encode() for name, svg in self.drawings.items()}
                 drawn |= {f"{name}.png": picture for name, picture in self.pictures.items()}
                 for name, data in drawn.items():
                     with replacing(png / name) as (part,):
-                        part.write_bytes(data)
+                        write_new(part, data)
         except OSError as error:
             where = error.filename or path
             raise InputError(f"{where}: cannot be written: {error.strerror or error}") from None

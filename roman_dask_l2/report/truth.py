@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import asdf
 import numpy as np
 
 from ..core.detector import BORDER
 from ..core.dq import MASK_GROWTH, PIXEL
 from ..core.exposure import Exposure
+from ..io.asdf_file import open_asdf
 from ..io.layout import read_layout
 from ..products.job import Job, prepare
 from ..simulation.wcs import relative_area
@@ -138,7 +138,7 @@ LIGHT = {"survey": "solid angle", "observatory": "uniform"}
 def convention(truth: Path, l2: Path | None = None) -> str:
     """What the true rate in a file of the simulator means, and whether it has to be changed to be
     compared with an image; one sentence."""
-    with asdf.open(truth) as file:
+    with open_asdf(truth) as file:
         references = file["truth"]["options"].get("references", "survey")
     said, wanted = CONVENTIONS[references], None if l2 is None else uniform_light(l2)
     if wanted is None or wanted == LIGHT[references]:
@@ -191,8 +191,8 @@ def compare(config: Path, l2: Path, truth: Path) -> list[Check]:
     inside = np.s_[BORDER:-BORDER, BORDER:-BORDER]
     gain, read = (job.inputs.sources[f"{key}.data"].read()[inside] for key in ("gain", "read"))
     with (
-        asdf.open(l2, memmap=False, lazy_load=False) as image,
-        asdf.open(truth, memmap=False, lazy_load=False) as true,
+        open_asdf(l2, lazy_load=False) as image,
+        open_asdf(truth, lazy_load=False) as true,
     ):
         dq, mask = np.asarray(image["roman"]["dq"]), np.array(image["mask"])
         name = "data_withsky" if "data_withsky" in image["roman"] else "data"

@@ -8,6 +8,8 @@ from ..core.step import Params
 class IrrcParams(Params):
     """Parameters of `refpix_irrc`."""
 
+    zero_bad: bool = True
+    """Count a pixel with BAD_REF_PIXEL as 0; its signal is lost."""
     remove_offset: bool = True
     """Take each pixel's mean over the resultants out before the correction, and add it back."""
     remove_trends: bool = True
@@ -25,3 +27,16 @@ class IrrcParams(Params):
     with N rows; romancal 1.1 does this."""
     replace_amp33: bool = False
     """Give the reference output without its trend as the one to store, as romancal 1.1 does."""
+    shift_options: bool = False
+    """Let each of the five options above, from `zero_bad` on, obey the one that follows it, and the
+    last one be true, as romancal 1.1 does; nothing changes while all are true."""
+
+    @property
+    def in_force(self) -> IrrcParams:
+        """The options as they are obeyed."""
+        if not self.shift_options:
+            return self
+        names = ("zero_bad", "remove_offset", "remove_trends", "cosine_interpolate")
+        then = (*names[1:], "fft_interpolate")
+        obeyed = {name: getattr(self, other) for name, other in zip(names, then, strict=True)}
+        return self.model_copy(update=obeyed | {"fft_interpolate": True, "shift_options": False})

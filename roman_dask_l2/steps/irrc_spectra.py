@@ -39,7 +39,8 @@ def border_pixels(
     missing : ndarray (y, x) of bool
         Bad pixels.
     """
-    missing = pixeldq & _BAD != 0
+    params = params.in_force
+    missing = (pixeldq & _BAD != 0) & params.zero_bad
     values = np.where(missing, np.float32(0), ramp)
     if params.remove_offset:
         values -= _mean(values)
@@ -79,6 +80,7 @@ def spectra(
         ``output``, complex64 (R, L / 2 + 1), DN, for L = 140 N samples; with ``replace_amp33`` also
         ``amp33``, uint16 (R, N, 128), DN, the reference output without its line.
     """
+    params = params.in_force
     n, n_res = exposure.side, exposure.n_resultants
     n_channels = n // CHANNEL_WIDTH
     (low, low_bad), (high, high_bad), (left, left_bad), (right, right_bad) = partials

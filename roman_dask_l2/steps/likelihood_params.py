@@ -9,14 +9,20 @@ from pydantic import Field
 
 from ..core.step import Params
 
+THRESHOLD = 4.5
+"""Significance (sigma) from which a difference counts as a jump, unless the user wants another."""
+
 
 class LikelihoodParams(Params):
     """Parameters of `fit_likelihood`."""
 
-    rejection_threshold: float = Field(4.5, gt=0)
+    rejection_threshold: float = Field(THRESHOLD, gt=0)
     """Significance (sigma) from which a difference, or two in a row, count as a jump."""
     most_dropped: int | None = Field(None, ge=0)
     """Most differences of a pixel that may be dropped as jumps; null: any number."""
+    fixed_threshold: bool = False
+    """Search for jumps with 4.5 standard deviations whatever `rejection_threshold` says (romancal
+    1.1 does not pass its option on)."""
     only_rises: bool = True
     """Take only what has risen for a jump, in two differences both of them, since a cosmic ray adds
     charge (romancal drops what has fallen as well)."""
@@ -67,7 +73,7 @@ class LikelihoodParams(Params):
         Both have the two-sided probability of a normal deviate beyond the threshold: its square,
         and the quantile ``-2 ln p`` of chi-square with two degrees of freedom.
         """
-        t = self.rejection_threshold
+        t = THRESHOLD if self.fixed_threshold else self.rejection_threshold
         p = erfc(t / sqrt(2))
         # Beyond 37 sigma p underflows; then ln p = -t^2/2 - ln(t sqrt(pi/2)) to 1e-3.
         log_p = log(p) if p > 1e-300 else -t * t / 2 - log(t * sqrt(pi / 2))

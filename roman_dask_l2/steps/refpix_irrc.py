@@ -122,13 +122,15 @@ def correction_bytes(exposure: Exposure, params: IrrcParams) -> float:
 
 
 @kernel
-def _correct(ramp, pixeldq, fix, slope, level, middle, y0, x0, with_mean, with_trend, skip, out):
+def _correct(
+    ramp, pixeldq, fix, slope, level, middle, y0, x0, zero_bad, with_mean, with_trend, skip, out
+):
     n_res, ny, nx = ramp.shape
     mean = np.zeros(nx, np.float32)
     bad = np.zeros(nx, np.bool_)
     for y in range(ny):
         for x in range(nx):
-            bad[x] = pixeldq[y, x] & _BAD != 0
+            bad[x] = zero_bad and pixeldq[y, x] & _BAD != 0
             total = 0.0
             if with_mean and not bad[x]:
                 for j in range(n_res):
@@ -174,7 +176,7 @@ def subtract_irrc(
     -------
     ndarray (R, y, x) of float32
     """
-    out = np.empty_like(ramp)
+    out, params = np.empty_like(ramp), params.in_force
     _correct(
         ramp,
         pixeldq,
@@ -184,6 +186,7 @@ def subtract_irrc(
         (tile.side * PADDED_WIDTH - 1) / 2,
         tile.window.y0,
         tile.window.x0,
+        params.zero_bad,
         params.remove_offset,
         params.remove_trends,
         params.skip_zeros,

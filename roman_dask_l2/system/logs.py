@@ -79,7 +79,7 @@ class JsonLines(logging.Handler):
     def __init__(self, path: Path) -> None:
         super().__init__()
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as error:
             raise InputError(
                 f"--log-json {path}: cannot be written ({error.strerror}), expected a file name"

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from .files import NOT_THROUGH, write_new
+
 
 @lru_cache(maxsize=1)
 def space() -> str:
@@ -48,18 +50,33 @@ OWNER = "owner"
 
 def own(folder: Path) -> None:
     """Say that a directory is of no use without this process."""
-    (folder / OWNER).write_text(f"{space()}\n{os.getpid()}\n{born(os.getpid())}\n")
+    write_new(folder / OWNER, f"{space()}\n{os.getpid()}\n{born(os.getpid())}\n")
 
 
 def is_orphan(folder: Path) -> bool:
-    """Whether the process that owns a directory ran here, and is gone."""
+    """Whether a directory is this user's, and the process that owns it ran here and is gone."""
     try:
-        place, pid, began = (folder / OWNER).read_text().splitlines()
+        place, pid, began = _owner(folder).splitlines()
         alive = born(int(pid))
         gone = alive is None or (alive > 0 and abs(alive - float(began)) > 1)
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError):
         return False
     return place == space() != "" and gone
+
+
+def _owner(folder: Path) -> str:
+    """What `own` wrote; nothing for what others have put there."""
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | NOT_THROUGH)
+    try:
+        if os.fstat(place).st_uid != os.geteuid():
+            return ""
+        file = os.open(OWNER, os.O_RDONLY | os.O_NONBLOCK | NOT_THROUGH, dir_fd=place)
+        try:
+            return os.read(file, 1024).decode()
+        finally:
+            os.close(file)
+    finally:
+        os.close(place)
 
 
 def give_back() -> None:

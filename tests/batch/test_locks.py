@@ -200,7 +200,7 @@ def test_a_lock_that_cannot_be_read(lock, monkeypatch, error):
     """Someone holds it, until it is silent for too long."""
     lock.write_text("{}")
 
-    def broken(path, *arguments):
+    def broken(path, *arguments, **how):
         raise OSError(error, os.strerror(error), str(path))
 
     monkeypatch.setattr(locks, "open", broken, raising=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import pickle
 from pathlib import Path
@@ -20,6 +19,7 @@ from roman_dask_l2.config.model import Caldir, Config, blocks, load_config
 from roman_dask_l2.config.schema import config_schema
 from roman_dask_l2.core import dq
 from roman_dask_l2.errors import InputError
+from roman_dask_l2.products.job import prepare
 from roman_dask_l2.steps.registry import STEPS, find_step
 
 USUAL = ("dark", "gain", "linearitylegendre", "read", "saturation", "flat")
@@ -280,14 +280,17 @@ def test_references():
 
 
 @pytest.mark.parametrize("key", ["ipc4d", "mask"])
-def test_optional_with_a_warning(key, caplog):
-    with caplog.at_level(logging.WARNING, "roman_dask_l2"):
-        load_config(basic())
-        assert not caplog.records
-        config = load_config(basic(CALDIR={k: v for k, v in CALDIR.items() if k != key}))
-    assert [f"CALDIR.{key}" in record.message for record in caplog.records] == [True]
-    assert getattr(config.CALDIR, key) is None
-    assert key not in config.references()
+def test_optional_with_a_warning(key, simulated):
+    config = load_config(simulated().config)
+    assert not any("no CALDIR" in note for note in prepare(config).notes)
+    less = config.replace(CALDIR={k: v for k, v in config.raw["CALDIR"].items() if k != key})
+    assert key not in less.references()
+    assert [f"no CALDIR.{key}" in note for note in prepare(less).notes] == [True]
+
+
+def test_no_warning_of_what_no_step_reads(simulated):
+    config = load_config(simulated(references="observatory").config)
+    assert not any("ipc4d" in note for note in prepare(config).notes)
 
 
 def test_a_config_is_returned_as_it_is():

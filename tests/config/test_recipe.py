@@ -40,7 +40,8 @@ def by_name(recipe):
 
 def test_shipped_recipes():
     recipes = ("l1_to_l2", "romanimpreprocess_1.0")
-    assert set(shipped()) == {*recipes, *(f"{name}_likelihood" for name in recipes)}
+    with_likelihood = {*recipes, *(f"{name}_likelihood" for name in recipes)}
+    assert set(shipped()) == with_likelihood | {"mixed", "observatory", "romancal_1.1"}
     default, compatible = (load_recipe(name) for name in ("l1_to_l2", "romanimpreprocess_1.0"))
     assert default.name == "l1_to_l2"
     assert [b.name for b in default.steps] == [
@@ -213,6 +214,34 @@ def test_bad_outputs(outputs, recipe):
         recipe(FITTING, outputs=outputs)
 
 
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"border": "corrected"}, "border is 'corrected', expected raw or romancal_1.1"),
+        ({"border": ["raw"]}, "border is .*, expected raw or romancal_1.1"),
+        ({"exclude_first": "no way"}, "exclude_first is 'no way', expected true or false"),
+        ({"exclude_first": 0}, "exclude_first is 0, expected true or false"),
+    ],
+)
+def test_bad_keys(keys, message, recipe):
+    with pytest.raises(InputError, match=message):
+        recipe(FITTING, **keys)
+
+
+def test_first_resultant_and_border(recipe):
+    plain = recipe(FITTING[:-1], config())
+    assert (plain.exclude_first, plain.border) == (True, "raw")
+    other = recipe(FITTING, config(), exclude_first=False, border="romancal_1.1")
+    assert (other.exclude_first, other.border) == (False, "romancal_1.1")
+    assert recipe(FITTING, config(EXCLUDE_FIRST=True), exclude_first=False).exclude_first
+
+
+def test_keys_of_steps_that_are_not_there(recipe):
+    said = recipe(FITTING[:-1], config(SKYORDER=2, wfi18_mask_rows=True, MASK={"HOT": 1})).notes
+    assert [note.partition(":")[0] for note in said] == ["SKYORDER", "wfi18_mask_rows"]
+    assert recipe(FITTING[:-1], config(SKYORDER=None)).notes == ()
+
+
 def test_results_are_what_the_l2_file_needs():
     assert set(RESULTS) >= {"rate", "dq", "err", "var_poisson", "mask", "endslice"}
 
@@ -220,7 +249,7 @@ def test_results_are_what_the_l2_file_needs():
 def test_unknown_recipe():
     with pytest.raises(InputError, match="no recipe or file 'l1_tol2'; .*did you mean 'l1_to_l2'"):
         load_recipe("l1_tol2")
-    with pytest.raises(InputError, match="shipped recipes: l1_to_l2, l1_to_l2_likelihood, r"):
+    with pytest.raises(InputError, match="shipped recipes: l1_to_l2, l1_to_l2_likelihood, mixed, "):
         load_recipe("/no/such/file.yaml")
 
 
@@ -241,3 +270,13 @@ def test_files_that_are_no_recipes(text, message, tmp_path):
         load_recipe(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_threshold_that_is_not_passed_on():
+    """romancal 1.1 searches with 4.5 sigma whatever its option says."""
+    given = config(REJECTION_THRESHOLD=6.0)
+    for name, limit, told in (("observatory", 36.0, 0), ("romancal_1.1", 20.25, 1)):
+        recipe = load_recipe(name, given)
+        (fit,) = (b.params for b in recipe.steps if b.name == "ramp_fit_likelihood")
+        assert fit.limits[0] == limit
+        assert sum("REJECTION_THRESHOLD: no effect" in note for note in recipe.notes) == told

@@ -81,7 +81,7 @@ def test_damaged_compressed_data(way, made, tmp_path):
     ("old", "new", "message"),
     [
         (b"zlib", b"zstd", "roman.data is compressed with 'zstd', expected zlib, bzp2, lz4 or no"),
-        (b"source: 0", b"source: http://a/b.asdf", "lies in http://a/b.asdf, expected a file of"),
+        (b"source: 0", b"source: http://a/b.asdf", "lies in http://a/b.asdf, expected a file in"),
         (b"source: 0", b"source: gone.asdf", r"roman.data lies in .*gone\.asdf: no such file"),
         (b"source: 0", b"source: 0, strides: [1024]", "roman.data has no usable shape, offset"),
         (b"source: 0", b"source: 0\n    strides: [2048, 4]", "roman.data is larger than its block"),

@@ -204,6 +204,7 @@ def test_the_formulas(inputs, params):
 def test_each_option_changes_the_ramp(inputs):
     default, _ = whole(inputs, IrrcParams())
     switched = {
+        "zero_bad": False,
         "remove_offset": False,
         "remove_trends": False,
         "cosine_interpolate": False,
@@ -217,7 +218,7 @@ def test_each_option_changes_the_ramp(inputs):
     same, measured = whole(inputs, IrrcParams(replace_amp33=True))
     np.testing.assert_array_equal(same, default)
     assert "amp33" in measured
-    assert set(switched) | {"replace_amp33"} == set(IrrcParams.model_fields)
+    assert set(switched) | {"replace_amp33", "shift_options"} == set(IrrcParams.model_fields)
 
 
 @pytest.mark.parametrize("per_step", [False, True], ids=["fused", "per step"])
@@ -371,3 +372,13 @@ def test_a_scalar_source_is_not_needed():
         for sources in (without, zero)
     ]
     np.testing.assert_array_equal(*ramps)
+
+
+def test_options_that_are_shifted():
+    """romancal 1.1 obeys for each option the one that follows it."""
+    names = "zero_bad", "remove_offset", "remove_trends", "cosine_interpolate", "fft_interpolate"
+    assert IrrcParams(shift_options=True).in_force == IrrcParams()
+    for i, name in enumerate(names):
+        shifted = IrrcParams(**{name: False}, shift_options=True).in_force
+        expected = {names[i - 1]: False} if i else {}
+        assert shifted == IrrcParams(**expected)

@@ -70,8 +70,9 @@ class Left:
     def steps(self) -> list[str]:
         return list(self.folders)
 
-    def meta(self, step: str) -> Any:
-        return json.loads((self.folders[step] / "meta.json").read_text())["meta"]
+    def is_image(self, step: str) -> bool:
+        """Whether a step leaves an image, not a ramp."""
+        return FIRST_IMAGE in self.steps[: self.steps.index(step) + 1]
 
     def array(self, step: str, name: str) -> np.ndarray | None:
         """As it is after a step; None if it is not there."""
@@ -80,7 +81,7 @@ class Left:
 
     def after(self, step: str) -> dict[str, np.ndarray]:
         """By our names, images on the full frame."""
-        later = self.steps.index(step) >= self.steps.index(FIRST_IMAGE)
+        later = self.is_image(step)
         names = {"rate": "data"} if later else {"ramp": "data", "pixeldq": "pixeldq"}
         names |= {n: n for n in (("dq", *HALF) if later else ("groupdq",))}
         found = {}
@@ -100,7 +101,7 @@ class Left:
         if i == 0:
             return {}
         found = self.after(self.steps[i - 1])
-        if i > self.steps.index(FIRST_IMAGE):
+        if self.is_image(self.steps[i - 1]):
             blank = np.zeros((self.side, self.side), np.float32)
             found |= {"var_rnoise": blank}
         return found
@@ -138,7 +139,7 @@ def compare_step(
     steps on romancal's input, for a cause."""
     name = STEPS[step]
     theirs = left.after(name)
-    image = left.steps.index(name) >= left.steps.index(FIRST_IMAGE)
+    image = left.is_image(name)
     inner = (..., slice(BORDER, -BORDER), slice(BORDER, -BORDER)) if image else (...,)
     if image and "groupdq" in ours:
         ours = {k: v for k, v in ours.items() if k not in ("groupdq", "ramp", "pixeldq")}

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import warnings
+from typing import Any
 
 os.environ["STPIPE_DISABLE_CRDS_STEPPARS"] = "true"
 warnings.simplefilter("ignore")
@@ -52,12 +53,21 @@ def measured(data: np.ndarray, y: float, x: float) -> tuple[float, float, float]
     return total, (box * columns).sum() / total, (box * rows).sum() / total
 
 
+def area(wcs: Any, x: float, y: float) -> float:
+    """Solid angle of a pixel, in any unit."""
+    ra, dec = wcs(np.array([x, x + 1, x]), np.array([y, y, y + 1]))
+    east = (ra[1:] - ra[0] + 180) % 360 - 180
+    east, north = east * np.cos(np.radians(dec[0])), dec[1:] - dec[0]
+    return float(abs(east[0] * north[1] - east[1] * north[0]))
+
+
 def resampled(flux: "models.ImageModel") -> dict[str, object]:
     """A mosaic of one image: where its stars are, and how bright, beside the image's own."""
     data, bad = np.array(flux.data), (np.array(flux.dq) & 1) != 0
     here = [measured(data, y, x) for y, x in stars(data, bad)]
     wcs = flux.meta.wcs
-    mosaic = ResampleStep.call(flux)
+    # By default pixels weigh less the brighter they are, which takes light from stars.
+    mosaic = ResampleStep.call(flux, weight_type="exptime")
     other = np.array(mosaic.data)
     offsets, ratios = [], []
     for total, x, y in here:
@@ -65,7 +75,8 @@ def resampled(flux: "models.ImageModel") -> dict[str, object]:
         mx, my = mosaic.meta.wcs.invert(*sky)
         found, fx, fy = measured(other, my, mx)
         offsets.append(float(np.hypot(fx - mx, fy - my)))
-        ratios.append(found / total)
+        # Sums of surface brightness: the mosaic's pixels have another size.
+        ratios.append(found / total * area(mosaic.meta.wcs, mx, my) / area(wcs, x, y))
     return {
         "model": type(mosaic).__name__,
         "step": str(mosaic.meta.cal_step.resample),
