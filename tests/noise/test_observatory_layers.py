@@ -28,6 +28,7 @@ ACTIVE = np.s_[..., 4:-4, 4:-4]
 RECIPES = ["observatory", "romancal_1.1", "mixed"]
 LABELS = ["RaC1", "Raz2C1", "P", "Prb2", "O", "RaPS2"]
 NO_PINK = {"U_PINK": 0.0, "C_PINK": 0.0, "RU_PINK": 0.0}
+NO_JUMPS = {"rejection_threshold": 1000.0, "fixed_threshold": False}
 PINK = {"C_PINK": 8.0, "U_PINK": 0.0, "RU_PINK": 0.1, "amp33": 1.0}
 
 
@@ -129,7 +130,7 @@ def without_jumps(recipe, folder):
     for i, step in enumerate(raw["steps"]):
         if fit in (step, *(step if isinstance(step, dict) else ())):
             options = step[fit] if isinstance(step, dict) else {}
-            raw["steps"][i] = {fit: options | {"rejection_threshold": 1000.0}}
+            raw["steps"][i] = {fit: options | NO_JUMPS}
     path = folder / "without_jumps.yaml"
     path.write_text(yaml.safe_dump(raw | {"name": "without_jumps"}))
     return str(path)
