@@ -342,7 +342,7 @@ def read_conversion(table: Any, element: str) -> dict[str, dict[str, Any]] | str
         return {}
     if not isinstance(entry, Mapping):
         return f"phot_table.{element} is {type(entry).__name__}, expected a mapping"
-    found = {k: v for k, v in entry.items() if isinstance(v, int | float)}
+    found: dict[str, Any] = {k: v for k, v in entry.items() if isinstance(v, int | float)}
     for name in ("photmjsr", "uncertainty", "pixelareasr"):
         value = entry.get(name)
         if value is None or value == UNKNOWN:
