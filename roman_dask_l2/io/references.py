@@ -41,6 +41,8 @@ class Array:
     required: bool = True
 
 
+UNKNOWN = -999999
+"""What stands in Roman metadata for a number that is not known."""
 F, U = "float32", "uint32"
 ARRAYS: dict[str, Array] = {
     "l1.data": Array("ryx", "uint16", "DN", "raw resultants"),
@@ -187,8 +189,11 @@ def open_inputs(
         else:
             sources["dark_decay.decay_table"] = Constant({exposure.detector: found})
     if "photom.phot_table" in sources:
-        table = sources["photom.phot_table"].read()
-        sources["photom.phot_table"] = Constant(_numbers(table) or {})
+        conversion = read_conversion(sources["photom.phot_table"].read(), exposure.optical_element)
+        if isinstance(conversion, str):
+            problems.append(f"CALDIR.photom: {layouts['photom'].path}: {conversion}")
+            conversion = {}
+        sources["photom.phot_table"] = Constant(conversion)
     sources["detector.read_time"] = ReadTime(
         exposure.detector_number, exposure.side, exposure.frame_time
     )
@@ -203,16 +208,6 @@ def add_wcs(inputs: Inputs, wcs: Any, shifts: set[int]) -> Inputs:
         spline = wcs.areas(side - 2 * BORDER, offset=shift)
         sources["wcs.area" + (f"+{shift}" if shift else "")] = PixelArea(spline, side)
     return replace(inputs, sources=sources)
-
-
-def _numbers(table: Any) -> Any:
-    """A mapping without the curves in it."""
-    if not isinstance(table, Mapping):
-        return None if isinstance(table, list) else table
-    if {"source", "shape"} <= set(table) or {"data", "datatype"} <= set(table):
-        return None
-    inner = {key: _numbers(value) for key, value in table.items()}
-    return {key: inner[key] for key in table if inner[key] is not None or table[key] is None}
 
 
 def _is_due(name: str, layout: Layout) -> bool:
@@ -323,3 +318,39 @@ def read_decay(table: Any, detector: str) -> dict[str, float] | str | None:
     if constant <= 0:
         return f"has time_constant {constant} for {detector}, expected seconds > 0"
     return {"amplitude": float(amplitude), "time_constant": float(constant)}
+
+
+def read_conversion(table: Any, element: str) -> dict[str, dict[str, Any]] | str:
+    """The conversion to surface brightness of an optical element, without the curves beside it.
+
+    Parameters
+    ----------
+    table : mapping
+        Optical element -> ``photmjsr`` and ``uncertainty`` (MJy/sr per DN/s), ``pixelareasr`` (sr);
+        each may be null, or -999999 as in Level 2 files.
+    element : str
+
+    Returns
+    -------
+    dict or str
+        The element's entry alone, empty if the table has none; or what is wrong with it.
+    """
+    if not isinstance(table, Mapping):
+        return f"phot_table is {type(table).__name__}, expected a mapping of optical elements"
+    entry = table.get(element)
+    if entry is None:
+        return {}
+    if not isinstance(entry, Mapping):
+        return f"phot_table.{element} is {type(entry).__name__}, expected a mapping"
+    found: dict[str, Any] = {k: v for k, v in entry.items() if isinstance(v, int | float)}
+    for name in ("photmjsr", "uncertainty", "pixelareasr"):
+        value = entry.get(name)
+        if value is None or value == UNKNOWN:
+            found[name] = None
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            return f"phot_table.{element}.{name} is {value!r}, expected a finite number or null"
+        elif value < 0 or (value == 0 and name != "uncertainty"):
+            return f"phot_table.{element}.{name} is {value!r}, expected a number > 0 or null"
+        else:
+            found[name] = float(value)
+    return {element: found}

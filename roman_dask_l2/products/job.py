@@ -95,6 +95,12 @@ class Job:
             for key, what in MISSED.items()
             if key in wished and key not in self.references
         ]
+        # A dark ramp has the decay in it, and takes it out of the exposure's.
+        steps = {bound.name for bound in self.recipe.steps}
+        corrected = "dark" in steps or "dark_decay" in self.references
+        if "dark_decay" in steps and not corrected:
+            name = display_name(self.config.source)
+            without.append(f"{name}: no CALDIR.darkdecaysignal, the decay stays in the rate")
         return [*without, *self.recipe.notes, *self.inputs.notes, *own]
 
     def params(self, step: str) -> Any:

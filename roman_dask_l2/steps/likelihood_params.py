@@ -44,8 +44,8 @@ class LikelihoodParams(Params):
     flag_nan: bool = True
     """Set DO_NOT_USE where no rate can be fitted (romancal leaves NaN without a flag)."""
     check_gain: bool = True
-    """Set NO_GAIN_VALUE where the gain is not finite and positive, and fit with 1 e/DN (romancal
-    gives NaN without a flag)."""
+    """Set NO_GAIN_VALUE where the gain is not within 1e-4 to 1e4 e/DN, and fit with 1 e/DN
+    (romancal gives NaN without a flag)."""
     clip_errors: bool = True
     """Clip err and var_poisson to the range of float16 and set UNRELIABLE_ERROR there (romancal
     stores infinity)."""
@@ -59,7 +59,7 @@ class LikelihoodParams(Params):
     sigma_read: float = Field(6.5, gt=0)
     """Read noise of one read, DN, where the file has no usable value."""
     check_references: bool = True
-    """Treat a read noise that is not finite and positive as missing."""
+    """Treat a read noise that is not finite, or below 0.01 DN, as missing."""
     reference_dq: bool = True
     """Join the read-noise file's flags, if it has any."""
     half_precision_errors: bool = False

@@ -28,6 +28,8 @@ _SAT = np.uint8(GROUP["SATURATED"])
 _JUMP = np.uint8(GROUP["JUMP_DET"])
 _REFERENCE = np.uint32(PIXEL["REFERENCE_PIXEL"])
 _LARGEST = float(np.finfo(np.float16).max)
+_QUIETEST = 0.01
+"""DN. Read noise below it is no detector's: rounding to integers alone is 0.3."""
 FEWEST = 4
 """Resultants that the fit needs."""
 
@@ -398,15 +400,18 @@ def _usable_gain(
     gain, _ = replace_bad(given, 1.0)
     if not params.check_gain:
         return np.where((given == 0) | ~np.isfinite(given), gain.dtype.type(np.nan), given), None
-    bad = ~((given > 0) & (given < np.inf))
-    return np.clip(np.where(bad, gain.dtype.type(1), gain), 1e-4, 1e4), bad
+    bad = ~((given >= 1e-4) & (given <= 1e4))  # no amplifier's
+    return np.where(bad, gain.dtype.type(1), gain), bad
 
 
 def _single_read_noise(
     read_noise: np.ndarray, params: LikelihoodParams
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Noise of one read, DN, and where `sigma_read` stands in for it; None if nowhere."""
-    noise, bad = replace_bad(read_noise, params.sigma_read, params.check_references)
+    usable = read_noise
+    if params.check_references:  # what is next to nothing makes every deviation an outlier
+        usable = np.where(read_noise < _QUIETEST, read_noise.dtype.type(0), read_noise)
+    noise, bad = replace_bad(usable, params.sigma_read, params.check_references)
     if params.read_noise_of == "difference":
         single = noise / np.float32(np.sqrt(2))
         noise = single if bad is None else np.where(bad, noise, single)
