@@ -22,7 +22,7 @@ help:
 	@echo "make report-test   look at reports in a real browser, installed for it (root)"
 	@echo "make parity  compare with romanimpreprocess and romancal on full frames"
 	@echo "make truth   both ramp fits against the truth, on ten million ramps of each rate"
-	@echo "make bench   time and memory beside romanimpreprocess (ours alone: bench-scaling, bench-batch,"
+	@echo "make bench   time and memory beside romanimpreprocess and romancal (ours alone: bench-scaling, bench-batch,"
 	@echo "             bench-scheduler, bench-kernels)"
 	@echo "make test-versions   the tests on Python 3.11 to 3.13, with the oldest and newest packages"
 	@echo "make lint    ruff and mypy, and whether CITATION.cff is valid"
@@ -61,6 +61,7 @@ truth: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/run.py $(ARGS)
+	$(if $(ARGS),,$(BIN)/python benchmarks/observatory_bench.py)
 
 bench-scaling: $(VENV)/.test
 	$(BIN)/python benchmarks/scaling.py $(ARGS)

@@ -119,7 +119,9 @@ def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Laye
     for bound in job.steps:
         if bound.step.reduction is not None:
             whole = max(whole, bound.step.reduction.holds(job.exposure, bound.params))
-    work = max((busy - 1) * largest + max(largest, whole), _strips(job, threads))
+    work = max(
+        (busy - 1) * largest + max(largest, whole), _strips(job, threads), _thin(job, threads)
+    )
     if layers:
         plane = (NOISE_STRIP * min(STRIP, side) + NOISE_CHANNEL * CHANNEL_WIDTH) * side
         reads = any(layer.ramp is not None for layer in layers)
@@ -128,6 +130,23 @@ def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Laye
         spectra = min(sum(layer.ramp is not None for layer in layers), LAYERS_IN_FLIGHT)
         work += spectra * _strips(job, 0) + (_strips(job, threads) - _strips(job, 0))
     return BASE + SPARE * (work + _unpacked(inputs.sources))
+
+
+def _thin(job: Job, threads: int) -> float:
+    """Bytes in use while something is measured before the tiles: a window on each thread with the
+    steps that come first, beside what has been measured."""
+    most = 0.0
+    for i, bound in enumerate(job.steps):
+        reduction = bound.step.reduction
+        if reduction is None or not reduction.thin:
+            continue
+        windows = reduction.windows(job.exposure, bound.params)
+        area = max((math.prod(window.shape) for window in windows), default=0)
+        before = plan.feeding(job.steps[:i], reduction.reads_for(bound.params))
+        each = pixel_bytes(before, job.inputs)
+        held = reduction.holds(job.exposure, bound.params)
+        most = max(most, min(threads, len(windows)) * area * each + held)
+    return most
 
 
 def _strips(job: Job, threads: int) -> float:

@@ -80,9 +80,11 @@ def _swapped_means(partials: Sequence[Residuals]) -> np.ndarray:
 
 
 def held(exposure: Exposure, params: TransientParams) -> float:
-    """Bytes of all `Residuals`, where they are needed at once."""
-    active = exposure.side - 2 * BORDER
-    return 12.0 * active**2 if params.swap_medians and bands(exposure, params) else 0.0
+    """Bytes of the read times while they are made, and of all `Residuals` where they are needed at
+    once."""
+    if not bands(exposure, params):
+        return 0.0
+    return 24.0 * exposure.side**2 + 12.0 * exposure.side**2 * params.swap_medians
 
 
 def transient(t: np.ndarray, a: float, b: float, ta: float, tb: float) -> np.ndarray:
