@@ -2,9 +2,9 @@
 
 Called by ``make bench``; alone: ``python benchmarks/observatory_bench.py``. The exposure (4096 x
 4096 pixels, 8 resultants of 35 reads, polynomials of 11 coefficients) and romancal's environment
-are those of ``make parity``. Our recipes run a few times each in turn, romancal once before them and
-once after; then `observatory` runs on an exposure of 55 resultants for its memory. Prints
-the tables and writes them to docs/benchmarks.md, all runs to docs/benchmarks/observatory.json.
+are those of ``make parity``. Our recipes run a few times each in turn, romancal once before them
+and once after; then ours runs on an exposure of 55 resultants, for its memory. Prints the tables
+and writes them to docs/benchmarks.md, all runs to docs/benchmarks/observatory.json.
 
 About a quarter of an hour, nearly all of it romancal's, and 6 GB of memory.
 """
