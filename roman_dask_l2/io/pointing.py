@@ -68,8 +68,10 @@ def pointed_wcs(l1: Layout, distortion: Path) -> Wcs:
                 del transform.bounding_box
             # Here, while the file is open: arrays of the transform may not have been read yet.
             wcs = from_gwcs(_gwcs(transform, scale, pointing), where)
-    except InputError:
-        raise
+    except InputError as error:
+        if str(error).startswith("CALDIR"):
+            raise
+        raise InputError(f"CALDIR.distortion: {error}, {_EXPECTED}") from None
     except OSError as error:
         raise InputError(
             f"CALDIR.distortion: {distortion}: {error.strerror or error}, {_EXPECTED}"

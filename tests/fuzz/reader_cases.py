@@ -6,7 +6,6 @@ from __future__ import annotations
 import bz2
 import json
 import os
-import resource
 import signal
 import struct
 import sys
@@ -405,5 +404,7 @@ if __name__ == "__main__":
     except BaseException:
         traceback.print_exc()
         sys.exit(1)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # ru_maxrss would begin at the peak of the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    peak = 1024 * int(status.partition("VmHWM:")[2].split()[0])
     sys.stdout.write(json.dumps(counts | {"peak": peak}) + "\n")
