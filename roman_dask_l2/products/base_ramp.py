@@ -137,7 +137,8 @@ def reads_output_alone(steps: Sequence[BoundStep]) -> bool:
 
 
 def _reads(steps: Sequence[BoundStep], array: str) -> bool:
-    return any(array in plan.input_names(bound) for bound in steps)
+    names = (name for bound in steps for name in plan.input_names(bound))
+    return any(name.partition("@")[0] == array for name in names)
 
 
 def reference_pixels(inputs: Inputs, index: int, of_dark: bool) -> Border:

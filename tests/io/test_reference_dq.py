@@ -13,8 +13,12 @@ from roman_dask_l2.products.level2 import calibrate
 from roman_dask_l2.products.validation import find_problems
 
 SIDE = 256
-KEYS = sorted({n.partition(".")[0] for n in ARRAYS if n.endswith(".dq")})
-OPTIONAL = [n.partition(".")[0] for n, a in ARRAYS.items() if n.endswith(".dq") and not a.required]
+NOT_OF_THE_SURVEY = {"linearity", "inverselinearity"}
+FLAGS = {n.partition(".")[0]: a for n, a in ARRAYS.items() if n.endswith(".dq")}
+KEYS = sorted(FLAGS.keys() - NOT_OF_THE_SURVEY)
+OPTIONAL = [key for key, a in FLAGS.items() if not a.required and key not in NOT_OF_THE_SURVEY]
+OF_THE_OBSERVATORY = ["dark", "flat", "linearity", "mask", "readnoise", "saturation"]
+"""Its other files bring none: those of the inverse linearity only say where it cannot be used."""
 FLAG = PIXEL["PERSISTENCE"]  # no step sets it, every file may
 
 
@@ -27,7 +31,7 @@ def _with_flags(simulation, folder, keys, make):
     """The configuration, with copies of reference files whose ``dq`` is ``make(number)``."""
     config = yaml.safe_load(simulation.config.read_text())
     base = simulation.config.parent
-    config |= {"IN": str(base / config["IN"]), "FITSWCS": str(base / config["FITSWCS"])}
+    config |= {key: str(base / config[key]) for key in ("IN", "FITSWCS") if key in config}
     config |= {"OUT": str(folder / "l2.asdf"), "SKYORDER": 1}
     config["CALDIR"] = {k: str(base / v) for k, v in config["CALDIR"].items()}
     for i, key in enumerate(keys):
@@ -35,6 +39,8 @@ def _with_flags(simulation, folder, keys, make):
             tree = dict(file.tree)
             old = tree["roman"].get("dq")
             new = make(i)
+            if old is not None and old.shape == (SIDE - 8, SIDE - 8):
+                new = new[4:-4, 4:-4]
             tree["roman"]["dq"] = new if old is None else (np.array(old) | new).astype(np.uint32)
             config["CALDIR"][key] = str(folder / f"{key}.asdf")
             asdf.AsdfFile(tree).write_to(config["CALDIR"][key])
@@ -44,7 +50,8 @@ def _with_flags(simulation, folder, keys, make):
 def _dq(config):
     calibrate(config, scheduler="synchronous")
     with asdf.open(config["OUT"], lazy_load=False, memmap=False) as file:
-        return np.array(file["roman"]["dq"]), np.array(file["roman"]["data_withsky"])
+        roman = file["roman"]
+        return np.array(roman["dq"]), np.array(roman.get("data_withsky", roman["data"]))
 
 
 def _frame(i, dtype=np.uint32):
@@ -66,6 +73,17 @@ def test_every_file_may_bring_flags(simulation, tmp_path):
     assert _flagged(after) == [(50 + 10 * i, 60) for i in range(len(KEYS))]
     np.testing.assert_array_equal(after & ~np.uint32(FLAG), before)
     np.testing.assert_array_equal(same, rate)
+
+
+@pytest.mark.parametrize("recipe", ["observatory", "romancal_1.1"])
+def test_files_of_the_observatory(recipe, simulated, tmp_path):
+    made = simulated(
+        side=SIDE, seed=3, conditions="plain", cosmic_rays=0, stars=0, references="observatory"
+    )
+    keys = [k for k in OF_THE_OBSERVATORY if recipe == "observatory" or k != "readnoise"]
+    config = _with_flags(made, tmp_path, keys, _frame) | {"GRAPH": recipe}
+    config.pop("SKYORDER")
+    assert _flagged(_dq(config)[0]) == [(50 + 10 * i, 60) for i in range(len(keys))]
 
 
 def test_the_package_does_not_look_at_some(simulation, tmp_path):

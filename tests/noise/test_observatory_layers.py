@@ -14,10 +14,13 @@ import yaml
 from configuring import elsewhere
 
 from roman_dask_l2.cli.app import main
+from roman_dask_l2.config.model import load_config
 from roman_dask_l2.config.recipe import shipped
 from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.noise.difference_weights import difference_coefficients
 from roman_dask_l2.noise.streams import Streams
+from roman_dask_l2.products.base_ramp import dark_border
+from roman_dask_l2.products.job import prepare
 from roman_dask_l2.products.level2 import calibrate
 from roman_dask_l2.products.noise_layers import generate_noise
 from roman_dask_l2.simulation.simulate import simulate
@@ -365,3 +368,10 @@ def test_other_layers_do_not_change_a_layer(plain, survey, tmp_path):
     alone, _, _ = run(configured(plain, tmp_path / "a", ["Ra"], caldir=caldir))
     (_, beside), _, _ = run(configured(plain, tmp_path / "b", ["R", "Ra"], caldir=caldir))
     np.testing.assert_array_equal(alone[0], beside)
+
+
+@pytest.mark.parametrize("recipe", ["l1_to_l2", "romanimpreprocess_1.0"])
+def test_recipes_that_read_the_dark_cube_keep_its_reference_pixels(recipe, simulated):
+    """Under whichever name they read it."""
+    job = prepare(load_config(simulated().config).replace(GRAPH=recipe))
+    assert dark_border(True, job.inputs, job.steps)
