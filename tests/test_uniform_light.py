@@ -17,6 +17,8 @@ from roman_dask_l2.config.recipe import shipped
 from roman_dask_l2.products.level2 import calibrate
 from roman_dask_l2.simulation.wcs import relative_area
 
+pytestmark = pytest.mark.slow
+
 SIDE, SKY = 256, 100.0
 PROMISED = {
     "l1_to_l2": "solid angle",

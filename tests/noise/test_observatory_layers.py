@@ -26,6 +26,8 @@ from roman_dask_l2.products.noise_layers import generate_noise
 from roman_dask_l2.simulation.simulate import simulate
 from roman_dask_l2.simulation.wcs import relative_area
 
+pytestmark = pytest.mark.slow
+
 SIDE = 256
 ACTIVE = np.s_[..., 4:-4, 4:-4]
 RECIPES = ["observatory", "romancal_1.1", "mixed"]
