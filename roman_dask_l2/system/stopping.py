@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C end a run within seconds, also where a thread is stuck in foreign code.
 
-The first signal raises KeyboardInterrupt in the main thread, which cleans up. Where that does not
+The first signal raises KeyboardInterrupt in the main thread, which cleans up. Where the interpreter
+had to drop that exception, as within a destructor, it is raised again. Where cleaning up does not
 come to an end, because a thread never returns, the process is ended by `_force`; and where not
 even the interpreter gets to work, because foreign code does not let go of its lock, by a small
 shell that waits beside it. A second signal, a second later or more, ends it at once.
@@ -8,6 +9,7 @@ shell that waits beside it. A second signal, a second later or more, ends it at 
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import shutil
@@ -26,6 +28,8 @@ _REMOVING = 1.0
 """Seconds that removing unfinished files may take then."""
 _APART = 1.0
 """Seconds between two signals that are two: some programs send each one twice."""
+_LOOK = 0.05
+"""Seconds between looks at whether the interpreter dropped the exception."""
 _PROGRAM = "roman-dask-l2"
 
 # Its input gets a byte with a signal, written by the interpreter's handler in C, and ends with the
@@ -73,6 +77,22 @@ def incomplete(path: Path) -> Iterator[None]:
         _incomplete.discard(path)
 
 
+_told = threading.Event()
+"""A signal has come."""
+
+
+def raise_if_told() -> None:
+    """Between two pieces of work: where a library caught the first signal's exception for one of
+    its own, go no further.
+
+    Raises
+    ------
+    KeyboardInterrupt
+    """
+    if _told.is_set():
+        raise KeyboardInterrupt
+
+
 class Stopper:
     """What ends this process when it is told to; made once, in the main thread."""
 
@@ -85,9 +105,10 @@ class Stopper:
             os.close(read)
             assert self._shell.stdout is not None
             read = self._shell.stdout.fileno()
-        self._told = threading.Event()
         self._again = threading.Event()
         self._first = 0.0
+        self._dropped = self._once_more = False
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._interrupt)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -95,19 +116,37 @@ class Stopper:
 
     def _interrupt(self, number: int, frame: Any) -> None:
         """The handler: runs in the main thread, as soon as that is in Python code."""
-        self._told.set()
+        _told.set()
+        if self._once_more:  # not a signal, but `_wait`
+            self._once_more = False
+            if self._dropped:
+                self._dropped = False
+                raise KeyboardInterrupt
+            return
         if not self._first:
             self._first = time.monotonic()
             raise KeyboardInterrupt
         if time.monotonic() - self._first > _APART:
             self._again.set()
 
+    def _unraisable(self, problem: Any) -> None:
+        """What the interpreter calls for an exception that it cannot hand on: one within a
+        destructor, a callback of a weak reference (each import has them) or of foreign code."""
+        if issubclass(problem.exc_type, KeyboardInterrupt):
+            self._dropped = True
+        else:
+            self._hook(problem)
+
     def _wait(self, read: int) -> None:
         """The thread: a signal has come when there is a byte."""
         with contextlib.suppress(OSError):
             if not os.read(read, 1):  # the shell is gone
-                self._told.wait()
-        self._again.wait(GRACE)
+                _told.wait()
+        end = time.monotonic() + GRACE
+        while time.monotonic() < end and not self._again.wait(_LOOK):
+            if self._dropped:
+                self._once_more = True
+                _thread.interrupt_main()
         _force()
 
     def end(self, status: int) -> None:

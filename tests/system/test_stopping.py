@@ -112,6 +112,41 @@ def test_a_second_signal_ends_it_at_once(simulated, tmp_path):
     assert "a thread did not end" in error
 
 
+# Where the interpreter drops an exception with a line on stderr, or a library with none.
+DROPPED = {
+    "a destructor": "class Slow:\n    __del__ = wait\nSlow()",
+    "a weak reference": "import weakref\nclass Thing: pass\nthing = Thing()\n"
+    "link = weakref.ref(thing, wait)\ndel thing",
+    "foreign code": "import ctypes\nctypes.CFUNCTYPE(None)(wait)()",
+    "a library": "try: wait()\nexcept BaseException: pass\nstopping.raise_if_told()",
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("where", DROPPED)
+def test_where_an_exception_gets_lost(where, number):
+    """The signal is heard all the same, once."""
+    program = (
+        "import time\nfrom roman_dask_l2.system import stopping\nstopper = stopping.Stopper()\n"
+        "def wait(*_):\n    print('here', flush=True)\n    end = time.monotonic() + 60\n"
+        "    while time.monotonic() < end: time.sleep(0.01)\n"
+        "try:\n"
+        + "".join(f"    {line}\n" for line in DROPPED[where].splitlines())
+        + "    while True: time.sleep(0.01)\n"
+        "except KeyboardInterrupt:\n"
+        "    for _ in range(50): time.sleep(0.01)\n"  # cleans up undisturbed
+        "    print('clean', flush=True)\n    stopper.end(1)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "here\n"
+        process.send_signal(number)
+        out, error = process.communicate(timeout=120)
+    assert (process.returncode, out, error) == (1, "clean\n", "")
+
+
 def test_no_shell_stays_behind(tmp_path):
     """It ends with its process, which it is a child of no more then."""
     program = (
