@@ -94,6 +94,7 @@ def on_cluster(start: ClusterStarter, options: SchedulerOptions) -> Iterator[Cli
             wanted = cluster.start_workers()
             _wait_for_workers(client, wanted, wait, cluster.describe)
             compare_versions(client)
+        stack.enter_context(_same_versions(client))
         stack.enter_context(watched(client, wanted, wait, cluster.describe, cluster.maintain))
         with _report(options.performance_report), explained(client):
             yield client
@@ -191,6 +192,15 @@ BACKENDS["address"] = Backend(
     frozenset(_EVERY_CLUSTER | _TLS | {"scheduler_file"}),
     partial(on_cluster, running_cluster),
 )
+
+
+@contextlib.contextmanager
+def _same_versions(client: Client) -> Iterator[None]:
+    """Those who join later are looked at before they get a task."""
+    from .same_versions import same_versions
+
+    with same_versions(client, log.warning):
+        yield
 
 
 def _no_report(record: logging.LogRecord) -> bool:
