@@ -28,7 +28,7 @@ if __name__ == "__main__":
 """
 
 INTRUDER = """
-import asyncio, sys
+import asyncio, os, sys
 from distributed import Security
 from distributed.core import connect
 
@@ -37,15 +37,26 @@ async def knock(address, security):
     await comm.write({"op": "identity", "reply": True})
     return await asyncio.wait_for(comm.read(), 5)
 
-for port in sys.argv[1:]:
-    plain = Security(require_encryption=False)
-    for address, security in (("tcp", plain), ("tls", Security.temporary())):
-        try:
-            answer = asyncio.run(knock(f"{address}://127.0.0.1:{port}", security))
-        except (OSError, TimeoutError) as error:
-            print("refused", port, address, type(error).__name__)
-        else:
-            print("let in", port, address, answer)
+async def try_it(address, security):
+    try:
+        answer = await asyncio.wait_for(knock(address, security), 15)
+    except (OSError, TimeoutError) as error:
+        print("refused", address, type(error).__name__)
+    else:
+        print("let in", address, answer)
+
+async def everywhere():
+    plain, other = Security(require_encryption=False), Security.temporary()
+    ways = [
+        try_it(f"{protocol}://127.0.0.1:{port}", security)
+        for port in sys.argv[1:]
+        for protocol, security in (("tcp", plain), ("tls", other))
+    ]
+    await asyncio.gather(*ways)
+    sys.stdout.flush()
+    os._exit(0)  # what was begun need not be ended
+
+asyncio.run(everywhere())
 """
 
 
