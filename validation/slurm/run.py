@@ -31,6 +31,7 @@ from compare import differences
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy" / "slurm"
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
 LAYERS, OWN = ("RS2", "PbS2"), ("Ra",)
 SLOW = str(ROOT / "validation" / "slurm" / "slow.yaml")
 LIMIT = 240
@@ -49,16 +50,16 @@ def expect(condition: object, message: str) -> None:
 # -- the machine ---------------------------------------------------------------------------------
 
 
-def install() -> None:
-    """SLURM's packages, if they are missing and we may."""
+def install(packages: Sequence[str] = PACKAGES, files: Sequence[str] = PROGRAMS) -> None:
+    """SLURM's packages, if programs or files of theirs are missing and we may."""
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
-    if all(shutil.which(name, path=path) for name in ("slurmctld", "slurmd", "sbatch", "munged")):
+    if all(Path(f).is_file() if "/" in f else shutil.which(f, path=path) for f in files):
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        sys.exit(f"SLURM is missing; install {' '.join(PACKAGES)} and run this as root")
-    print(f"installing {' '.join(PACKAGES)}", flush=True)
+        sys.exit(f"SLURM is missing; install {' '.join(packages)} and run this as root")
+    print(f"installing {' '.join(packages)}", flush=True)
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
+    for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
         # Others may be installing something at this moment: wait for them.
         apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", *command]
         done = subprocess.run(apt, env=quiet, capture_output=True, text=True)
@@ -548,11 +549,13 @@ CHECKS = (
 )
 
 
-def attempt(check: Callable[[Work], None], work: Work) -> bool:
+def attempt(check: Callable[[Work], Any], work: Work) -> bool:
+    """Print how a check went, and what it returns if that is anything."""
     began, said = time.monotonic(), "ok  "
     what = (check.__doc__ or "").strip().rstrip(".")
     try:
-        check(work)
+        if found := check(work):
+            what += f": {found}"
     except Exception as error:  # whatever it is, the other checks go on
         said = "FAIL"
         what += f"\n     {type(error).__name__}: {error}".replace("\n", "\n     ")
