@@ -173,7 +173,9 @@ class Cluster:
 
     def until_idle(self) -> None:
         """Wait until both nodes take jobs."""
-        _until(lambda: set(self.states().values()) <= {"idle", "mixed", "allocated"}, 60, "the nodes")
+        _until(
+            lambda: set(self.states().values()) <= {"idle", "mixed", "allocated"}, 60, "the nodes"
+        )
 
     def states(self) -> dict[str, str]:
         """What SLURM says of the nodes."""
@@ -183,7 +185,9 @@ class Cluster:
     def _daemon(self, *command: object) -> None:
         with open(self.folder / "log" / f"{command[0]}.out", "a") as log:
             self._daemons.append(
-                subprocess.Popen([*map(str, command)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                subprocess.Popen(
+                    [*map(str, command)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
             )
 
     def stop(self) -> None:
