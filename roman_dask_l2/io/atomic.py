@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from ..system.files import check_link, opened_here, status_now
+from ..system.files import check_link, named, opened_here, status_now
 from ..system.processes import space
 from ..system.stopping import unfinished
 
@@ -186,7 +186,7 @@ def replacing(*finals: Path) -> Iterator[Sequence[Path]]:
 
 def _on_disk(part: Path) -> int:
     """Have a file written to the disk, or to the server that has it; which file it is."""
-    with open(part, "rb", opener=opened_here) as file:
+    with named(part), open(part, "rb", opener=opened_here) as file:
         os.fsync(file.fileno())
         return os.fstat(file.fileno()).st_ino
 

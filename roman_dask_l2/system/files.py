@@ -8,6 +8,7 @@ import os
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,6 +52,17 @@ def open_regular(path: str | os.PathLike[str], what: str = "a file") -> BinaryIO
 def opened_here(name: str, flags: int) -> int:
     """For ``open``'s `opener`: not through a symbolic link."""
     return os.open(name, flags | NOT_THROUGH)
+
+
+@contextlib.contextmanager
+def named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Have errors of what is done to an open file, such as that a disk is full, name it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_new(path: Path, data: bytes | str) -> None:

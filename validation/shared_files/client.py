@@ -11,13 +11,14 @@ import os
 import socket
 import sys
 
-from roman_dask_l2.batch import locks
+if sys.argv[1] != "-":
+    socket.sethostname(sys.argv[1])
+
+from roman_dask_l2.batch import locks  # noqa: E402
 
 locks.BEAT, locks.DEAD_AFTER = locks.BEAT / 10, locks.DEAD_AFTER / 10
 
 if __name__ == "__main__":
-    if sys.argv[1] != "-":
-        socket.sethostname(sys.argv[1])
     if os.environ.get("STALE"):
         import stale
 

@@ -112,9 +112,7 @@ class Connection:
 
     def _reply(self, unique: int, data: bytes = b"", status: int = 0) -> None:
         with contextlib.suppress(OSError):  # the one who asked was killed
-            os.writev(
-                self._device, [ANSWER.pack(ANSWER.size + len(data), status, unique), data]
-            )
+            os.writev(self._device, [ANSWER.pack(ANSWER.size + len(data), status, unique), data])
 
     def forget_attributes(self, node: int) -> None:
         """The client asks for the attributes of a file when it next needs them."""
@@ -140,7 +138,9 @@ def _call(name: str, *arguments: object) -> None:
 
 def attributes(status: os.stat_result, ahead: float) -> bytes:
     """`status` for the kernel; times of a clock that is `ahead` by so many seconds."""
-    times = [t + int(ahead * 1e9) for t in (status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns)]
+    times = [
+        t + int(ahead * 1e9) for t in (status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns)
+    ]
     return ATTRIBUTES.pack(
         status.st_ino, status.st_size, status.st_blocks, *(t // 10**9 for t in times),
         *(t % 10**9 for t in times), status.st_mode, status.st_nlink, status.st_uid,

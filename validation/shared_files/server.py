@@ -421,7 +421,9 @@ def main() -> int:
             mounts[int(rest[0])].until = time.monotonic() + float(rest[1])
         elif command == "fail":
             request, error, times, pattern = rest[1:]
-            mounts[int(rest[0])].faults.append([request, getattr(errno, error), int(times), pattern])
+            mounts[int(rest[0])].faults.append(
+                [request, getattr(errno, error), int(times), pattern]
+            )
         print(json.dumps([mount.counts for mount in mounts]), flush=True)
     for mount in mounts:
         mount.connection.close()
