@@ -29,6 +29,10 @@ _KEYS = ({"identity", "attempt", "status"}, {"batch", "planned"})
 """What a line must have, of an attempt or of a batch."""
 _TRIES = 8
 """How often a line is written that others write over."""
+_AFTER = 0.03
+"""Seconds until a line is read again, where others write, too."""
+_ends: dict[Path, int] = {}
+"""Where the line ends that this process has added last."""
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
@@ -44,10 +48,12 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
     """
     data = json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     for once in range(_TRIES):
-        place = _append(path, data)
+        place, alone = _append(path, data)
+        if not alone:
+            time.sleep(_AFTER)
         if _stands(path, data, place):
             return
-        time.sleep(random.uniform(0, 0.02 * 2**once))
+        time.sleep(random.uniform(0, _AFTER * 2**once))
     raise OSError(5, "others write over it", str(path))
 
 
@@ -58,8 +64,9 @@ def _stands(path: Path, data: bytes, place: int) -> bool:
         return file.read(len(data)) == data
 
 
-def _append(path: Path, data: bytes) -> int:
-    """Add a line, and tell where it begins."""
+def _append(path: Path, data: bytes) -> tuple[int, bool]:
+    """Add a line, and tell where it begins, and whether nobody else has added any since this
+    process did."""
     file = _open(path)
     try:
         with contextlib.suppress(OSError):
@@ -71,7 +78,9 @@ def _append(path: Path, data: bytes) -> int:
         if written < len(data):
             os.ftruncate(file, size)
             raise OSError(28, "No space left on device", str(path))
-        return os.lseek(file, 0, os.SEEK_CUR) - written + data.startswith(b"\n")
+        end = os.lseek(file, 0, os.SEEK_CUR)
+        alone, _ends[path] = _ends.get(path, size) == size, end
+        return end - written + data.startswith(b"\n"), alone
     finally:
         os.close(file)
 

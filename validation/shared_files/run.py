@@ -40,7 +40,7 @@ SLOW = str(HERE.parent / "slurm" / "slow.yaml")
 BELIEVED, AHEAD, LIMIT = 60, 100, 100
 """Seconds for which a client believes; by which the server's clock goes ahead; after which what
 should have ended is taken for hanging."""
-EXPOSURES = 4
+EXPOSURES = 3
 
 
 class Failed(Exception):
@@ -215,6 +215,11 @@ def call(*command: object) -> None:
     subprocess.run([*map(str, command)], check=True)
 
 
+def finished(place: Path) -> list[Path]:
+    """Noise files, which are made last."""
+    return [*place.glob("noise/[0-9]_noise.asdf")]
+
+
 def working(place: Path, node: int) -> bool:
     """A node writes a Level-2 file."""
     return any(place.glob(f"out/.*node-{node}-*.part.asdf"))
@@ -224,15 +229,17 @@ def working(place: Path, node: int) -> bool:
 
 
 def check_two_batches(work: Work) -> None:
-    """Two batches from two nodes, status asked for all the time: each exposure is done once"""
+    """Two batches from two nodes, for one of which the server stands still for 6 s, half of what
+    counts as dead, while status is asked for: each exposure is done once"""
     shared, place = work.place("two")
-    both = [program(shared, i, "two", "batch", "campaign.yaml", SLOW="1") for i in (0, 1)]
-    asked = 0
+    both = [program(shared, i, "two", "batch", "campaign.yaml", SLOW="2") for i in (0, 1)]
+    if not shared.model:
+        wait_for(lambda: working(place, 0) and working(place, 1), "two unfinished files")
+        shared.tell("stall", 0, 6)
     while any(process.poll() is None for process in both):
-        code, said = ended(program(shared, asked % 2, "two", "status", "campaign.yaml"))
-        expect(code == 0 and "is ignored" not in said, f"status: {said}")
-        asked += 1
-        time.sleep(2)
+        said = well(program(shared, 1, "two", "status", "campaign.yaml"))[0]
+        expect("is ignored" not in said, f"status: {said}")
+        time.sleep(5)
     well(*both)
     work.same(place)
     done_once(place)
@@ -243,38 +250,30 @@ def check_two_batches(work: Work) -> None:
 def check_killed(work: Work) -> None:
     """One of two nodes is killed while it writes: the other waits for it, and takes over"""
     shared, place = work.place("killed")
-    first = program(shared, 0, "killed", "batch", "campaign.yaml", SLOW="3")
+    first = program(shared, 0, "killed", "batch", "campaign.yaml", SLOW="600")
     wait_for(lambda: working(place, 0), "an unfinished file")
     second = program(shared, 1, "killed", "batch", "campaign.yaml")
-    wait_for(lambda: working(place, 1), "the second batch")
+    wait_for(lambda: len(finished(place)) == EXPOSURES - 1, "the other exposures")
+    expect(working(place, 0), "the first was not at work when it was killed")
     first.kill()
     first.communicate()
-    expect(working(place, 0), "the first was not at work when it was killed")
     well(second)
     work.same(place)
     done_once(place, but=1)
     expect("interrupted" in [status for _, status in attempts(place)], f"{attempts(place)}")
 
 
-def check_short_stall(work: Work) -> None:
-    """The server does not answer a node for 6 s, half of what counts as dead: nothing is done twice"""
-    shared, place = work.place("short")
-    both = [program(shared, i, "short", "batch", "campaign.yaml", SLOW="1") for i in (0, 1)]
-    wait_for(lambda: working(place, 0), "an unfinished file")
-    shared.tell("stall", 0, 6)
-    well(*both)
-    work.same(place)
-    done_once(place)
-
-
 def check_long_stall(work: Work) -> None:
-    """The server does not answer a node for 20 s: the other takes over, the first gives it up"""
+    """The server does not answer a node until the other takes over: the first gives it up"""
     shared, place = work.place("long")
-    both = [program(shared, i, "long", "batch", "campaign.yaml", SLOW="1") for i in (0, 1)]
+    first = program(shared, 0, "long", "batch", "campaign.yaml", SLOW="2")
     wait_for(lambda: working(place, 0), "an unfinished file")
-    shared.tell("stall", 0, 20)
-    said = well(*both)
-    expect("was taken over by" in said[0], said[0])
+    shared.tell("stall", 0, 600)
+    well(program(shared, 1, "long", "batch", "campaign.yaml"))
+    work.same(place)
+    shared.tell("stall", 0, 0)
+    said = well(first)[0]
+    expect("was taken over by" in said, said)
     work.same(place)
     done_once(place, but=1)
 
@@ -283,12 +282,12 @@ FAULTS = (
     ("read", "EIO", "1.asdf"),  # the first Level-1 file
     ("write", "ESTALE", ".2.node-0-*.part.asdf"),
     ("rename", "EIO", "3.asdf"),
-    ("unlink", "EIO", ".4.asdf.lock"),
+    ("unlink", "EIO", ".3.asdf.lock"),
 )
 
 
 def check_errors(work: Work) -> None:
-    """EIO and ESTALE at a read, a write, a rename, a lock given back: one line each; then all is done"""
+    """EIO, ESTALE at a read, a write, a rename, a lock given back: a line each; then all is done"""
     shared, place = work.place("errors")
     for request, error, name in FAULTS:
         shared.tell("fail", 0, request, error, 9 if request == "read" else 1, name)
@@ -296,7 +295,7 @@ def check_errors(work: Work) -> None:
     expect(shared.tell("counts")[0].get("failed", 0) >= len(FAULTS), f"not all happened:\n{output}")
     expect(code == 4 and "Traceback" not in output, f"status {code}: {output}")
     ends = dict(attempts(place))
-    expect([ends[f"obs={i}"] for i in (1, 2, 3, 4)] == [*["failed"] * 3, "done"], f"{ends}")
+    expect([*ends.values()] == ["failed"] * EXPOSURES, f"{ends}")
     for line in lines(place):
         if line["status"] == "failed":
             expect(".asdf" in line["error"], f"names no file: {line['error']}")
@@ -306,19 +305,18 @@ def check_errors(work: Work) -> None:
 
 
 def check_changes(work: Work) -> None:
-    """A node removes outputs and asks for them anew: the other sees what is not finished any more"""
+    """A node removes outputs, or wants them anew: the other sees what is not finished any more"""
     shared, place = work.place("changes")
-    well(*(program(shared, 0, "changes", "batch", "campaign.yaml") for _ in range(1)))
+    well(program(shared, 0, "changes", "batch", "campaign.yaml"))
     said = well(program(shared, 1, "changes", "batch", "campaign.yaml"))[0]
-    expect("4 finished before" in said, said)
+    expect("0 done, 3 finished before" in said, said)
     # Through the first node's mount; the other still believes in all of them.
-    gone = ("out/1.asdf", "out/2_asdf_to.fits", "noise/3_noise.asdf")
+    gone = ("out/2_asdf_to.fits", "noise/3_noise.asdf")
     call("rm", *(shared.seen[0] / "changes" / name for name in gone))
     said = well(program(shared, 1, "changes", "batch", "campaign.yaml"))[0]
-    expect("3 done, 1 finished before" in said, said)
-    work.same(place)
+    expect("2 done, 1 finished before" in said, said)
     said = well(program(shared, 1, "changes", "batch", "campaign.yaml", "--redo"))[0]
-    expect("4 done, 0 finished before" in said, f"--redo, with files of the future: {said}")
+    expect("3 done, 0 finished before" in said, f"--redo, with files of the future: {said}")
     work.same(place)
     lines(place)
 
@@ -329,7 +327,8 @@ from pathlib import Path
 from roman_dask_l2.batch.manifest import append
 while time.time() < float(sys.argv[2]): pass
 for i in range(int(sys.argv[3])):
-    append(Path(sys.argv[1]), {"identity": f"{sys.argv[4]}-{i}", "attempt": "x" * (i * 7 % 300), "status": "done"})
+    line = {"identity": f"{sys.argv[4]}-{i}", "attempt": "x" * (i * 7 % 300), "status": "done"}
+    append(Path(sys.argv[1]), line)
     time.sleep(0.005)
 """
 
@@ -360,11 +359,11 @@ def check_manifest(work: Work) -> None:
 
 
 def check_manifest_without_locks(work: Work) -> None:
-    """The same where each node has its own locks"""
+    """The same where each node has its own locks: hardly one is lost"""
     shared, place = work.place("nolock", locks=False)
     lost, torn = _hammer(shared, place, 200)
     print(f"     without locks: {len(lost)} of 400 lines lost, {torn} torn", flush=True)
-    expect(len(lost) <= 4, f"{len(lost)} lines lost, {torn} torn")
+    expect(len(lost) <= 20, f"{len(lost)} lines lost, {torn} torn")
 
 
 MODEL = (check_two_batches, check_changes)
@@ -373,7 +372,6 @@ CHECKS: tuple[Callable[[Work], None], ...] = (
     check_killed,  # takes longest
     check_long_stall,
     check_two_batches,
-    check_short_stall,
     check_changes,
     check_errors,
     check_manifest,
@@ -383,7 +381,7 @@ CHECKS: tuple[Callable[[Work], None], ...] = (
 
 def attempt(check: Callable[[Work], None], work: Work) -> bool:
     began, said = time.monotonic(), "ok  "
-    what = (check.__doc__ or "").strip().rstrip(".")
+    what = " ".join((check.__doc__ or "").split())
     try:
         check(work)
     except Exception as error:  # whatever it is, the other checks go on
