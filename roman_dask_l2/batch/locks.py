@@ -4,7 +4,8 @@ A lock is a file beside the output, ``.NAME.lock``, made with O_EXCL, which ever
 honours, while flock is local to a node on some parallel file systems and missing on others. It
 says who holds it; a thread of the holder touches it every `BEAT` seconds. A lock whose holder is
 dead may be taken: at once where the holder's process could be seen and is gone (same machine, same
-process namespace), elsewhere when it has not been touched for `DEAD_AFTER` seconds.
+process namespace), elsewhere when it was watched and not touched for `DEAD_AFTER` seconds, or was
+not touched for so long that no difference between clocks explains it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ BEAT = 15.0
 DEAD_AFTER = 120.0
 """Seconds without one until a process that cannot be seen from here counts as dead. Network file
 systems may show a time that is up to a minute old."""
+CLOCKS = 300.0
+"""Seconds by which clocks may be apart. Parallel file systems take the time of a sign of life from
+the machine that gives it: a lock that looks younger than this and `DEAD_AFTER` together is watched
+for `DEAD_AFTER` seconds before it counts as dead."""
 
 AWAY = re.compile(r"(\..+\.lock)\.[0-9a-f]{8}")
 """A lock of a dead holder that is being removed."""
@@ -150,14 +155,27 @@ def _silent(path: Path, touched: float) -> float:
 
 
 def _dead(path: Path, owner: Owner | None, touched: float) -> bool:
-    if owner is None:
-        return _silent(path, touched) > DEAD_AFTER
-    if _is_near(owner):
+    if owner is not None and _is_near(owner):
         if owner.pid == os.getpid():
             return owner.token not in _held.values()
         began = born(owner.pid)
         return began is None or (began > 0 and abs(began - owner.born) > 1)
-    return _silent(path, touched) > DEAD_AFTER
+    unmoved = _unmoved(path, touched) > DEAD_AFTER
+    return unmoved or _silent(path, touched) > DEAD_AFTER + CLOCKS
+
+
+_seen: dict[Path, tuple[float, float]] = {}
+"""Lock -> its last sign of life, and when (of the monotonic clock) that was seen first."""
+
+
+def _unmoved(path: Path, touched: float) -> float:
+    """Seconds that this process has seen a lock without a new sign of life, whatever time that has:
+    no clock has a say in this."""
+    last, since = _seen.get(path, (None, 0.0))
+    if last != touched:
+        since = time.monotonic()
+        _seen[path] = touched, since
+    return time.monotonic() - since
 
 
 _held: dict[Path, str] = {}
@@ -266,8 +284,7 @@ def _clear(path: Path) -> None:
         except FileNotFoundError:  # another process was faster
             return
         try:
-            found = read_owner(away)
-            if found is not None and not _dead(away, *found):
+            if read_owner(away) not in (found, None):
                 with contextlib.suppress(OSError):
                     os.link(away, path)
         finally:
