@@ -14,6 +14,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,9 @@ PREFIX = ".roman-dask-l2-keys-"
 """What the names of directories with keys begin with."""
 
 CERTIFICATE, KEY = "certificate.pem", "key.pem"
+
+AROUND = timedelta(days=1)
+"""By which clocks of machines may be apart."""
 
 
 @contextlib.contextmanager
@@ -83,18 +87,47 @@ def write_keys(folder: Path, pid: int | None = None) -> None:
     InputError
         If others could read what is in the directory.
     """
-    from distributed import Security
-
     found = folder.lstat()
     if stat.S_IMODE(found.st_mode) != 0o700 or found.st_uid != os.getuid():
         raise InputError(f"{folder}: others can read it, expected a directory of yours, mode 700")
     own(folder, pid)
     (folder / OWNER).chmod(0o600)
-    made = Security.temporary()
-    for name, text in ((CERTIFICATE, made.tls_scheduler_cert), (KEY, made.tls_scheduler_key)):
+    for name, text in zip((CERTIFICATE, KEY), _certificate_and_key(), strict=True):
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with open(os.open(folder / name, flags, 0o600), "w") as file:
+        with open(os.open(folder / name, flags, 0o600), "wb") as file:
             file.write(text)
+
+
+def _certificate_and_key() -> tuple[bytes, bytes]:
+    """A certificate that is its own authority, and its key, in PEM.
+
+    As ``Security.temporary`` of distributed makes them; but these are valid since yesterday, or a
+    node whose clock is behind could not take part.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "dask-internal")])
+    alternative = x509.SubjectAlternativeName([x509.DNSName("dask-internal")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .add_extension(alternative, critical=False)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - AROUND)
+        .not_valid_after(now + 366 * AROUND)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return certificate.public_bytes(pem), private
 
 
 def security_of(authority: Path, certificate: Path, key: Path) -> Security:

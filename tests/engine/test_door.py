@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -160,3 +161,15 @@ def test_a_planted_link_is_not_followed(tmp_path):
     with pytest.raises(OSError, match="exists"):
         write_keys(folder)
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_keys_are_good_where_clocks_are_apart(tmp_path):
+    """A node whose clock is behind does not refuse them as not yet valid."""
+    from cryptography import x509
+
+    with run_keys(tmp_path):
+        (file,) = tmp_path.glob(f"*/{CERTIFICATE}")
+        certificate = x509.load_pem_x509_certificate(file.read_bytes())
+    now = datetime.now(UTC)
+    assert certificate.not_valid_before_utc < now - timedelta(hours=12)
+    assert certificate.not_valid_after_utc > now + timedelta(days=300)
