@@ -337,29 +337,24 @@ def test_a_worker_with_another_numpy(outside, made, tmp_path):
     assert list((folder / "temp").iterdir()) == []
 
 
-def test_a_late_worker_with_another_numpy(outside, made, tmp_path):
-    """It leaves before it has begun a single task, while one that comes with it and has the right
-    numpy is given some; the run goes on."""
-    folder = tmp_path / "run"
-    run = start(
-        "roman_dask_l2", long_noise(made, folder), "--scheduler-file", outside.file, "--insecure",
-        "--tile", TILE,
-    )  # fmt: skip
-    wait_until(in_the_noise(folder), run)
-    diaries = {}
-    for name, variables in {"other": other_numpy(tmp_path), "same": {}}.items():
-        diaries[name] = tmp_path / f"{name}.txt"
-        preload = tmp_path / f"{name}.py"
-        preload.write_text(DIARY.format(diary=str(diaries[name])))
-        outside.add(1, DASK_DISTRIBUTED__WORKER__PRELOAD=str(preload), **variables)
-    late = outside.workers[2]
-    wait_until(lambda: late.poll() is not None, run)
-    _, error = run.communicate(timeout=LIMIT)
-    assert run.returncode == 0, error
-    said = {line.split("worker ")[1] for line in error.splitlines() if "numpy 0.1" in line}
-    assert [line.endswith(": it gets no task") for line in said] == [True]
-    assert len(diaries["same"].read_text().splitlines()) > 3
-    assert not diaries["other"].exists()
+def test_a_late_worker_with_another_numpy(outside, tmp_path, caplog):
+    """It leaves before it has begun a single task, though many wait; one that comes with it and has
+    the right numpy is given some; the run goes on."""
+    with running(scheduler_file=outside.file, insecure=True) as client:
+        tasks = client.map(time.sleep, [0.05] * 20_000, pure=False)
+        diaries = {}
+        for name, variables in {"other": other_numpy(tmp_path), "same": {}}.items():
+            diaries[name] = tmp_path / f"{name}.txt"
+            preload = tmp_path / f"{name}.py"
+            preload.write_text(DIARY.format(diary=str(diaries[name])))
+            outside.add(1, DASK_DISTRIBUTED__WORKER__PRELOAD=str(preload), **variables)
+        late = outside.workers[2]
+        wait_until(lambda: late.poll() is not None and diaries["same"].exists())
+        assert not diaries["other"].exists()
+        assert client.submit(os.getpid, priority=1).result(timeout=60)
+        client.cancel(tasks)
+    (said,) = [r.getMessage() for r in caplog.records if "numpy 0.1" in r.getMessage()]
+    assert said.endswith(": it gets no task")
 
 
 def test_workers_may_come_back(outside, made, reference, tmp_path):
