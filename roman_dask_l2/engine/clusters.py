@@ -55,8 +55,8 @@ CONFIGURATION: dict[str, Any] = {
     "distributed.worker.http.routes": [],
 }
 
-NO_PAGES = "roman_dask_l2.engine.no_pages"
-"""What a worker loads first."""
+WORKER_PROCESS = "roman_dask_l2.engine.worker_process"
+"""What a worker loads first: it has no pages, and ends at once."""
 
 OPEN_DOOR = "whoever reaches the ports of scheduler and workers can run code as you"
 """What plain tcp:// means."""
@@ -243,7 +243,7 @@ def _local_cluster(threads: int, memory: str | None, interface: str | None, secu
             dashboard_address="127.0.0.1:8787",
             security=security,
             protocol="tls://" if security.require_encryption else "tcp://",
-            preload=NO_PAGES,
+            preload=WORKER_PROCESS,
         )
     except (OSError, RuntimeError, ValueError) as error:
         cause = error.__cause__ or error

@@ -88,7 +88,7 @@ def load_settings(
         **settings["scheduler_options"],
     }
     settings["worker_extra_args"] = [
-        *settings["worker_extra_args"], "--preload", "roman_dask_l2.engine.no_pages",
+        *settings["worker_extra_args"], "--preload", "roman_dask_l2.engine.worker_process",
     ]  # fmt: skip
     exports = [f"export {name}={value}" for name, value in (environment or {}).items()]
     settings["job_script_prologue"] = [*exports, *settings["job_script_prologue"]]

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from roman_dask_l2.engine.keys import CERTIFICATE, KEY, PREFIX, run_keys, write_keys
+from roman_dask_l2.engine.keys import KEY, PREFIX, run_keys, write_keys
 from roman_dask_l2.errors import InputError
 
 PROGRAM = """
@@ -28,37 +28,17 @@ if __name__ == "__main__":
         time.sleep(float(sys.argv[2]))
 """
 
-INTRUDER = """
-import asyncio, os, sys
-from distributed import Security
-from distributed.core import connect
+INTRUDER = Path(__file__).parents[2] / "validation" / "slurm" / "intruder.py"
 
-async def knock(address, security):
-    comm = await connect(address, timeout=5, **security.get_connection_args("client"))
-    await comm.write({"op": "identity", "reply": True})
-    return await asyncio.wait_for(comm.read(), 5)
 
-async def try_it(address, security):
-    try:
-        answer = await asyncio.wait_for(knock(address, security), 15)
-    except (OSError, TimeoutError) as error:
-        print("refused", address, type(error).__name__)
-    else:
-        print("let in", address, answer)
-
-async def everywhere():
-    plain, other = Security(require_encryption=False), Security.temporary()
-    ways = [
-        try_it(f"{protocol}://127.0.0.1:{port}", security)
-        for port in sys.argv[1:]
-        for protocol, security in (("tcp", plain), ("tls", other))
-    ]
-    await asyncio.gather(*ways)
-    sys.stdout.flush()
-    os._exit(0)  # what was begun need not be ended
-
-asyncio.run(everywhere())
-"""
+def tried(*arguments):
+    """What an intruder says, line by line."""
+    done = subprocess.run(
+        [sys.executable, INTRUDER, *map(str, arguments)],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 @contextlib.contextmanager
@@ -108,20 +88,16 @@ def test_a_local_cluster_lets_nobody_in(tmp_path):
         for member in family:
             assert secret not in " ".join(member.cmdline())
             assert secret not in str(member.environ())
-        ports = [str(a.port) for a in addresses]
-        intruder = [sys.executable, "-c", INTRUDER, *ports]
-        done = subprocess.run(intruder, capture_output=True, text=True, timeout=120)
-        said = done.stdout.splitlines()
-        assert len(said) == 2 * len(ports), done.stderr
-        assert all(line.startswith("refused") for line in said), said
+        ports = [a.port for a in addresses]
+        files = [option for path in folder.iterdir() for option in ("--read", path)]
+        another = ["--user", 65534, *files] if os.getuid() == 0 else []
+        said = tried(*another, *ports)
+        assert len(said) == 2 * len(ports) + len(another[2:]) // 2
+        assert [line for line in said if not line.startswith("refused")] == []
         # The very client that is refused is let in with the key: it is the key that counts.
-        one = f"tls_ca_file={str(folder / CERTIFICATE)!r}, tls_client_cert="
-        one += f"{str(folder / CERTIFICATE)!r}, tls_client_key={str(folder / KEY)!r}"
-        keyed = INTRUDER.replace("Security.temporary()", f"Security({one})")
-        done = subprocess.run(
-            [sys.executable, "-c", keyed, *ports], capture_output=True, text=True, timeout=120
-        )
-        assert sum(line.startswith("let in") for line in done.stdout.splitlines()) == 3
+        said = tried("--keys", folder, *ports)
+        assert sum(line.startswith("let in tls://") for line in said) == 3
+        assert not any(line.startswith("let in tcp://") for line in said)
 
 
 @pytest.mark.faults

@@ -241,6 +241,37 @@ def test_workers_that_follow_are_born_with_their_environment(monkeypatch):
     assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
+class Slow:
+    """What takes longer to be thrown away than a nanny waits."""
+
+    def __del__(self):
+        time.sleep(8)
+
+
+def die_slowly(said):
+    """On a worker: clearing the modules will take its time; say when the process ends."""
+    import atexit
+    import types
+
+    sys.modules["slow"] = types.ModuleType("slow")
+    sys.modules["slow"].it = Slow()
+    atexit.register(Path(said).write_text, "ended")
+
+
+@pytest.mark.faults
+def test_workers_end_in_good_order(tmp_path, caplog):
+    """However long Python takes to clear all modules: none is killed, what they do at exit is
+    done."""
+    said = tmp_path / "said"
+    with running("local-cluster", workers=1, threads=1) as client:
+        client.run(die_slowly, str(said))
+        workers = list(client.run(os.getpid).values())
+    assert len(workers) == 1
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert said.read_text() == "ended"
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
 def test_a_client_is_left_open(cluster):
     with running(cluster) as client:
         assert client is cluster
