@@ -52,7 +52,7 @@ from run import (
     wait_for,
 )  # fmt: skip
 
-FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 APART = 120
 """Seconds between the clocks of the nodes."""
 
@@ -181,18 +181,20 @@ def allocation(place: Path, *arguments: object, **variables: str) -> str:
 # -- clocks --------------------------------------------------------------------------------------
 
 
-def clock(place: Path, seconds: int) -> dict[str, str]:
-    """Variables with which bash scripts, and what they start, see another time on n2. Times of files
-    are the file server's, not changed."""
+def clock(place: Path, seconds: int, *, server: bool = True) -> dict[str, str]:
+    """Variables with which bash scripts, and what they start, see another time on n2. Files have
+    their times from a file server (NFS), or what is touched from who touches it (parallel file
+    systems)."""
     folder = place / "clock"
     folder.mkdir()
+    of_server = "NO_FAKE_STAT=1 FAKE_UTIME=1" if server else "NO_FAKE_STAT=1"  # 1: not faked
     # libfaketime 0.9.10 spoils the call behind time.sleep where the monotonic clock is left alone.
     (folder / "sitecustomize.py").write_text(
         "import select, time\ntime.sleep = lambda seconds: select.select((), (), (), seconds) and None\n"
     )
     (folder / "clock.sh").write_text(
         f'if [ "$(uname -n)" = n2 ]; then export LD_PRELOAD={FAKETIME} FAKETIME={seconds:+d}s '
-        f"NO_FAKE_STAT=1 FAKETIME_DONT_FAKE_MONOTONIC=1 PYTHONPATH={folder}:$PYTHONPATH; fi\n"
+        f"{of_server} FAKETIME_DONT_FAKE_MONOTONIC=1 PYTHONPATH={folder}:$PYTHONPATH; fi\n"
     )
     return {"BASH_ENV": str(folder / "clock.sh")}
 
@@ -208,9 +210,9 @@ def batch_on(node: str, place: Path, *options: str, **variables: str) -> str:
     return sbatch(f"--nodelist={node}", "--mem=1G", log, script, *options, cwd=place, **variables)
 
 
-def check_clocks(work: Nodes, seconds: int) -> None:
+def check_clocks(work: Nodes, seconds: int, server: bool) -> None:
     place = work.new_batch(f"clocks{seconds:+d}")
-    how = {**clock(place, seconds), "SLOW": "0.4"}
+    how = {**clock(place, seconds, server=server), "SLOW": "0.6"}
     jobs = [batch_on(node, place, **how) for node in ("n1", "n2")]
     for job in jobs:
         expect(ended(job)[job] == "COMPLETED", logs(place))
@@ -236,13 +238,14 @@ def lines(place: Path) -> list[dict[str, Any]]:
 
 
 def check_clock_ahead(work: Nodes) -> None:
-    """A batch on each node, one clock two minutes ahead: no lock of a living process is taken."""
-    check_clocks(work, APART + 5)
+    """A batch on each node, one clock two minutes ahead, times of files from a server: no lock of a
+    living process is taken."""
+    check_clocks(work, APART + 5, True)
 
 
 def check_clock_behind(work: Nodes) -> None:
-    """The same, one clock two minutes behind."""
-    check_clocks(work, -APART - 5)
+    """The same, one clock two minutes behind, signs of life by the clock of who gives them."""
+    check_clocks(work, -APART - 5, False)
 
 
 def check_workers_with_other_clocks(work: Nodes) -> None:
