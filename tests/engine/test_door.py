@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from roman_dask_l2.engine.keys import KEY, PREFIX, run_keys, write_keys
+from roman_dask_l2.engine.keys import CERTIFICATE, KEY, PREFIX, run_keys, write_keys
 from roman_dask_l2.errors import InputError
 
 PROGRAM = """
