@@ -22,6 +22,7 @@ from ..io.fits import fits_name
 from ..io.layout import known_layout, read_head, read_layout
 from ..products.choice import references_of
 from ..products.provenance import NUMERIC, Product, describe, recipe_parts, whole_file
+from ..system.files import look_again, status_now
 
 _RECORDED = re.compile(rb"\bfingerprint: ['\"]?([0-9a-f]{64})\b")
 _FITS_BLOCK = 2880
@@ -115,6 +116,8 @@ def _recipe(key: _Key) -> dict[str, Any]:
 def _why_not(files: list[Path], wanted: Mapping[str, Any]) -> str:
     """Why a product is not finished; empty if it is."""
     main, *others = files
+    for folder in {Path(os.path.realpath(p) if p.is_symlink() else p).parent for p in files}:
+        look_again(folder)  # another batch may just have made them
     if not os.path.exists(main):
         return "not there"
     try:
@@ -125,7 +128,8 @@ def _why_not(files: list[Path], wanted: Mapping[str, Any]) -> str:
     if recorded != {wanted["fingerprint"]}:
         return _difference(_provenance(main), wanted)
     for copy in others:
-        size = copy.stat().st_size if os.path.isfile(copy) else 0
+        status = status_now(copy)
+        size = 0 if status is None else status.st_size
         if size == 0 or size % _FITS_BLOCK:
             return f"{copy.name} is {'not whole' if size else 'not there'}"
     return ""

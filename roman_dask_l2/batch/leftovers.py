@@ -18,10 +18,10 @@ from ..config.model import Config
 from ..io.atomic import Part, parse_part
 from ..io.spill import remove_store, temp_place
 from ..products.scratch import scratch_place
-from ..system.files import is_ours
+from ..system.files import clock_ahead, is_ours, status_now
 from ..system.processes import is_orphan, process_lives
 from .fingerprint import product_files
-from .locks import BEAT, DEAD_AFTER, lock_path
+from .locks import AWAY, BEAT, DEAD_AFTER, holder, lock_path
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +58,9 @@ def find_leftovers(configs: Mapping[str, Config]) -> set[str]:
     found = set()
     for folder in {folder for folder, _ in owners}:
         for name in _names(folder):
-            part, store = parse_part(name), _STORE.fullmatch(name)
-            key = part.final if part else store["stem"] if store else name
-            if (part or store or name.endswith(".lock")) and (folder, key) in owners:
+            part, store, away = parse_part(name), _STORE.fullmatch(name), AWAY.fullmatch(name)
+            key = part.final if part else store["stem"] if store else away[1] if away else name
+            if (part or store or away or name.endswith(".lock")) and (folder, key) in owners:
                 found.add(owners[folder, key])
     return found
 
@@ -95,6 +95,13 @@ def remove_leftovers(config: Config) -> list[Path]:
                 with contextlib.suppress(OSError):
                     path.unlink()
                     removed.append(path)
+    lock = lock_path(config.OUT)
+    for path in (lock.with_name(name) for name in _names(lock.parent)):
+        away = AWAY.fullmatch(path.name)
+        if away and away[1] == lock.name and is_ours(path) and holder(path) is None:
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed.append(path)
     removed += remove_stores(config)
     for path in removed:
         log.info("removed %s, left by a process that was killed", path)
@@ -170,6 +177,8 @@ def _in_use(path: Path, part: Part) -> bool:
         return False
     with contextlib.suppress(OSError):
         if not part.near:
-            return time.time() - path.stat().st_mtime < RECENT
+            status = status_now(path)
+            silent = 0.0 if status is None else time.time() - status.st_mtime
+            return silent + clock_ahead(path.parent) < RECENT
         return process_lives(part.pid, path.stat().st_mtime)
     return False

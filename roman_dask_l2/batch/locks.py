@@ -4,7 +4,8 @@ A lock is a file beside the output, ``.NAME.lock``, made with O_EXCL, which ever
 honours, while flock is local to a node on some parallel file systems and missing on others. It
 says who holds it; a thread of the holder touches it every `BEAT` seconds. A lock whose holder is
 dead may be taken: at once where the holder's process could be seen and is gone (same machine, same
-process namespace), elsewhere when it has not been touched for `DEAD_AFTER` seconds.
+process namespace), elsewhere when it was watched and not touched for `DEAD_AFTER` seconds, or was
+not touched for so long that no difference between clocks explains it.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import fcntl
 import json
 import os
 import platform
+import re
 import stat
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from ..system.files import NEW, NOT_THROUGH
+from ..system.files import NEW, NOT_THROUGH, clock_ahead, look_again
 from ..system.processes import born, space
 
 BEAT = 15.0
@@ -30,6 +33,13 @@ BEAT = 15.0
 DEAD_AFTER = 120.0
 """Seconds without one until a process that cannot be seen from here counts as dead. Network file
 systems may show a time that is up to a minute old."""
+CLOCKS = 300.0
+"""Seconds by which clocks may be apart. Parallel file systems take the time of a sign of life from
+the machine that gives it: a lock that looks younger than this and `DEAD_AFTER` together is watched
+for `DEAD_AFTER` seconds before it counts as dead."""
+
+AWAY = re.compile(r"(\..+\.lock)\.[0-9a-f]{8}")
+"""A lock of a dead holder that is being removed."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +126,12 @@ def look(path: Path) -> tuple[Owner | None, bool]:
     """`holder`, and whether it is stuck: its process can be seen from here and lives, but has given
     no sign of life for `DEAD_AFTER` seconds. Both are decided from one look at the lock."""
     found = read_owner(path)
-    if found is None or _dead(*found):
+    if found is None or _dead(path, *found):
         return None, False
     owner, touched = found
     if owner is None:
-        return Owner("?", "", 0, 0.0, ""), False
-    return owner, _is_near(owner) and time.time() - touched > DEAD_AFTER
+        return _UNKNOWN, False
+    return owner, _is_near(owner) and _silent(path, touched) > DEAD_AFTER
 
 
 def _is_near(owner: Owner) -> bool:
@@ -129,19 +139,48 @@ def _is_near(owner: Owner) -> bool:
     return (owner.host, owner.space) == (platform.node(), space()) and bool(owner.space)
 
 
-def _dead(owner: Owner | None, touched: float) -> bool:
-    silent = time.time() - touched
-    if owner is None:
-        return silent > DEAD_AFTER
-    if _is_near(owner):
+_UNKNOWN = Owner("?", "", 0, 0.0, "")
+_ahead: dict[Path, tuple[float, float]] = {}
+"""Directory -> until when (of the monotonic clock) it is known how far its clock is ahead, s."""
+
+
+def _silent(path: Path, touched: float) -> float:
+    """Seconds since the last sign of life, by the clock of the file server that noted it: clocks of
+    machines may be minutes apart."""
+    until, ahead = _ahead.get(path.parent, (0.0, 0.0))
+    if until < time.monotonic():
+        ahead = clock_ahead(path.parent)
+        _ahead[path.parent] = time.monotonic() + DEAD_AFTER / 2, ahead
+    return time.time() + ahead - touched
+
+
+def _dead(path: Path, owner: Owner | None, touched: float) -> bool:
+    if owner is not None and _is_near(owner):
         if owner.pid == os.getpid():
             return owner.token not in _held.values()
         began = born(owner.pid)
         return began is None or (began > 0 and abs(began - owner.born) > 1)
-    return silent > DEAD_AFTER
+    unmoved = _unmoved(path, touched) > DEAD_AFTER
+    return unmoved or _silent(path, touched) > DEAD_AFTER + CLOCKS
+
+
+_seen: dict[Path, tuple[float, float]] = {}
+"""Lock -> its last sign of life, and when (of the monotonic clock) that was seen first."""
+
+
+def _unmoved(path: Path, touched: float) -> float:
+    """Seconds that this process has seen a lock without a new sign of life, whatever time that has:
+    no clock has a say in this."""
+    last, since = _seen.get(path, (None, 0.0))
+    if last != touched:
+        since = time.monotonic()
+        _seen[path] = touched, since
+    return time.monotonic() - since
 
 
 _held: dict[Path, str] = {}
+_owed: dict[Path, str] = {}
+"""Locks that could not be removed when they were given back."""
 _beating = threading.Lock()
 _thread: threading.Thread | None = None
 
@@ -168,16 +207,22 @@ def take(path: Path, token: str) -> tuple[bool, Owner | None]:
     """
     me = Owner(platform.node(), space(), os.getpid(), born(os.getpid()) or 0.0, token)
     dead: Owner | None = None
+    unseen = 0
     while True:
         try:
             file = os.open(path, NEW, 0o666)
         except FileExistsError:
             _require_file(path)
             found = read_owner(path)
-            if found is None:
+            if found is None:  # just removed; or the server has it and this machine does not see it
+                unseen += 1
+                if unseen > _UNSEEN:
+                    return False, _UNKNOWN
+                look_again(path.parent)
+                time.sleep(0.01 * unseen)
                 continue
-            if not _dead(*found):
-                return False, found[0] or Owner("?", "", 0, 0.0, "")
+            if not _dead(path, *found):
+                return False, found[0] or _UNKNOWN
             dead = found[0] or dead
             try:
                 _clear(path)
@@ -193,16 +238,22 @@ def take(path: Path, token: str) -> tuple[bool, Owner | None]:
                 f"OUT: the directory {path.parent} is not writable ({error.strerror})"
             ) from None
         try:
-            os.write(file, json.dumps(asdict(me)).encode())
+            try:
+                os.write(file, json.dumps(asdict(me)).encode())
+            finally:
+                os.close(file)  # network file systems tell of a full disk here
         except OSError as error:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
             raise InputError(f"OUT: {path}: cannot be written ({error.strerror})") from None
-        finally:
-            os.close(file)
         with _beating:
             _held[path] = token
         _start_beating()
         return True, dead
+
+
+_UNSEEN = 20
+"""How often a lock may be there for one who makes it, and not for one who reads it."""
 
 
 def _require_file(path: Path) -> None:
@@ -217,11 +268,27 @@ def _require_file(path: Path) -> None:
 
 
 def _clear(path: Path) -> None:
-    """Remove the lock of a dead holder, unless another process has just taken it."""
+    """Remove the lock of a dead holder, unless another process has just taken it.
+
+    Where `_alone` is of no use and the file server stands still between looking and removing, the
+    lock of a living holder may be in its place by then: so it is renamed first, looked at again,
+    and put back.
+    """
     with _alone(path.parent):
         found = read_owner(path)
-        if found is not None and _dead(*found):
-            path.unlink(missing_ok=True)
+        if found is None or not _dead(path, *found):
+            return
+        away = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            path.rename(away)
+        except FileNotFoundError:  # another process was faster
+            return
+        try:
+            if read_owner(away) not in (found, None):
+                with contextlib.suppress(OSError):
+                    os.link(away, path)
+        finally:
+            away.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -238,12 +305,25 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def release(path: Path) -> None:
-    """Give a lock back. One that cannot be removed is taken as dead by whoever comes next."""
+    """Give a lock back. One that cannot be removed is tried again with each beat, and taken as dead
+    by whoever comes next in this process."""
     with _beating:
         token = _held.pop(path, None)
-    if token is not None and is_mine(path, token):
-        with contextlib.suppress(OSError):
-            path.unlink()
+    if token is not None and not _removed(path, token):
+        with _beating:
+            _owed[path] = token
+
+
+def _removed(path: Path, token: str) -> bool:
+    """Remove the lock of an attempt; whether it is gone, or another's."""
+    found = read_owner(path)
+    try:
+        if found is not None and found[0] is not None and found[0].token == token:
+            path.unlink(missing_ok=True)
+            return True
+    except OSError:
+        return False
+    return found is None or found[0] is not None
 
 
 def _start_beating() -> None:
@@ -258,8 +338,13 @@ def _beat() -> None:
     while True:
         time.sleep(BEAT)
         with _beating:
-            for path, token in _held.items():
-                _touch(path, token)
+            held, owed = [*_held.items()], [*_owed.items()]
+        for path, token in held:  # while a file server stands still, this takes as long
+            _touch(path, token)
+        for path, token in owed:
+            if _removed(path, token):
+                with _beating:
+                    _owed.pop(path, None)
 
 
 def _touch(path: Path, token: str) -> None:

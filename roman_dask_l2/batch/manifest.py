@@ -10,7 +10,9 @@ import fcntl
 import json
 import logging
 import os
+import random
 import stat
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +27,19 @@ PLANNED = 50
 """Exposures in a line that says what a batch is going to do."""
 _KEYS = ({"identity", "attempt", "status"}, {"batch", "planned"})
 """What a line must have, of an attempt or of a batch."""
+_TRIES = 8
+"""How often a line is written that others write over."""
+_AFTER = 0.03
+"""Seconds until a line is read again, where others write, too."""
+_ends: dict[Path, int] = {}
+"""Where the line ends that this process has added last."""
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
     """Add a line: in one write, and with the file locked where the file system can do that.
+
+    Where a network file system cannot, two clients may write to the same place, which each takes
+    for the end of the file. So the line is read again, and written again if it is not there.
 
     Raises
     ------
@@ -36,6 +47,26 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
         If it cannot be written; nothing of the line is left then.
     """
     data = json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    for once in range(_TRIES):
+        place, alone = _append(path, data)
+        if not alone:
+            time.sleep(_AFTER)
+        if _stands(path, data, place):
+            return
+        time.sleep(random.uniform(0, _AFTER * 2**once))
+    raise OSError(5, "others write over it", str(path))
+
+
+def _stands(path: Path, data: bytes, place: int) -> bool:
+    """Whether a line is in the file, as the file server has it."""
+    with open_regular(path, "a manifest") as file:
+        file.seek(place)
+        return file.read(len(data)) == data
+
+
+def _append(path: Path, data: bytes) -> tuple[int, bool]:
+    """Add a line, and tell where it begins, and whether nobody else has added any since this
+    process did."""
     file = _open(path)
     try:
         with contextlib.suppress(OSError):
@@ -47,6 +78,9 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
         if written < len(data):
             os.ftruncate(file, size)
             raise OSError(28, "No space left on device", str(path))
+        end = os.lseek(file, 0, os.SEEK_CUR)
+        alone, _ends[path] = _ends.get(path, size) == size, end
+        return end - written + data.startswith(b"\n"), alone
     finally:
         os.close(file)
 

@@ -26,6 +26,7 @@ from ..products.job import Job
 from ..products.memory import projected
 from ..products.provenance import Product
 from ..products.quality import measure
+from ..system.files import clock_ahead, status_now
 from ..system.memory import peak, reset_peak, resident
 from ..system.processes import give_back
 from ..system.stopping import raise_if_told
@@ -196,8 +197,7 @@ class _Attempt:
             remove_leftovers(config)
         reasons, self._fingerprints = find_unfinished(config)
         for product in self._work.redo:
-            made = product_files(config)[product][0]
-            if product not in reasons and made.stat().st_mtime < self._work.since:
+            if product not in reasons and self._is_old(product_files(config)[product][0]):
                 reasons[product] = "asked for"
         if not reasons:
             if self._work.unknown and not self._noted():
@@ -218,6 +218,12 @@ class _Attempt:
             self._end("interrupted", error="interrupted")
             raise
         return self._done(config)
+
+    def _is_old(self, made: Path) -> bool:
+        """Whether a product was made before it was asked for."""
+        status = status_now(made)
+        since = self._work.since + clock_ahead(Path(os.path.realpath(made)).parent)
+        return status is None or status.st_mtime < since
 
     def _given_up(self, lock: Path) -> Record:
         """Others took this process for dead, and may have removed its files: what they make of the

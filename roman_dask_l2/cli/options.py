@@ -17,7 +17,7 @@ PROGRAM = "roman-dask-l2"
 
 _CLUSTER = (
     "threads", "workers", "memory", "interface", "scheduler_file", "slurm_config", "wait",
-    "performance_report",
+    "performance_report", "tls_ca_file", "tls_cert", "tls_key", "insecure",
 )  # fmt: skip
 """Options of `roman_dask_l2.running`."""
 
@@ -64,7 +64,7 @@ def _running() -> argparse.ArgumentParser:
         default="local",
         metavar="NAME",
         help="local (threads of this process; default), synchronous, local-cluster (processes on "
-        "this machine), slurm (SLURM jobs), or the address tcp://host:port of a Dask scheduler",
+        "this machine), slurm (SLURM jobs), or the address tls://host:port of a Dask scheduler",
     )
     running.add_argument(
         "--threads",
@@ -98,6 +98,20 @@ def _cluster() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--slurm-config", type=Path, metavar="FILE", help="settings of --scheduler slurm (YAML)"
+    )
+    for name, what in (
+        ("ca-file", "the authority that signed its certificates"),
+        ("cert", "a certificate that lets you in"),
+        ("key", "that certificate's key"),
+    ):
+        options.add_argument(
+            f"--tls-{name}", type=Path, metavar="FILE", help=f"of a running cluster: {what} (PEM)"
+        )
+    options.add_argument(
+        "--insecure",
+        action="store_true",
+        default=None,
+        help="plain tcp://: whoever reaches the ports of scheduler and workers can run code as you",
     )
     options.add_argument(
         "--wait",

@@ -23,6 +23,8 @@ class SchedulerOptions:
     threads, workers : int or None
     memory, interface : str or None
     scheduler_file, slurm_config, performance_report : str, Path or None
+    tls_ca_file, tls_cert, tls_key : str, Path or None
+    insecure : bool or None
     wait : float or None
         Seconds.
     """
@@ -34,6 +36,10 @@ class SchedulerOptions:
     interface: str | None = None
     scheduler_file: str | Path | None = None
     slurm_config: str | Path | None = None
+    tls_ca_file: str | Path | None = None
+    tls_cert: str | Path | None = None
+    tls_key: str | Path | None = None
+    insecure: bool | None = None
     wait: float | None = None
     performance_report: str | Path | None = None
 
@@ -82,6 +88,8 @@ class Cluster:
         Why there may be no workers, for the message of a run that is given up.
     environment : mapping of str to str
         Variables that the workers' processes are born with.
+    security : distributed.Security or None
+        What is needed to be let in; a cluster that is started knows by itself.
     """
 
     target: Any
@@ -89,6 +97,7 @@ class Cluster:
     maintain: Callable[[], None] = _nothing
     describe: Callable[[], str] = str
     environment: Mapping[str, str] = field(default_factory=dict)
+    security: Any = None
 
 
 ClusterStarter = Callable[[SchedulerOptions, ExitStack], Cluster]

@@ -19,6 +19,7 @@ from ..errors import ClusterError, InputError, NoWorkers
 from ..system.processes import cpu_count
 from ..system.workarounds import start_workers
 from .backends import BACKENDS, Backend, Cluster, ClusterStarter, SchedulerOptions
+from .keys import run_keys, security_of
 from .progress import HEARTBEAT
 from .watch import ANSWER, POLL, compare_versions, duration_text, explained, watched
 
@@ -50,7 +51,15 @@ CONFIGURATION: dict[str, Any] = {
     "distributed.nanny.pre-spawn-environ": ENVIRONMENT,
     # A worker that died and is not back by then is given up and replaced.
     "distributed.deploy.lost-worker-timeout": "30s",
+    # Until a worker's port for them is closed, it has no pages.
+    "distributed.worker.http.routes": [],
 }
+
+WORKER_PROCESS = "roman_dask_l2.engine.worker_process"
+"""What a worker loads first: it has no pages, and ends at once."""
+
+OPEN_DOOR = "whoever reaches the ports of scheduler and workers can run code as you"
+"""What plain tcp:// means."""
 
 
 # -- clusters ------------------------------------------------------------------------------------
@@ -75,7 +84,7 @@ def on_cluster(start: ClusterStarter, options: SchedulerOptions) -> Iterator[Cli
         try:
             # A scheduler of our own is there, however little time the workers have.
             limit = min(wait, ANSWER) if isinstance(target, str) else ANSWER
-            client = Client(target, name="roman-dask-l2", timeout=limit)
+            client = Client(target, name="roman-dask-l2", timeout=limit, security=cluster.security)
         except (OSError, TimeoutError) as error:
             raise ClusterError(f"{target}: no Dask scheduler answers there") from error
         stack.enter_context(client)
@@ -85,6 +94,7 @@ def on_cluster(start: ClusterStarter, options: SchedulerOptions) -> Iterator[Cli
             wanted = cluster.start_workers()
             _wait_for_workers(client, wanted, wait, cluster.describe)
             compare_versions(client)
+        stack.enter_context(_same_versions(client))
         stack.enter_context(watched(client, wanted, wait, cluster.describe, cluster.maintain))
         with _report(options.performance_report), explained(client):
             yield client
@@ -93,7 +103,9 @@ def on_cluster(start: ClusterStarter, options: SchedulerOptions) -> Iterator[Cli
 def local_cluster(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluster:
     """Worker processes on this machine."""
     wanted, threads = _processes(options.workers, options.threads)
-    target = stack.enter_context(_local_cluster(threads, options.memory, options.interface))
+    security = _security(options, stack)
+    started = _local_cluster(threads, options.memory, options.interface, security)
+    target = stack.enter_context(started)
 
     def ask_for_workers() -> int:
         target.scale(wanted)
@@ -104,7 +116,10 @@ def local_cluster(options: SchedulerOptions, stack: contextlib.ExitStack) -> Clu
 
 def slurm_jobs(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluster:
     """SLURM jobs with workers in them."""
-    jobs = _slurm(options.slurm_config, options.threads, options.memory, options.interface)
+    settings = _slurm_settings(options)
+    folder = settings.pop("shared_temp_directory", None)
+    security = _security(options, stack, Path(folder) if folder else Path.cwd())
+    jobs = _slurm(settings, security)
     target = stack.enter_context(jobs.cluster)
 
     def ask_for_workers() -> int:
@@ -117,10 +132,53 @@ def running_cluster(options: SchedulerOptions, stack: contextlib.ExitStack) -> C
     """A cluster that others have started."""
     wait = WAIT if options.wait is None else options.wait
     target = _address(options.scheduler, options.scheduler_file, wait)
-    return Cluster(target, lambda: options.workers or 1)
+    return Cluster(target, lambda: options.workers or 1, security=_of_others(target, options))
 
 
-_EVERY_CLUSTER = {"workers", "wait", "performance_report"}
+def _security(
+    options: SchedulerOptions, stack: contextlib.ExitStack, folder: Path | None = None
+) -> Any:
+    """Keys of the run; without any an object that asks for none, whatever Dask's configuration
+    says."""
+    if options.insecure:
+        from distributed import Security
+
+        log.warning("--insecure: %s", OPEN_DOOR)
+        return Security(require_encryption=False)
+    return stack.enter_context(run_keys(folder))
+
+
+def _of_others(target: str, options: SchedulerOptions) -> Any:
+    """What lets this process into a cluster that others have started."""
+    from distributed import Security
+
+    if not target.startswith("tls://"):
+        if not options.insecure:
+            raise InputError(f"{target}: {OPEN_DOOR}; expected tls://host:port, or --insecure")
+        log.warning("--insecure: %s", OPEN_DOOR)
+        return Security(require_encryption=False)
+    files = (options.tls_ca_file, options.tls_cert, options.tls_key)
+    if any(files):
+        authority, certificate, key = (Path(f) for f in files if f is not None)
+        security = security_of(authority, certificate, key)
+    else:
+        security = Security(require_encryption=True)
+        found = security.get_tls_config_for_role("client")
+        if not (found["ca_file"] and found["cert"]):
+            raise InputError(
+                f"{target}: expected --tls-ca-file, --tls-cert and --tls-key, or "
+                "distributed.comm.tls in Dask's configuration"
+            )
+    try:
+        security.get_connection_args("client")
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        named = ", ".join(str(f) for f in files if f is not None) or "distributed.comm.tls"
+        raise InputError(f"{named}: no usable certificates and key ({error})") from error
+    return security
+
+
+_EVERY_CLUSTER = {"workers", "wait", "performance_report", "insecure"}
+_TLS = frozenset({"tls_ca_file", "tls_cert", "tls_key"})
 _OF_OURS = _EVERY_CLUSTER | {"threads", "memory", "interface"}
 
 BACKENDS["local-cluster"] = Backend(
@@ -131,9 +189,18 @@ BACKENDS["slurm"] = Backend(
 )
 BACKENDS["address"] = Backend(
     "a running cluster",
-    frozenset(_EVERY_CLUSTER | {"scheduler_file"}),
+    frozenset(_EVERY_CLUSTER | _TLS | {"scheduler_file"}),
     partial(on_cluster, running_cluster),
 )
+
+
+@contextlib.contextmanager
+def _same_versions(client: Client) -> Iterator[None]:
+    """Those who join later are looked at before they get a task."""
+    from .same_versions import same_versions
+
+    with same_versions(client, log.warning):
+        yield
 
 
 def _no_report(record: logging.LogRecord) -> bool:
@@ -162,7 +229,7 @@ def _processes(workers: int | None, threads: int | None) -> tuple[int, int]:
     return workers, threads or max(1, cpu_count() // workers)
 
 
-def _local_cluster(threads: int, memory: str | None, interface: str | None) -> Any:
+def _local_cluster(threads: int, memory: str | None, interface: str | None, security: Any) -> Any:
     """A cluster without workers yet, so that its dashboard can be told at once."""
     from distributed import LocalCluster
 
@@ -174,6 +241,9 @@ def _local_cluster(threads: int, memory: str | None, interface: str | None) -> A
             interface=interface,
             processes=True,
             dashboard_address="127.0.0.1:8787",
+            security=security,
+            protocol="tls://" if security.require_encryption else "tcp://",
+            preload=WORKER_PROCESS,
         )
     except (OSError, RuntimeError, ValueError) as error:
         cause = error.__cause__ or error
@@ -197,19 +267,28 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _slurm(
-    file: str | Path | None, threads: int | None, memory: str | None, interface: str | None
-) -> Any:
+def _slurm_settings(options: SchedulerOptions) -> dict[str, Any]:
     try:
         import dask_jobqueue  # noqa: F401
     except ImportError as error:
         raise InputError(
             "--scheduler slurm needs dask-jobqueue; pip install 'roman-dask-l2[slurm]'"
         ) from error
-    from .slurm import Jobs, load_settings
+    from .slurm import load_settings
 
-    path = None if file is None else Path(file)
-    return Jobs(load_settings(path, threads, memory, interface, ENVIRONMENT))
+    file = None if options.slurm_config is None else Path(options.slurm_config)
+    settings = load_settings(file, options.threads, options.memory, options.interface, ENVIRONMENT)
+    if not options.insecure and str(settings.get("protocol", "tls")).startswith("tcp"):
+        raise InputError(f"--scheduler slurm: protocol tcp://: {OPEN_DOOR}; expected --insecure")
+    return settings
+
+
+def _slurm(settings: dict[str, Any], security: Any) -> Any:
+    from .slurm import Jobs
+
+    locked = security.require_encryption
+    protocol = "tls://" if locked else settings.get("protocol", "tcp://")
+    return Jobs(settings | {"protocol": protocol, "security": security if locked else None})
 
 
 def _address(scheduler: str, file: str | Path | None, wait: float) -> str:

@@ -13,7 +13,7 @@ import dask
 
 from ..errors import InputError
 from ..system.processes import cpu_count
-from . import clusters  # noqa: F401  (its backends)
+from . import clusters  # its backends, too
 from .amounts import parse_memory
 from .backends import BACKENDS, Backend, SchedulerOptions
 from .watch import explained
@@ -41,6 +41,10 @@ def running(
     interface: str | None = None,
     scheduler_file: str | Path | None = None,
     slurm_config: str | Path | None = None,
+    tls_ca_file: str | Path | None = None,
+    tls_cert: str | Path | None = None,
+    tls_key: str | Path | None = None,
+    insecure: bool | None = None,
     wait: float | None = None,
     performance_report: str | Path | None = None,
 ) -> Iterator[Client | None]:
@@ -51,7 +55,7 @@ def running(
     scheduler : str or distributed.Client
         ``local`` (threads of this process), ``synchronous`` (one task after the other),
         ``local-cluster`` (processes on this machine), ``slurm`` (SLURM jobs), or the address of a
-        running Dask scheduler, ``tcp://host:port``. A client, such as this function yields, is used
+        running Dask scheduler, ``tls://host:port``. A client, such as this function yields, is used
         as it is and left open: so one cluster serves many calls, also from several threads.
     threads : int, optional
         Threads of this process (default: its processors) or of each worker.
@@ -67,6 +71,13 @@ def running(
         The file that ``dask scheduler --scheduler-file`` writes, instead of an address.
     slurm_config : str or Path, optional
         Settings of ``slurm``, see deploy/slurm.yaml.
+    tls_ca_file, tls_cert, tls_key : str or Path, optional
+        PEM files that let this process into a running cluster: the authority that signed its
+        certificates, a certificate, and its key. Default: ``distributed.comm.tls`` of Dask's
+        configuration.
+    insecure : bool, optional
+        Plain ``tcp://``: whoever reaches the ports of scheduler and workers can run code as you.
+        Default: connections are encrypted, and only who has the key is let in.
     wait : float, optional
         Seconds without any worker, at the start or later, after which the run is given up;
         default `WAIT`.
@@ -99,6 +110,10 @@ def running(
         interface,
         scheduler_file,
         slurm_config,
+        tls_ca_file,
+        tls_cert,
+        tls_key,
+        insecure or None,
         wait,
         performance_report,
     )
@@ -145,12 +160,12 @@ def _backend_name(options: SchedulerOptions) -> str:
         return "address"
     if re.match(r"\w+://", scheduler):
         if not re.fullmatch(r"(tcp|tls)://(\[.+\]|[^:/]+):\d+", scheduler):
-            raise InputError(f"--scheduler {scheduler}: expected an address tcp://host:port")
+            raise InputError(f"--scheduler {scheduler}: expected an address tls://host:port")
         return "address"
     if scheduler not in names():
         expected = ", ".join(names())
         raise InputError(
-            f"--scheduler {scheduler}: expected one of {expected} or an address tcp://host:port"
+            f"--scheduler {scheduler}: expected one of {expected} or an address tls://host:port"
         )
     return scheduler
 
@@ -184,6 +199,7 @@ def check_options(options: SchedulerOptions) -> Backend:
             parse_memory(options.memory, "8GB")
         except InputError as error:
             problems.append(str(error))
+    problems += _about_the_door(options)
     if problems:
         raise InputError(problems)
     if options.performance_report is not None:
@@ -192,6 +208,26 @@ def check_options(options: SchedulerOptions) -> Backend:
         report = options.performance_report
         check_target(Path(report).absolute(), f"--performance-report {report}")
     return backend
+
+
+def _about_the_door(options: SchedulerOptions) -> list[str]:
+    """What is wrong with certificates and addresses."""
+    if options.scheduler.startswith("tcp://") and not options.insecure:
+        door = clusters.OPEN_DOOR
+        return [f"--scheduler {options.scheduler}: {door}; expected tls://host:port, or --insecure"]
+    if options.scheduler.startswith("tls://") and options.insecure:
+        return [f"--scheduler {options.scheduler} and --insecure: expected one of them"]
+    files = {key: getattr(options, key) for key in ("tls_ca_file", "tls_cert", "tls_key")}
+    if not any(files.values()):
+        return []
+    missing = [_option(key) for key, file in files.items() if file is None]
+    if missing:
+        return [f"{', '.join(missing)}: expected all of --tls-ca-file, --tls-cert, --tls-key"]
+    return [
+        f"{_option(key)} {file}: there is no such file"
+        for key, file in files.items()
+        if not Path(file).is_file()
+    ]
 
 
 def _option(key: str) -> str:

@@ -82,10 +82,14 @@ def load_settings(
     if interface is not None:
         settings["interface"] = interface
     if settings["interface"] is not None:
-        settings["scheduler_options"] = {
-            "dashboard_address": _dashboard(settings["interface"]),
-            **settings["scheduler_options"],
-        }
+        _check_interface(settings["interface"])
+    settings["scheduler_options"] = {
+        "dashboard_address": "127.0.0.1:8787",
+        **settings["scheduler_options"],
+    }
+    settings["worker_extra_args"] = [
+        *settings["worker_extra_args"], "--preload", "roman_dask_l2.engine.worker_process",
+    ]  # fmt: skip
     exports = [f"export {name}={value}" for name, value in (environment or {}).items()]
     settings["job_script_prologue"] = [*exports, *settings["job_script_prologue"]]
     if not any(str(arg).startswith("--lifetime") for arg in settings["worker_extra_args"]):
@@ -94,12 +98,11 @@ def load_settings(
     return {key: value for key, value in settings.items() if value is not None}
 
 
-def _dashboard(interface: str) -> str:
-    """Where the dashboard listens: only where workers and scheduler meet."""
+def _check_interface(interface: str) -> None:
     from distributed.utils import get_ip_interface
 
     try:
-        return f"{get_ip_interface(interface)}:8787"
+        get_ip_interface(interface)
     except ValueError as error:
         raise InputError(f"--scheduler slurm: interface {interface}: {error}") from error
 

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ClusterError, NoWorkers, WorkersDied
@@ -32,26 +32,21 @@ ANSWER = 30.0
 """Seconds that a worker has to say which versions it has."""
 
 
-def compare_versions(client: Client, workers: Collection[str] | None = None) -> None:
-    """Workers (all, or these) must have what we have: other versions may give other bits."""
+def compare_versions(client: Client) -> None:
+    """The workers that are there must have what we have: other versions may give other bits."""
     from ..system.versions import versions
+    from .same_versions import difference
 
     here = versions()
     try:
-        there = _ask(client, versions, ANSWER, workers)
+        there = _ask(client, versions, ANSWER)
     except ImportError as error:
         raise ClusterError(f"the workers have another environment than this: {error}") from error
     except TimeoutError as error:
-        if workers is not None:  # one that has just come: the others go on
-            raise
         raise ClusterError(f"a worker does not answer within {duration_text(ANSWER)}") from error
     for address, found in there.items():
-        for name, version in here.items():
-            if found.get(name) != version:
-                raise ClusterError(
-                    f"worker {address} has {name} {found.get(name)}, here it is {version}: "
-                    "results could differ"
-                )
+        if differs := difference(here, found):
+            raise ClusterError(f"worker {address} {differs}: results could differ")
 
 
 # -- what happens on the way ---------------------------------------------------------------------
@@ -72,7 +67,6 @@ class _Watch(threading.Thread):
         self.problem: ClusterError | None = None
         self._client, self._wanted, self._limit = client, wanted, limit
         self._describe, self._maintain = describe, maintain
-        self._known: set[str] = set()
         self._over = threading.Event()
 
     def stop(self) -> None:
@@ -83,15 +77,10 @@ class _Watch(threading.Thread):
         last, seen = self._wanted, time.monotonic()
         while not self._over.wait(min(POLL, self._limit / 10)):
             try:
-                workers = set(self._client.nthreads())
-                ready = len(workers)
+                ready = len(self._client.nthreads())
                 now = time.monotonic()
-                self._look_at(workers - self._known)
-                self._known = workers
-            except ClusterError as error:
-                self._give_up(error)
-            except Exception:  # no scheduler: the client sees that by itself; a worker that has
-                continue  # gone again is looked at when it comes back
+            except Exception:  # no scheduler: the client sees that by itself
+                continue
             if ready != last:
                 log.info("%d of %d workers ready", ready, self._wanted)
                 last = ready
@@ -105,11 +94,6 @@ class _Watch(threading.Thread):
                 self._maintain()
             except Exception:
                 log.exception("lost workers cannot be replaced")
-
-    def _look_at(self, late: Collection[str]) -> None:
-        """Workers that have joined since the last look."""
-        if late:
-            compare_versions(self._client, late)
 
     def _give_up(self, problem: ClusterError) -> None:
         """End whatever waits for results."""
@@ -190,11 +174,10 @@ def _ask(
     client: Client,
     function: Callable[..., Any],
     seconds: float,
-    workers: Collection[str] | None = None,
     on_error: str = "raise",
 ) -> dict[str, Any]:
     """What a function returns on the workers; one that stands still is not waited for for ever."""
-    return run_on_workers(client, function, seconds, workers, on_error)
+    return run_on_workers(client, function, seconds, on_error=on_error)
 
 
 def _at_work(dask_worker: Any) -> set[Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from ..system.files import check_link, opened_here
+from ..system.files import check_link, named, opened_here, status_now
 from ..system.processes import space
 from ..system.stopping import unfinished
 
@@ -175,12 +175,28 @@ def replacing(*finals: Path) -> Iterator[Sequence[Path]]:
     try:
         with unfinished(*parts):
             yield parts
-        for part in parts:
-            with open(part, "rb", opener=opened_here) as file:
-                os.fsync(file.fileno())
-        for part, final in reversed([*zip(parts, finals, strict=True)]):
-            os.replace(part, final)
+        known = [_on_disk(part) for part in parts]
+        for part, final, one in reversed([*zip(parts, finals, known, strict=True)]):
+            _rename(part, final, one)
     finally:
         for part in parts:
             with contextlib.suppress(OSError):
                 part.unlink()
+
+
+def _on_disk(part: Path) -> int:
+    """Have a file written to the disk, or to the server that has it; which file it is."""
+    with named(part), open(part, "rb", opener=opened_here) as file:
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_ino
+
+
+def _rename(part: Path, final: Path, one: int) -> None:
+    """Rename a file. A server whose answer was lost is asked once more, and then knows of no
+    such file, because it is renamed already."""
+    try:
+        os.replace(part, final)
+    except FileNotFoundError:
+        status = status_now(final)
+        if status is None or status.st_ino != one:
+            raise

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core.detector import Window
 from ..core.float16 import to_float16
-from ..system.files import NOT_THROUGH
+from ..system.files import NOT_THROUGH, named
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,10 @@ class Block:
         part = np.ascontiguousarray(part, dtype=self.dtype)
         for rows, start in self._runs(part, both):
             view = rows.data.cast("B")
-            while len(view):
-                n = os.pwrite(fd, view, start)
-                view, start = view[n:], start + n
+            with named(self.path):
+                while len(view):
+                    n = os.pwrite(fd, view, start)
+                    view, start = view[n:], start + n
 
     def read(self, window: Window | None = None) -> np.ndarray:
         """A window of the full frame, zero outside the block; the whole block by default."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.detector import Window
-from ..system.files import NEW
+from ..system.files import NEW, named
 from .blocks import Block
 
 MASKED = -1000.0
@@ -136,8 +136,9 @@ def create_fits(
     fd = os.open(path, NEW, 0o666)
     try:
         os.truncate(fd, position)
-        for start, header in headers:
-            os.pwrite(fd, header, start)
+        with named(path):
+            for start, header in headers:
+                os.pwrite(fd, header, start)
     finally:
         os.close(fd)
     return blocks

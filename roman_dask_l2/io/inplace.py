@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..core.detector import Window
-from ..system.files import NEW, opened_here
+from ..system.files import NEW, named, opened_here
 from ..system.foreign import alone, load_asdf
 from .blocks import Block
 
@@ -128,7 +128,7 @@ class InPlaceFile:
         if size + _HEADER.size > self._first:
             shift = -(-(size + _HEADER.size - self._first) // _PAGE) * _PAGE
             self._move(shift)
-        with open(self.path, "r+b", opener=opened_here) as file:
+        with named(self.path), open(self.path, "r+b", opener=opened_here) as file:
             starts, position = [], len(text)
             file.write(text)
             for i, piece in enumerate(own):
@@ -157,7 +157,7 @@ class InPlaceFile:
     def _move(self, shift: int) -> None:
         """Move everything from the first block on towards the end of the file."""
         step = 1 << 24
-        with open(self.path, "r+b", opener=opened_here) as file:
+        with named(self.path), open(self.path, "r+b", opener=opened_here) as file:
             for start in reversed(range(self._first, self._end, step)):
                 file.seek(start)
                 data = file.read(min(step, self._end - start))

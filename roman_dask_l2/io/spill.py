@@ -24,7 +24,7 @@ import numpy as np
 
 from ..core.detector import CHANNEL_WIDTH, Window
 from ..errors import InputError
-from ..system.files import NEW, NOT_THROUGH, write_new
+from ..system.files import NEW, NOT_THROUGH, named, write_new
 from ..system.processes import OWNER, own
 from ..system.stopping import unfinished
 from .atomic import require_writable
@@ -146,7 +146,8 @@ class Spilled:
                     folder = os.path.join(folder, part)
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(folder, dir_fd=store)
-                with open(os.open(part_path, NEW, 0o666, dir_fd=store), "wb", buffering=0) as file:
+                new = os.open(part_path, NEW, 0o666, dir_fd=store)
+                with named(self.store), open(new, "wb", buffering=0) as file:
                     view = chunk.data.cast("B")
                     while len(view):
                         view = view[file.write(view) :]

@@ -3,8 +3,12 @@ pipe, a directory of their own."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,6 +54,17 @@ def opened_here(name: str, flags: int) -> int:
     return os.open(name, flags | NOT_THROUGH)
 
 
+@contextlib.contextmanager
+def named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Have errors of what is done to an open file, such as that a disk is full, name it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write_new(path: Path, data: bytes | str) -> None:
     """Make a file with these contents, text in UTF-8.
 
@@ -60,6 +75,43 @@ def write_new(path: Path, data: bytes | str) -> None:
     """
     with open(os.open(path, NEW, 0o666), "wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+def look_again(folder: str | os.PathLike[str]) -> None:
+    """Have a network file system ask its server which names there are in a directory.
+
+    For seconds to minutes it believes what it has seen, also that there is no such file. What is
+    opened is asked for again ("close to open").
+    """
+    with contextlib.suppress(OSError):
+        os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
+def status_now(path: Path) -> os.stat_result | None:
+    """The status of a regular file as the server of a network file system has it now, where
+    ``stat`` may give what was; None if it cannot be read, or there is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return status if stat.S_ISREG(status.st_mode) else None
+
+
+def clock_ahead(folder: Path) -> float:
+    """By how many seconds the clock that gives files of a directory their times, that of a file
+    server, goes ahead of this machine's; 0 where no file can be made."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.utime(file.fileno())
+            return os.fstat(file.fileno()).st_mtime - time.time()
+    except OSError:
+        return 0.0
 
 
 def check_link(path: Path, what: str = "") -> None:

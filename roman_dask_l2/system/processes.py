@@ -48,9 +48,10 @@ OWNER = "owner"
 """File in a directory that belongs to a process."""
 
 
-def own(folder: Path) -> None:
-    """Say that a directory is of no use without this process."""
-    write_new(folder / OWNER, f"{space()}\n{os.getpid()}\n{born(os.getpid())}\n")
+def own(folder: Path, pid: int | None = None) -> None:
+    """Say that a directory is of no use without this process, or another one of this machine."""
+    pid = os.getpid() if pid is None else pid
+    write_new(folder / OWNER, f"{space()}\n{pid}\n{born(pid)}\n")
 
 
 def is_orphan(folder: Path) -> bool:

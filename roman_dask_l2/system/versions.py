@@ -24,8 +24,9 @@ SOURCE = "roman-dask-l2 source"
 """Stands among the versions: between two releases only the source tells programs apart."""
 HARMLESS = {
     "batch", "cli", "compat.py", "config/messages.py", "config/schema.py", "config/yaml_file.py",
-    "drawing", "engine/clusters.py", "engine/progress.py", "engine/schedulers.py",
-    "engine/slurm.py", "engine/watch.py", "errors.py", "io/dataset.py", "products/precompile.py",
+    "drawing", "engine/clusters.py", "engine/keys.py", "engine/progress.py",
+    "engine/same_versions.py", "engine/schedulers.py", "engine/slurm.py", "engine/watch.py",
+    "engine/worker_process.py", "errors.py", "io/dataset.py", "products/precompile.py",
     "products/quality.py", "report", "simulation", "system",
 }  # fmt: skip
 """Folders and files of this package that cannot change a number of a product."""

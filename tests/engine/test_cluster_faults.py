@@ -256,7 +256,16 @@ def test_the_cluster_is_killed(victim, stage, outside, made, reference, tmp_path
     folder = tmp_path / "run"
     config = long_noise(made, folder)
     many_tiles = ["--tile", 32] if stage is in_the_tiles else []
-    run = start("roman_dask_l2", config, "--scheduler-file", outside.file, "--wait", 3, *many_tiles)
+    run = start(
+        "roman_dask_l2",
+        config,
+        "--scheduler-file",
+        outside.file,
+        "--insecure",
+        "--wait",
+        3,
+        *many_tiles,
+    )
     wait_until(stage(folder), run)
     for process in [outside.scheduler] if victim == "scheduler" else outside.workers:
         process.kill()
@@ -281,6 +290,21 @@ def run_again(made, folder, reference):
     check(folder, "l2.asdf", "noise.asdf", reference=reference)
 
 
+DIARY = """
+from pathlib import Path
+
+def dask_setup(worker):
+    execute = worker.execute
+
+    def noted(key, **options):
+        with open({diary!r}, "a") as file:
+            print(key, file=file)
+        return execute(key, **options)
+
+    worker.execute = noted
+"""
+"""A preload: a worker writes down what it begins."""
+
 OTHER_NUMPY = """
 import importlib.metadata as metadata
 version = metadata.version
@@ -288,35 +312,58 @@ metadata.version = lambda name: "0.1" if name == "numpy" else version(name)
 """
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["at the start", "later"])
-def test_a_worker_with_another_numpy(late, outside, made, tmp_path):
-    """Its bits may differ: status 3, also where it joins a run that others have begun."""
-    site = tmp_path / "site"
+def other_numpy(folder):
+    """Variables of a worker with another numpy."""
+    site = folder / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(OTHER_NUMPY)
-    if not late:
-        outside.add(1, PYTHONPATH=str(site))
-        outside.workers[0].kill()
-        outside.workers[1].kill()
-        time.sleep(5)
+    return {"PYTHONPATH": str(site)}
+
+
+def test_a_worker_with_another_numpy(outside, made, tmp_path):
+    """Its bits may differ: status 3."""
+    outside.add(1, **other_numpy(tmp_path))
+    outside.workers[0].kill()
+    outside.workers[1].kill()
+    time.sleep(5)
     folder = tmp_path / "run"
-    run = start("roman_dask_l2", long_noise(made, folder), "--scheduler-file", outside.file)
-    if late:
-        wait_until(in_the_noise(folder), run)
-        outside.add(1, PYTHONPATH=str(site))
+    run = start(
+        "roman_dask_l2", long_noise(made, folder), "--scheduler-file", outside.file, "--insecure"
+    )
     _, error = run.communicate(timeout=LIMIT)
     assert run.returncode == 3, error
     assert "has numpy 0.1, here it is" in error.splitlines()[-1]
-    done = {"l2.asdf"} if late else set()
-    assert {p.name for p in folder.iterdir()} == {"config.yaml", "temp", *done}
+    assert {p.name for p in folder.iterdir()} == {"config.yaml", "temp"}
     assert list((folder / "temp").iterdir()) == []
+
+
+def test_a_late_worker_with_another_numpy(outside, tmp_path, caplog):
+    """It leaves before it has begun a single task, though many wait; one that comes with it and has
+    the right numpy is given some; the run goes on."""
+    with running(scheduler_file=outside.file, insecure=True) as client:
+        tasks = client.map(time.sleep, [0.05] * 20_000, pure=False)
+        diaries = {}
+        for name, variables in {"other": other_numpy(tmp_path), "same": {}}.items():
+            diaries[name] = tmp_path / f"{name}.txt"
+            preload = tmp_path / f"{name}.py"
+            preload.write_text(DIARY.format(diary=str(diaries[name])))
+            outside.add(1, DASK_DISTRIBUTED__WORKER__PRELOAD=str(preload), **variables)
+        late = outside.workers[2]
+        wait_until(lambda: late.poll() is not None and diaries["same"].exists())
+        assert not diaries["other"].exists()
+        assert client.submit(os.getpid, priority=1).result(timeout=60)
+        client.cancel(tasks)
+    (said,) = [r.getMessage() for r in caplog.records if "numpy 0.1" in r.getMessage()]
+    assert said.endswith(": it gets no task")
 
 
 def test_workers_may_come_back(outside, made, reference, tmp_path):
     """All workers are killed, others come within the limit."""
     folder = tmp_path / "run"
     config = configuration(made, folder)
-    run = start("roman_dask_l2", config, "--scheduler-file", outside.file, "--tile", TILE)
+    run = start(
+        "roman_dask_l2", config, "--scheduler-file", outside.file, "--insecure", "--tile", TILE
+    )
     wait_until(in_the_noise(folder), run)
     for process in outside.workers:
         process.kill()

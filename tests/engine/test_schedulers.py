@@ -57,6 +57,16 @@ def make_both(config, scheduler, **options):
     generate_noise(config, scheduler=scheduler, tile=TILE, **options)
 
 
+def the_key(cluster):
+    """Options with which another client is let in."""
+    security = cluster.security
+    return {
+        "tls_ca_file": security.tls_ca_file,
+        "tls_cert": security.tls_client_cert,
+        "tls_key": security.tls_client_key,
+    }
+
+
 def check_same(folder, reference):
     names = sorted(p.name for p in reference.glob("*") if p.suffix in (".asdf", ".fits"))
     assert len(names) == 4
@@ -100,7 +110,7 @@ def test_local_cluster(made, reference, cluster, tmp_path):
 
 
 def test_address(made, reference, cluster, tmp_path):
-    with running(cluster.scheduler.address, workers=2) as client:
+    with running(cluster.scheduler.address, workers=2, **the_key(cluster)) as client:
         assert client is not cluster
         make_both(configuration(made, tmp_path), client)
     check_same(tmp_path, reference)
@@ -113,6 +123,8 @@ def test_scheduler_file_on_the_command_line(made, reference, cluster, tmp_path, 
     config = configuration(made, folder)
     file.write_text(json.dumps({"address": cluster.scheduler.address}))
     arguments = ["--scheduler-file", file, "--performance-report", report, "--tile", TILE]
+    for name, path in the_key(cluster).items():
+        arguments += ["--" + name.replace("_", "-"), path]
     assert app.main([str(a) for a in (config, *arguments)]) == 0
     said = capsys.readouterr().err
     assert f"dashboard: {cluster.dashboard_link}" in said
@@ -229,6 +241,37 @@ def test_workers_that_follow_are_born_with_their_environment(monkeypatch):
     assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
+class Slow:
+    """What takes longer to be thrown away than a nanny waits."""
+
+    def __del__(self):
+        time.sleep(8)
+
+
+def die_slowly(said):
+    """On a worker: clearing the modules will take its time; say when the process ends."""
+    import atexit
+    import types
+
+    sys.modules["slow"] = types.ModuleType("slow")
+    sys.modules["slow"].it = Slow()
+    atexit.register(Path(said).write_text, "ended")
+
+
+@pytest.mark.faults
+def test_workers_end_in_good_order(tmp_path, caplog):
+    """However long Python takes to clear all modules: none is killed, what they do at exit is
+    done."""
+    said = tmp_path / "said"
+    with running("local-cluster", workers=1, threads=1) as client:
+        client.run(die_slowly, str(said))
+        workers = list(client.run(os.getpid).values())
+    assert len(workers) == 1
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert said.read_text() == "ended"
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
 def test_a_client_is_left_open(cluster):
     with running(cluster) as client:
         assert client is cluster
@@ -295,7 +338,7 @@ def test_nobody_answers(tmp_path):
     began = time.monotonic()
     with (
         pytest.raises(ClusterError, match="tcp://127.0.0.1:9: no Dask scheduler answers"),
-        running("tcp://127.0.0.1:9", wait=1),
+        running("tcp://127.0.0.1:9", wait=1, insecure=True),
     ):
         pass
     with (
@@ -308,14 +351,15 @@ def test_nobody_answers(tmp_path):
 
 def test_no_cluster_is_status_3(made, tmp_path, capsys):
     config = configuration(made, tmp_path)
-    assert app.main([str(config), "--scheduler", "tcp://127.0.0.1:9", "--wait", "1"]) == 3
+    address = ["--scheduler", "tcp://127.0.0.1:9", "--insecure"]
+    assert app.main([str(config), *address, "--wait", "1"]) == 3
     assert "no Dask scheduler answers" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "l2.asdf").exists()
 
 
 def test_bad_input_is_told_before_a_cluster_is_asked(made, tmp_path, capsys):
     config = configuration(made, tmp_path, layers=["R?"])
-    assert app.main([str(config), "--scheduler", "tcp://127.0.0.1:9"]) == 2
+    assert app.main([str(config), "--scheduler", "tcp://127.0.0.1:9", "--insecure"]) == 2
     assert "R?" in capsys.readouterr().err
 
 
@@ -335,7 +379,7 @@ def test_no_workers(tmp_path, caplog):
             caplog.set_level(logging.INFO, "roman_dask_l2")
             with (
                 pytest.raises(NoWorkers, match="none of 4 workers was ready within 2 s"),
-                running(scheduler_file=file, workers=4, wait=2),
+                running(scheduler_file=file, workers=4, wait=2, insecure=True),
             ):
                 pass
         finally:
@@ -346,16 +390,24 @@ def test_no_workers(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scheduler": "dask"}, r"--scheduler dask: expected one of local, .* tcp://host:port"),
+        ({"scheduler": "dask"}, r"--scheduler dask: expected one of local, .* tls://host:port"),
         ({"scheduler": "tcp://host"}, "--scheduler tcp://host: expected an address"),
         ({"threads": 0}, "--threads 0: expected at least 1"),
         ({"workers": 2}, "--workers means nothing to --scheduler local"),
         ({"scheduler": "synchronous", "interface": "lo"}, "--interface means nothing to"),
-        ({"scheduler": "tcp://127.0.0.1:9", "threads": 2}, "--threads means nothing to a running"),
+        ({"scheduler": "tls://127.0.0.1:9", "threads": 2}, "--threads means nothing to a running"),
         ({"scheduler": "local-cluster", "slurm_config": "x"}, "--slurm-config means nothing"),
         ({"scheduler": "local-cluster", "memory": "much"}, "--memory much: expected an amount"),
         ({"scheduler": "local-cluster", "wait": 0}, "--wait 0: expected seconds"),
         ({"scheduler": "local-cluster", "interface": "xx9"}, "xx9"),
+        ({"scheduler": "tcp://127.0.0.1:9"}, "can run code as you; expected tls://host:port, or"),
+        ({"scheduler": "tls://127.0.0.1:9"}, "expected --tls-ca-file, --tls-cert and --tls-key"),
+        ({"scheduler": "tls://127.0.0.1:9", "insecure": True}, "and --insecure: expected one of"),
+        ({"insecure": True}, "--insecure means nothing to --scheduler local"),
+        (
+            {"scheduler": "tls://127.0.0.1:9", "tls_cert": "x"},
+            "--tls-ca-file, --tls-key: expected all of",
+        ),
         (
             {"scheduler": "slurm", "scheduler_file": "x"},
             "--scheduler slurm and --scheduler-file: expected one of them",
@@ -445,7 +497,7 @@ def test_the_job_script():
 def test_a_lifetime_of_ones_own(tmp_path):
     file = tmp_path / "slurm.yaml"
     file.write_text("worker_extra_args: [--lifetime, 10m]")
-    assert load_settings(file)["worker_extra_args"] == ["--lifetime", "10m"]
+    assert load_settings(file)["worker_extra_args"][:2] == ["--lifetime", "10m"]
 
 
 @pytest.mark.parametrize(

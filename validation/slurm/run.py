@@ -27,10 +27,12 @@ from typing import Any
 
 import yaml
 from compare import differences
+from door import check_files, keys_in, try_the_door
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy" / "slurm"
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
 LAYERS, OWN = ("RS2", "PbS2"), ("Ra",)
 SLOW = str(ROOT / "validation" / "slurm" / "slow.yaml")
 LIMIT = 240
@@ -49,16 +51,16 @@ def expect(condition: object, message: str) -> None:
 # -- the machine ---------------------------------------------------------------------------------
 
 
-def install() -> None:
-    """SLURM's packages, if they are missing and we may."""
+def install(packages: Sequence[str] = PACKAGES, files: Sequence[str] = PROGRAMS) -> None:
+    """SLURM's packages, if programs or files of theirs are missing and we may."""
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
-    if all(shutil.which(name, path=path) for name in ("slurmctld", "slurmd", "sbatch", "munged")):
+    if all(Path(f).is_file() if "/" in f else shutil.which(f, path=path) for f in files):
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        sys.exit(f"SLURM is missing; install {' '.join(PACKAGES)} and run this as root")
-    print(f"installing {' '.join(PACKAGES)}", flush=True)
+        sys.exit(f"SLURM is missing; install {' '.join(packages)} and run this as root")
+    print(f"installing {' '.join(packages)}", flush=True)
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
+    for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
         # Others may be installing something at this moment: wait for them.
         apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", *command]
         done = subprocess.run(apt, env=quiet, capture_output=True, text=True)
@@ -463,6 +465,71 @@ def check_allocation_out_of_time(work: Work) -> None:
     expect(not left, f"left behind: {left}\n{log}")
 
 
+def check_door_of_jobs(work: Work) -> None:
+    """Nobody gets into a run on jobs without its key, which goes when that ends or is killed."""
+    place = work.place("door-of-jobs", GRAPH=SLOW, layers=OWN)
+    for number in (signal.SIGINT, signal.SIGKILL):
+        process = program("config.yaml", *SLURM, "--workers", 2, cwd=place, SLOW="20")
+        wait_for(lambda process=process: tiles_begun(place) or process.poll() is not None, "tiles")
+        if number == signal.SIGINT:
+            # The scheduler, two nannies and two workers.
+            folder = try_the_door(place, expect, listeners=5)
+            secret = (folder / "key.pem").read_text().splitlines()[1]
+            for job in jobs_of(place):
+                script = call("scontrol", "write", "batch_script", job, "-")
+                expect(str(folder) in script, f"not the script of a worker: {script}")
+                expect(secret not in script, "the job script has the key in it")
+            check_files(work.folder / "slurm", secret, expect)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=LIMIT)
+        left = keys_in(place)
+        expect(len(left) == (number == signal.SIGKILL), f"{number}: {left}\n{output}")
+    status, output = run("config.yaml", *SLURM, "--wait", "0.1", cwd=place)
+    expect(status in (0, 3), output)
+    expect(not keys_in(place), f"left behind by the next run: {keys_in(place)}")
+
+
+def allocation(place: Path, **variables: str) -> str:
+    """Submit an allocation of two workers; the number of its job."""
+    return sbatch(
+        "--ntasks=2", "--cpus-per-task=1", "--mem-per-cpu=1G",
+        DEPLOY / "one-allocation.sbatch", "config.yaml", "--tile", 64, cwd=place,
+        PYTHON=sys.executable, INTERFACE="lo", DASHBOARD="127.0.0.1:0", **variables,
+    )  # fmt: skip
+
+
+def check_door_of_allocation(work: Work) -> None:
+    """Nobody gets into an allocation without its key; on TERM program, workers, scheduler end."""
+    place = work.place("door-of-allocation", GRAPH=SLOW, layers=OWN)
+    job = allocation(place, SLOW="20")
+    wait_for(lambda: tiles_begun(place) or states(job)[job] in OVER, "the first tiles")
+    folder = try_the_door(place, expect, listeners=5)
+    check_files(work.folder / "slurm", (folder / "key.pem").read_text().splitlines()[1], expect)
+    call("scancel", "--batch", "--signal=TERM", job)
+    expect(ended(job)[job] == "FAILED", f"the job is {states(job)}")
+    expect(exit_code(job) == "143:0", f"exit code {exit_code(job)}, expected 143:0")
+    log = (place / f"roman-dask-l2-{job}.out").read_text()
+    expect("interrupted; no unfinished file is left behind" in log, log)
+    said = (place / f"scheduler-{job}.log").read_text()
+    steps = ["Remove client roman-dask-l2", "Remove worker", "Closing scheduler"]
+    where = [said.find(step) for step in steps]
+    expect(-1 not in where and where == sorted(where), f"{steps}: {where}\n{said}")
+    said = (place / f"workers-{job}.log").read_text()
+    expect(said.count("End worker") == 2, f"the workers were killed\n{said}")
+    left = [*place.glob(".*"), *(place / "temp").iterdir(), *finished(place)]
+    expect(not left, f"left behind: {left}\n{log}")
+    job = allocation(place, SLOW="5")
+    wait_for(
+        lambda: keys_in(place) and (place / f".scheduler-{job}.json").exists(), "the scheduler"
+    )
+    call("scancel", "--full", "--signal=KILL", job)
+    ended(job)
+    expect(len(keys_in(place)) == 1, f"{keys_in(place)}")
+    job = allocation(place, SLOW="0")
+    expect(ended(job)[job] == "COMPLETED", (place / f"roman-dask-l2-{job}.out").read_text())
+    expect(not keys_in(place), f"left behind by the next job: {keys_in(place)}")
+
+
 def hidden(place: Path) -> list[Path]:
     return [p for p in (place / "out").iterdir() if p.name.startswith(".")]
 
@@ -531,6 +598,8 @@ CHECKS = (
     check_short_walltime,  # takes longest
     check_array_out_of_time,
     check_allocation_out_of_time,
+    check_door_of_jobs,
+    check_door_of_allocation,
     check_two_jobs,
     check_array,
     check_cancelled_array,
@@ -548,11 +617,13 @@ CHECKS = (
 )
 
 
-def attempt(check: Callable[[Work], None], work: Work) -> bool:
+def attempt(check: Callable[[Work], Any], work: Work) -> bool:
+    """Print how a check went, and what it returns if that is anything."""
     began, said = time.monotonic(), "ok  "
     what = (check.__doc__ or "").strip().rstrip(".")
     try:
-        check(work)
+        if found := check(work):
+            what += f": {found}"
     except Exception as error:  # whatever it is, the other checks go on
         said = "FAIL"
         what += f"\n     {type(error).__name__}: {error}".replace("\n", "\n     ")

@@ -7,8 +7,10 @@ from roman_dask_l2.core.step import Step
 
 
 def take_time(rate):
-    """`rate` as it is, after SLOW seconds for each tile."""
+    """`rate` as it is, after SLOW seconds for each tile, and not as long as the file HOLD is there."""
     time.sleep(float(os.environ.get("SLOW", 0)))
+    while os.path.exists(os.environ.get("HOLD", "")):
+        time.sleep(0.1)
     return rate.copy()
 
 

@@ -1,0 +1,72 @@
+"""Try to get into a Dask cluster: ``python intruder.py [--user UID] [--keys FOLDER] PORT ...``.
+
+At every port, over plain tcp:// and over tls:// with keys of its own, or with those in a folder.
+One line a try: ``refused ADDRESS WHY`` or ``let in ADDRESS ANSWER``. With ``--user`` (root only) as
+another user, who also tries to read the files named with ``--read``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from typing import Any
+
+from distributed import Security
+from distributed.core import connect
+
+
+async def knock(address: str, how: dict[str, Any]) -> Any:
+    comm = await connect(address, timeout=5, **how)
+    await comm.write({"op": "identity", "reply": True})
+    return await asyncio.wait_for(comm.read(), 5)
+
+
+async def try_it(address: str, how: dict[str, Any]) -> str:
+    try:
+        answer = await asyncio.wait_for(knock(address, how), 15)
+    except (OSError, TimeoutError) as error:
+        return f"refused {address} {type(error).__name__}"
+    return f"let in {address} {answer}"
+
+
+async def everywhere(ports: list[str], ways: dict[str, dict[str, Any]]) -> list[str]:
+    tries = [
+        try_it(f"{protocol}://127.0.0.1:{port}", how)
+        for port in ports
+        for protocol, how in ways.items()
+    ]
+    return await asyncio.gather(*tries)
+
+
+async def as_told(options: argparse.Namespace) -> None:
+    own = Security.temporary()
+    if options.keys:
+        certificate, key = f"{options.keys}/certificate.pem", f"{options.keys}/key.pem"
+        own = Security(tls_ca_file=certificate, tls_client_cert=certificate, tls_client_key=key)
+    plain = Security(require_encryption=False)
+    ways = {"tcp": plain, "tls": own}
+    how = {name: security.get_connection_args("client") for name, security in ways.items()}
+    if options.user is not None:
+        await everywhere(["9"], how)  # loads what another user could not
+        os.setgroups([])
+        os.setgid(options.user)
+        os.setuid(options.user)
+    for path in options.read:
+        try:
+            with open(path) as file:
+                print("let in", path, file.read())
+        except PermissionError:
+            print("refused", path)
+    print("\n".join(await everywhere(options.ports, how)), flush=True)
+    os._exit(0)  # what was begun need not be ended
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--user", type=int)
+    parser.add_argument("--keys")
+    parser.add_argument("--read", action="append", default=[])
+    parser.add_argument("ports", nargs="+")
+    sys.exit(asyncio.run(as_told(parser.parse_args())))
