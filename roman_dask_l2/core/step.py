@@ -255,6 +255,10 @@ class Step:
         Numbers about the frame that the kernel needs first.
     spill : Spill, optional
         A correction that is worked out from these numbers for the whole frame, strip by strip.
+    idle : callable, optional
+        ``idle(measured)`` -> whether what the reduction found leaves all that the kernel writes as
+        it is. Of a step that says so, the variables are stored before it is known, and written
+        anew only where it is not so: they need not wait in memory for the last tile.
     when : callable
         ``when(exposure, params, available)`` -> whether the step applies; ``available(name)``
         tells whether a reference array exists.
@@ -292,6 +296,7 @@ class Step:
     settings: Mapping[str, str] = field(default_factory=dict)
     reduction: Reduction | None = None
     spill: Spill | None = None
+    idle: Callable[[Mapping[str, Any]], bool] | None = None
     when: Callable[[Exposure, Any, Callable[[str], bool]], bool] = always
     check: Callable[[Exposure, Any], str] = _suits
     sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

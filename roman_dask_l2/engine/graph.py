@@ -104,8 +104,15 @@ def build(
     results = [name for name in results if name not in sinks]
     segments = make_segments(steps, [*results, *sinks], per_step)
     shared = constant("inputs", inputs, after)
-    # Where several segments write a variable, only its last version goes to the sink.
-    last = {name: i for i, s in enumerate(segments) for b in s.steps for name in b.step.writes}
+    # Where several segments write a variable, only its last version goes to the sink; or one that
+    # it is as good as never different from.
+    last = {
+        name: i
+        for i, s in enumerate(segments)
+        for b in s.steps
+        for name in b.step.writes
+        if b.step.idle is None
+    }
     flow = _Flow(inputs, shared, {}, {}, {}, [])
     spilled: list[Spilled] = []
     done: list[BoundStep] = []
@@ -124,7 +131,7 @@ def build(
         if not segment.leave:
             aside |= reducing
             continue
-        putting = {n: sinks[n] for n in segment.leave if n in sinks and last[n] == i}
+        putting = {n: sinks[n] for n in segment.leave if n in sinks and last.get(n, 0) <= i}
         tiles, seconds = _tiles(segment, grid, flow, putting, taps, in_flight)
         work.append(reducing | {tiles.name: math.prod(grid.shape)})
         for name in segment.leave:

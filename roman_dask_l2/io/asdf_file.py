@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..system.files import open_regular
-from ..system.foreign import alone
+from ..system.foreign import alone, load_asdf
 from .scan import naming_file, scan_open
 from .tree import check_tree, parse_tree
 
@@ -45,7 +45,5 @@ def open_asdf(path: str | os.PathLike[str], **options: Any) -> Iterator[Any]:
             tree = parse_tree(head)
         check_tree(str(path), tree)
         stream.seek(0)
-        import asdf
-
-        with asdf.open(stream, uri=uri, **options) as file:
+        with load_asdf().open(stream, uri=uri, **options) as file:
             yield file

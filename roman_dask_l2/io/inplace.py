@@ -21,7 +21,7 @@ import numpy as np
 
 from ..core.detector import Window
 from ..system.files import NEW, named, opened_here
-from ..system.foreign import alone
+from ..system.foreign import alone, load_asdf
 from .blocks import Block
 
 _MAGIC = b"\xd3BLK"
@@ -116,9 +116,7 @@ class InPlaceFile:
         """
         buffer = io.BytesIO()
         with alone():
-            import asdf
-
-            asdf.AsdfFile(tree).write_to(buffer, include_block_index=False)
+            load_asdf().AsdfFile(tree).write_to(buffer, include_block_index=False)
         made = buffer.getvalue()
         end = made.index(b"\n...\n") + len(b"\n...\n")
         own = _own_blocks(made, end)

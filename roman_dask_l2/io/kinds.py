@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..core.exposure import Exposure
 from ..core.reference_types import REFTYPES
+from ..system.foreign import load_asdf
 from .layout import Layout
 
 ANY_DETECTOR = {"dark_decay"}
@@ -99,9 +100,7 @@ def _known_tags() -> tuple[str, ...]:
         for manifest in Path(folder).glob("resources/manifests/*.yaml"):
             found.update(re.findall(rf"{RAW}[\d.]+", manifest.read_text(encoding="utf-8")))
     if not found:  # laid out in another way
-        import asdf
-
-        extensions = asdf.get_config().extensions
+        extensions = load_asdf().get_config().extensions
         tags = (tag.tag_uri for extension in extensions for tag in extension.tags)
         found.update(tag for tag in tags if tag.startswith(RAW))
     return tuple(sorted(found, key=_by_version))

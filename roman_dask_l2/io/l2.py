@@ -15,6 +15,7 @@ import numpy as np
 from ..core.detector import BORDER, CHANNEL_WIDTH, Window
 from ..core.exposure import index_dtype
 from ..errors import InputError
+from ..system.foreign import load_asdf
 from ..system.workarounds import model_tree
 from .asdf_file import open_asdf
 from .blocks import Block, Together
@@ -212,24 +213,6 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def quick_yaml() -> Iterator[None]:
-    """PyYAML's compiled parser for those who ask for its slow one by name.
-
-    asdf and roman_datamodels read hundreds of kilobytes of manifests when they are first used,
-    which takes 1.6 s with the parser in Python and a tenth of that with libyaml's.
-    """
-    import yaml
-
-    slow = yaml.SafeLoader
-    try:
-        if yaml.__with_libyaml__:
-            yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[assignment,misc]
-        yield
-    finally:
-        yaml.SafeLoader = slow  # type: ignore[misc]
-
-
 def image_model(
     l1: Path, name: str, wcs: Any, photometry: Mapping[str, Any], steps: Mapping[str, str]
 ) -> Any:
@@ -250,11 +233,8 @@ def image_model(
     InputError
         If the metadata are not those of a Level 1 file.
     """
-    with quick_yaml():
-        import asdf
-        import roman_datamodels.datamodels as models
-
-        asdf.get_config().extensions  # noqa: B018  (read now, with the quick parser)
+    load_asdf()  # also roman_datamodels, quickly
+    import roman_datamodels.datamodels as models
     from astropy.time import Time
 
     from ..system.versions import __version__

@@ -9,9 +9,9 @@ import numpy as np
 from ..core.detector import BORDER, Window
 from ..core.dq import PIXEL
 from ..io.asdf_file import open_asdf
-from ..io.l2 import quick_yaml
 from ..products.quality import degrees_of_freedom
 from ..steps.sky import sky_model
+from ..system.foreign import quick_yaml
 from . import expected, plots
 from .blocks import kind_counts, percent, spread
 from .facts import Facts, medsky

@@ -96,4 +96,5 @@ step = Step(
     reduction=Reduction(
         windows=bands, partial=bits_in_common, combine=combine, reads=("blank",), thin=False
     ),
+    idle=lambda measured: not measured["all"],
 )

@@ -18,10 +18,11 @@ from ..core.exposure import Exposure
 from ..core.jit import kernel
 from ..core.step import Reduction, Spill, Step, Tile
 from ..errors import InputError
+from ..system.foreign import load
 from .irrc_params import IrrcParams
 from .irrc_spectra import border_pixels, border_strips, spectra, spectra_bytes
 
-_BAD = PIXEL["BAD_REF_PIXEL"]
+_BAD = np.uint32(PIXEL["BAD_REF_PIXEL"])
 
 
 # -- the correction of a channel -------------------------------------------------------------------
@@ -106,9 +107,8 @@ def _weighted_sum(gamma, zeta, alpha, left, right, output, scale, total):
 
 
 def _irfft(spectrum: np.ndarray, samples: int) -> np.ndarray:
-    from scipy.fft import irfft  # slow to import
-
-    series: np.ndarray = irfft(spectrum, samples, overwrite_x=True)
+    c2r = load("ducc0").fft.c2r  # twice as fast as scipy's
+    series: np.ndarray = c2r(spectrum, lastsize=samples, forward=False, inorm=2)
     return series
 
 
@@ -122,34 +122,68 @@ def correction_bytes(exposure: Exposure, params: IrrcParams) -> float:
 
 
 @kernel
-def _correct(
-    ramp, pixeldq, fix, slope, level, middle, y0, x0, zero_bad, with_mean, with_trend, skip, out
-):
+def _add_row(total, row):
+    for x in range(len(row)):
+        total[x] += row[x]
+
+
+@kernel
+def _mark_row(bad, mean, dq, total, n_res, zero_bad):
+    """Pixels that count as 0, and the mean of each pixel, 0 for these."""
+    for x in range(len(dq)):
+        bad[x] = zero_bad & ((dq[x] & _BAD) != 0)
+        mean[x] = np.float32(0) if bad[x] else np.float32(total[x] / n_res)
+
+
+@kernel
+def _correct_row(row, fix, mean, bad, line, skip, out):
+    """One channel in one row; `line`: whether there is a trend, its slope, its level, the time of
+    the first pixel, and the step from pixel to pixel."""
+    trend, slope, level, start, step = line
+    for x in range(len(row)):
+        s = np.float32(row[x] - mean[x])
+        less = np.float32(s - (slope * (start + step * x) + level))
+        s = less if trend & ((s != 0) | (not skip)) else s
+        s = np.float32(0) if bad[x] else s
+        out[x] = np.float32(np.float32(s - fix[x]) + mean[x])
+
+
+@kernel
+def _correct(ramp, pixeldq, fix, slope, level, middle, place, options, out):
+    """Fill `out`. `place`: first row and column of the tile. `options`: (zero_bad, remove_offset,
+    remove_trends, skip_zeros)."""
     n_res, ny, nx = ramp.shape
-    mean = np.zeros(nx, np.float32)
-    bad = np.zeros(nx, np.bool_)
+    (y0, x0), (zero_bad, with_mean, with_trend, skip) = place, options
+    mean = np.empty(nx, np.float32)
+    total = np.empty(nx)
+    bad = np.empty(nx, np.bool_)
     for y in range(ny):
-        for x in range(nx):
-            bad[x] = zero_bad and pixeldq[y, x] & _BAD != 0
-            total = 0.0
-            if with_mean and not bad[x]:
-                for j in range(n_res):
-                    total += ramp[j, y, x]
-            mean[x] = np.float32(total / n_res)
-        for j in range(n_res):
-            for x in range(nx):
-                s = np.float32(0.0)
-                if not bad[x]:
-                    s = np.float32(ramp[j, y, x] - mean[x])
-                if with_trend and not bad[x] and (s != 0 or not skip):
-                    channel = (x0 + x) // 128
-                    column = (x0 + x) % 128
-                    if channel % 2:
-                        column = 127 - column
-                    time = (y0 + y) * 140.0 + column - middle
-                    s = np.float32(s - (slope[j, channel] * time + level[j, channel]))
-                s = np.float32(s - fix[j, y, x])
-                out[j, y, x] = np.float32(s + mean[x])
+        total[:] = 0.0
+        if with_mean:
+            for j in range(n_res):
+                _add_row(total, ramp[j, y])
+        _mark_row(bad, mean, pixeldq[y], total, n_res, zero_bad)
+        x = 0
+        while x < nx:
+            channel = (x0 + x) // CHANNEL_WIDTH
+            end = min((channel + 1) * CHANNEL_WIDTH - x0, nx)
+            first = (x0 + x) % CHANNEL_WIDTH
+            start = (y0 + y) * np.float64(PADDED_WIDTH) - middle
+            # Exact, as times are halves of whole numbers. Odd channels are read backwards.
+            start += CHANNEL_WIDTH - 1 - first if channel % 2 else first
+            step = -1.0 if channel % 2 else 1.0
+            for j in range(n_res):
+                line = (with_trend, slope[j, channel], level[j, channel], start, step)
+                _correct_row(
+                    ramp[j, y, x:end],
+                    fix[j, y, x:end],
+                    mean[x:end],
+                    bad[x:end],
+                    line,
+                    skip,
+                    out[j, y, x:end],
+                )
+            x = end
 
 
 def subtract_irrc(
@@ -184,12 +218,8 @@ def subtract_irrc(
         measured["slope"].astype(np.float64),
         measured["level"].astype(np.float64),
         (tile.side * PADDED_WIDTH - 1) / 2,
-        tile.window.y0,
-        tile.window.x0,
-        params.zero_bad,
-        params.remove_offset,
-        params.remove_trends,
-        params.skip_zeros,
+        (tile.window.y0, tile.window.x0),
+        (params.zero_bad, params.remove_offset, params.remove_trends, params.skip_zeros),
         out,
     )
     return out
@@ -224,4 +254,5 @@ step = Step(
         holds=correction_bytes,
     ),
     cal_step="refpix",
+    imports=("ducc0",),
 )

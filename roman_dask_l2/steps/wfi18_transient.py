@@ -44,27 +44,46 @@ def bands(exposure: Exposure, params: TransientParams) -> list[Window]:
 
 Residuals = tuple[np.ndarray, np.ndarray]
 """Resultant 0 minus its extrapolation, and ``S_4 - S_3``: float64 and float32 (rows, active)."""
+Band = tuple[np.ndarray, np.ndarray | Residuals]
+"""What is measured on a band of rows, see `row_residuals`."""
 
 
 def row_residuals(
-    ramp: np.ndarray, *, tile: Tile, exposure: Exposure, params: TransientParams = _DEFAULT
-) -> np.ndarray | Residuals:
+    ramp: np.ndarray,
+    read_time: np.ndarray,
+    *,
+    tile: Tile,
+    exposure: Exposure,
+    params: TransientParams = _DEFAULT,
+) -> Band:
     """Clipped row means of resultant 0 minus its extrapolation from resultants 1 and 2.
 
     Only pixels with little signal (``S_4 - S_3`` at most the row's median) count.
 
+    Parameters
+    ----------
+    ramp : ndarray (R, rows, N) of float32
+        DN.
+    read_time : ndarray (rows, N) of float64
+        s.
+
     Returns
     -------
-    ndarray (rows,) of float64, DN
-        With `swap_medians` the `Residuals` instead: the medians of all rows must be there first.
+    times : ndarray (rows,) of float64
+        Mean read time of each row, s.
+    means : ndarray (rows,) of float64
+        DN. With `swap_medians` the `Residuals` instead: the medians of all rows must be there
+        first.
     """
+    times = read_time.mean(axis=1)
     t = exposure.tbar
     s = ramp[(slice(5), *tile.active)].astype(np.float64)
     expected = s[1] - (s[2] - s[1]) * (t[1] - t[0]) / (t[2] - t[1])
     step = s[4] - s[3]
     if params.swap_medians:
-        return s[0] - expected, step.astype(np.float32)
-    return _clipped_means(s[0] - expected, step > np.median(step, axis=1, keepdims=True))
+        return times, (s[0] - expected, step.astype(np.float32))
+    bright = step > np.median(step, axis=1, keepdims=True)
+    return times, _clipped_means(s[0] - expected, bright)
 
 
 def _clipped_means(values: np.ndarray, bright: np.ndarray) -> np.ndarray:
@@ -80,11 +99,9 @@ def _swapped_means(partials: Sequence[Residuals]) -> np.ndarray:
 
 
 def held(exposure: Exposure, params: TransientParams) -> float:
-    """Bytes of the read times while they are made, and of all `Residuals` where they are needed at
-    once."""
-    if not bands(exposure, params):
-        return 0.0
-    return 24.0 * exposure.side**2 + 12.0 * exposure.side**2 * params.swap_medians
+    """Bytes of all `Residuals`, where they are needed at once."""
+    needed = params.swap_medians and bands(exposure, params)
+    return 12.0 * exposure.side**2 if needed else 0.0
 
 
 def transient(t: np.ndarray, a: float, b: float, ta: float, tb: float) -> np.ndarray:
@@ -93,20 +110,14 @@ def transient(t: np.ndarray, a: float, b: float, ta: float, tb: float) -> np.nda
 
 
 def fit_transient(
-    partials: Sequence[np.ndarray] | Sequence[Residuals],
-    read_time: np.ndarray,
-    *,
-    exposure: Exposure,
-    params: TransientParams = _DEFAULT,
+    partials: Sequence[Band], *, params: TransientParams = _DEFAULT
 ) -> Mapping[str, Any]:
     """Fit `transient` to the row means at the rows' mean read times.
 
     Parameters
     ----------
-    partials : sequence of ndarray, or of `Residuals` with `swap_medians`
-        Row means of consecutive bands of active rows, DN.
-    read_time : ndarray (N, N) of float64
-        s.
+    partials : sequence of tuple
+        What `row_residuals` returns for consecutive bands of active rows.
 
     Returns
     -------
@@ -116,11 +127,12 @@ def fit_transient(
     optimize = load("scipy.optimize")
     if not partials:
         return {"fit": None}
+    t = np.concatenate([times for times, _ in partials])
+    found = [measured for _, measured in partials]
     if params.swap_medians:
-        rows = _swapped_means(cast("Sequence[Residuals]", partials))
+        rows = _swapped_means(cast("Sequence[Residuals]", found))
     else:
-        rows = np.concatenate(cast("Sequence[np.ndarray]", partials))
-    t = read_time[BORDER : exposure.side - BORDER].mean(axis=1)
+        rows = np.concatenate(cast("Sequence[np.ndarray]", found))
     good = np.isfinite(rows)
     early, late = (t[min(i, len(t) - 1)] for i in (300, 1000))
     if early == late:
@@ -184,7 +196,7 @@ step = Step(
         partial=row_residuals,
         combine=fit_transient,
         reads=("ramp",),
-        whole={"read_time": "detector.read_time"},
+        references={"read_time": "detector.read_time"},
         holds=held,
     ),
     when=lambda exposure, params, available: (

@@ -50,3 +50,32 @@ def load_all(names: Iterable[str]) -> None:
     """`load` before the first task what tasks would load otherwise."""
     for name in names:
         load(name)
+
+
+@contextlib.contextmanager
+def quick_yaml() -> Iterator[None]:
+    """PyYAML's compiled parser for those who ask for its slow one by name.
+
+    asdf and roman_datamodels read hundreds of kilobytes of manifests when they are first used,
+    which takes 1.6 s with the parser in Python and a tenth of that with libyaml's.
+    """
+    import yaml
+
+    slow = yaml.SafeLoader
+    try:
+        if yaml.__with_libyaml__:
+            yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[assignment,misc]
+        yield
+    finally:
+        yaml.SafeLoader = slow  # type: ignore[misc]
+
+
+def load_asdf() -> Any:
+    """asdf with all its extensions, which are read with the quick parser."""
+    if "asdf" not in _loaded:
+        with alone(), quick_yaml():
+            import asdf
+
+            asdf.get_config().extensions  # noqa: B018  (read now)
+            _loaded["asdf"] = asdf
+    return _loaded["asdf"]

@@ -56,10 +56,14 @@ def ramp(made):
 
 
 def partials(ramp, exposure, params=CORRECT):
+    times = pixel_times(18, 256, 0.3, Window(0, 256, 0, 256))
     return [
-        row_residuals(ramp[(..., *w.slices)], tile=Tile(w, 256), exposure=exposure)
+        row_residuals(
+            ramp[(..., *w.slices)], times[w.slices],
+            tile=Tile(w, 256), exposure=exposure, params=params,
+        )
         for w in bands(exposure, params)
-    ]
+    ]  # fmt: skip
 
 
 def test_bands_are_the_active_rows(exposure):
@@ -71,7 +75,7 @@ def test_bands_are_the_active_rows(exposure):
     assert not covered[252:].any()
 
 
-def test_row_residuals(ramp, exposure):
+def test_row_residuals(ramp, exposure, times):
     """Against a row-by-row clipped mean."""
     t, s = exposure.tbar, ramp[:, 4:252, 4:252].astype(float)
     expected = []
@@ -83,12 +87,15 @@ def test_row_residuals(ramp, exposure):
             off = np.abs(values - np.median(values))
             values = values[off <= 3 * values.std()]
         expected.append(values.mean())
-    result = np.concatenate(partials(ramp, exposure))
+    found = partials(ramp, exposure)
+    result = np.concatenate([means for _, means in found])
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-9)
+    result = np.concatenate([t for t, _ in found])
+    np.testing.assert_array_equal(result, times[4:252].mean(axis=1), strict=True)
 
 
 def test_the_transient_is_removed(ramp, exposure, times, run_step, window):
-    found = fit_transient(partials(ramp, exposure), times, exposure=exposure)
+    found = fit_transient(partials(ramp, exposure))
     model = transient(times, *found["fit"])
     truth = 60 * np.exp(-times / 0.03) - 8 * np.exp(-times / 0.15)
     np.testing.assert_allclose(model, truth, rtol=0, atol=0.05)
@@ -112,7 +119,7 @@ def test_rows_are_masked(why, ramp, exposure, times, run_step, window):
         assert bands(exposure, params) == []
     else:
         ramp[:] = 6000  # no transient at all
-    found = fit_transient(partials(ramp, exposure, params), times, exposure=exposure)
+    found = fit_transient(partials(ramp, exposure, params))
     assert found["fit"] is None
     flags = np.full(ramp.shape, 8, np.uint8)
     inputs = {"ramp": ramp, "groupdq": flags, "read_time": times}
@@ -167,19 +174,14 @@ def test_swapped_medians(ramp, exposure, times):
             off = np.abs(values - np.median(values))
             values = values[off <= 3 * values.std()]
         rows.append(values.mean())
-    found = partials_for(ramp, exposure, swapped)
-    np.testing.assert_allclose(_swapped_means(found), rows, rtol=0, atol=1e-9)
-    fit = fit_transient(found, times, exposure=exposure, params=swapped)["fit"]
-    expected = fit_transient([np.array(rows)], times, exposure=exposure)["fit"]
+    found = partials(ramp, exposure, swapped)
+    np.testing.assert_allclose(
+        _swapped_means([values for _, values in found]), rows, rtol=0, atol=1e-9
+    )
+    fit = fit_transient(found, params=swapped)["fit"]
+    expected = fit_transient([(times[4:252].mean(axis=1), np.array(rows))])["fit"]
     np.testing.assert_allclose(fit, expected, rtol=1e-5)
-    assert fit != fit_transient(partials(ramp, exposure), times, exposure=exposure)["fit"]
-    parts = sum(a.nbytes for part in found for a in part)
-    assert parts <= held(exposure, swapped) - held(exposure, CORRECT) < 1.2 * parts
-    assert held(exposure, CORRECT) >= times.nbytes
-
-
-def partials_for(ramp, exposure, params):
-    return [
-        row_residuals(ramp[(..., *w.slices)], tile=Tile(w, 256), exposure=exposure, params=params)
-        for w in bands(exposure, params)
-    ]
+    assert fit != fit_transient(partials(ramp, exposure))["fit"]
+    parts = sum(a.nbytes for _, part in found for a in part)
+    assert parts <= held(exposure, swapped) < 1.2 * parts
+    assert held(exposure, CORRECT) == 0
