@@ -1,7 +1,10 @@
 """Settings and fixtures that all tests share."""
 
+import contextlib
+import io
 import logging
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -12,6 +15,10 @@ from hypothesis import settings
 settings.register_profile("local", deadline=None, max_examples=50)
 settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+# What a script starts in the background ignores Ctrl-C, and so would all programs that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -178,3 +185,46 @@ def _pipeline(simulation, recipe="l1_to_l2", **changes):
 def pipeline():
     """``pipeline(simulation, recipe, **changes to the configuration)`` -> (steps, inputs)."""
     return _pipeline
+
+
+def _blank(figure):
+    """A picture as large as the page's, with nothing on it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    from roman_dask_l2.report import page
+
+    figure.set_dpi(page.DPI)
+    buffer = io.BytesIO()
+    Image.new("P", FigureCanvasAgg(figure).get_width_height()).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+_drawing: list[bool] = []
+
+
+@pytest.fixture(scope="module")
+def blank_pictures():
+    """Reports of this file have blank pictures: a test that reads the words of a page need not
+    wait for its pictures, which take five sixths of the time. All figures are made nevertheless."""
+    from roman_dask_l2.report import page
+
+    png = page._png
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "_png", lambda figure: (png if _drawing else _blank)(figure))
+        yield
+
+
+@pytest.fixture(scope="session")
+def drawn():
+    """``with drawn():`` pictures are drawn in spite of `blank_pictures`."""
+
+    @contextlib.contextmanager
+    def draw():
+        _drawing.append(True)
+        try:
+            yield
+        finally:
+            _drawing.pop()
+
+    return draw

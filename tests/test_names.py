@@ -21,6 +21,8 @@ from roman_dask_l2.products.validation import find_problems
 from roman_dask_l2.report import write_report
 from roman_dask_l2.simulation.simulate import simulate
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 SIDE = 256
 ODD = ["a#b?c%20d:e", "-a 'b\"&;[c]*{ä}星\\"]
 

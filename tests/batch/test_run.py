@@ -15,6 +15,8 @@ import yaml
 
 from roman_dask_l2.cli.app import main
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -13,6 +13,8 @@ from roman_dask_l2 import calibrate, generate_noise
 from roman_dask_l2.cli.app import main
 from roman_dask_l2.simulation.simulate import simulate
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 ROOT = Path(__file__).resolve().parents[2]
 NOISE = {"LAYER": ["RS1", "Rz3"], "TEMP": ".", "SEED": 4, "OUT": "l2_noise.asdf"}
 

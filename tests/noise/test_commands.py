@@ -27,6 +27,8 @@ from roman_dask_l2.products.noise_layers import generate_noise
 from roman_dask_l2.report.exposure import exposure_report
 from roman_dask_l2.simulation.simulate import simulate
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 KINDS = {ActsOn.RAMP: RampNoise, ActsOn.BLOCKS: BlockNoise, ActsOn.SUM: SumChange}
 

@@ -26,6 +26,8 @@ from roman_dask_l2.products.noise_layers import generate_noise
 from roman_dask_l2.report.two_files import compare_files
 from roman_dask_l2.simulation.simulate import simulate
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 SIDE, ACTIVE = 256, 248
 LIKELIHOOD = ["dq_init", "saturation", "refpix", "dark_decay", "linearity", "dark",
               {"ramp_fit_likelihood": {"dark_noise": True}}, "flat", "mask", "medsky"]  # fmt: skip

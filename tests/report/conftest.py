@@ -23,6 +23,11 @@ LAYERS = ["RS2", "PbS1", "RP"]
 VOID = {"meta", "link", "img", "input", "br", "wbr"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _blank(blank_pictures):
+    """Pictures are drawn only where a test asks for it with ``with drawn():``."""
+
+
 @pytest.fixture(scope="session")
 def exposure_with_noise(tmp_path_factory):
     """``config``, ``l2`` and ``noise`` of a calibrated exposure; not to be changed."""

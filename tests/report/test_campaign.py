@@ -68,10 +68,10 @@ def test_batch_writes_the_numbers(folder):
         assert list(line["quality"]["layers"]) == ["RS1", "PbS1"]
 
 
-def test_report(folder, tmp_path, check_page, plots, capsys):
+def test_report(folder, tmp_path, check_page, plots, capsys, drawn):
     file, out = folder / "campaign.yaml", tmp_path / "r.html"
     png = tmp_path / "png"
-    with plots() as figures:
+    with plots() as figures, drawn():
         assert app.main(["report", str(file), "-o", str(out), "--png", str(png), "--quiet"]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     page = check_page(out)

@@ -36,9 +36,9 @@ PLOTS = {
 
 
 @pytest.fixture(scope="module")
-def report(exposure_with_noise, tmp_path_factory, plots):
+def report(exposure_with_noise, tmp_path_factory, plots, drawn):
     folder = tmp_path_factory.mktemp("report")
-    with plots() as figures:
+    with plots() as figures, drawn():
         exposure_report(exposure_with_noise.l2, folder / "r.html", png=folder / "png")
     assert set(figures) == PLOTS
     return folder

@@ -43,8 +43,8 @@ def image(calibrated):
     return calibrated()
 
 
-def test_page(image, plots, check_page, tmp_path):
-    with plots() as figures:
+def test_page(image, plots, check_page, tmp_path, drawn):
+    with plots() as figures, drawn():
         page = check_page(exposure_report(image, tmp_path / "r.html"))
     ramps = {f"ramp_{kind.replace(' ', '_')}" for kind in replay.KINDS}
     assert {*ramps, "error_rate", "chi_square", "jump_times"} <= set(figures)

@@ -34,12 +34,17 @@ def good(tmp_path_factory):
     return made
 
 
-def report(config):
-    """Its text; a warning of NumPy or matplotlib is an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)
-        warnings.simplefilter("error", UserWarning)
-        return write_report(config).read_text()
+@pytest.fixture
+def report(drawn):
+    """``report(config)``: its text; a warning of NumPy or matplotlib is an error."""
+
+    def write(config):
+        with warnings.catch_warnings(), drawn():
+            warnings.simplefilter("error", RuntimeWarning)
+            warnings.simplefilter("error", UserWarning)
+            return write_report(config).read_text()
+
+    return write
 
 
 @pytest.mark.parametrize(
@@ -49,7 +54,7 @@ def report(config):
         ("saturation", "data", 1, ["DO_NOT_USE", "SATURATED"]),
     ],
 )
-def test_nothing_but_flags(file, array, value, words, tmp_path):
+def test_nothing_but_flags(file, array, value, words, report, tmp_path):
     made = simulated(tmp_path)
     rewrite_array(made.caldir[file], array, lambda a: np.full_like(a, value))
     calibrate(made.config)
@@ -77,7 +82,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("name", "key", "change", "words"), CHANGES.values(), ids=CHANGES)
-def test_arrays_that_are_not_finite(name, key, change, words, good, tmp_path):
+def test_arrays_that_are_not_finite(name, key, change, words, good, report, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(good.directory, folder)
     path = folder / f"{name}.asdf"

@@ -42,8 +42,9 @@ def made(simulated, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def usual(made):
-    return made("observatory")
+def usual(made, drawn):
+    with drawn():
+        return made("observatory")
 
 
 def test_page(usual, check_page):

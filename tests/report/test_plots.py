@@ -97,7 +97,7 @@ def test_corners_are_named_outside(turned):
         assert (np.abs(place) < np.abs(ax.get_xlim()[0])).all()
 
 
-def test_colours_of_pictures_are_kept():
+def test_colours_of_pictures_are_kept(drawn):
     """256 of them: every kind of flag, be it one pixel in a million, has its own."""
     side = 500
     kinds = np.zeros((side, side), np.uint8)
@@ -105,7 +105,8 @@ def test_colours_of_pictures_are_kept():
         kinds[20 + 50 * i, 30] = i + 1
     seen = SimpleNamespace(k=2, kinds=kinds)
     counts = [side**2 - len(KINDS), *(1 for _ in KINDS)]
-    png = pages._png(plots.flags(seen, counts, side**2))
+    with drawn():
+        png = pages._png(plots.flags(seen, counts, side**2))
     picture = Image.open(io.BytesIO(png))
     assert picture.mode == "P"
     colours = np.unique(np.array(picture.convert("RGB")).reshape(-1, 3), axis=0).astype(int)
