@@ -42,7 +42,7 @@ test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 -m slow $(ARGS)
 
 test-faults: $(VENV)/.test
-	$(BIN)/python -m pytest -q -rs -m faults $(ARGS)
+	$(BIN)/python -m pytest -q -rs -n 2 -m faults $(ARGS)
 
 fuzz: $(VENV)/.test
 	FUZZ=$(FUZZ) $(BIN)/python -m pytest -q -n 2 tests/fuzz $(ARGS)
