@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 PROCESSORS = {
     "BLAS of 2011": {"OPENBLAS_CORETYPE": "Sandybridge"},
     "BLAS with one thread": {"OPENBLAS_NUM_THREADS": "1"},

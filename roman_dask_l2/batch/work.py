@@ -29,7 +29,7 @@ from ..products.quality import measure
 from ..system.files import clock_ahead, status_now
 from ..system.memory import peak, reset_peak, resident
 from ..system.processes import give_back
-from ..system.stopping import raise_if_told
+from ..system.stopping import heard
 from ..system.workarounds import forget_schemas
 from . import manifest
 from .campaign import configuration
@@ -207,8 +207,8 @@ class _Attempt:
         for product, reason in reasons.items():
             log.debug("%s: %s: %s", self._work.identity, product, reason)
         try:
-            self._make(config, reasons)
-            raise_if_told()
+            with heard():
+                self._make(config, reasons)
             left, _ = find_unfinished(config)
             if left:
                 product, reason = next(iter(left.items()))

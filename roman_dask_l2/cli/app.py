@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from ..errors import ClusterError, InputError
 from ..system.logs import Messages
+from ..system.stopping import Stopper, heard
 from . import batch, look, run, tools
 from .options import PROGRAM, PrintVersion, shared_options
 
@@ -48,8 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stopper = None
     with contextlib.suppress(ValueError):  # not in the main thread
         if arguments is None:  # the process is this command's own
-            from ..system.stopping import Stopper
-
             stopper = Stopper()
         else:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -64,7 +63,8 @@ def _act(args: argparse.Namespace, messages: Messages) -> tuple[int, list[str]]:
     """Exit status of a command, and why it could not be carried out."""
     try:
         messages.also_to(args.log_json)
-        return args.action(args), []
+        with heard():
+            return args.action(args), []
     except InputError as error:
         _trace(args)
         return 2, error.problems

@@ -82,8 +82,7 @@ _told = threading.Event()
 
 
 def raise_if_told() -> None:
-    """Between two pieces of work: where a library caught the first signal's exception for one of
-    its own, go no further.
+    """Go no further where a signal has come.
 
     Raises
     ------
@@ -91,6 +90,18 @@ def raise_if_told() -> None:
     """
     if _told.is_set():
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[None]:
+    """A signal that comes in the block ends it with KeyboardInterrupt, also where a library caught
+    that, or the interpreter put another exception in its place, as ``from a import b`` may do."""
+    try:
+        yield
+    except Exception:
+        raise_if_told()
+        raise
+    raise_if_told()
 
 
 class Stopper:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import asdf
@@ -14,6 +15,10 @@ import pytest
 import yaml
 
 from roman_dask_l2.cli.app import main
+from roman_dask_l2.products import level2
+from roman_dask_l2.system import stopping
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -581,3 +586,18 @@ def test_a_report_that_cannot_be_written_is_told_before_the_work(campaign, capsy
     assert (code, out) == (2, [])
     assert "campaign_report.html" in err[-1]
     assert not campaign.manifest.exists()
+
+
+def test_a_signal_that_became_another_error(campaign, capsys, monkeypatch):
+    """As the interpreter makes one of it within an import: the exposure has not failed."""
+
+    def interrupted(*_, **__):
+        stopping._told.set()
+        raise TypeError("expected a message argument")
+
+    monkeypatch.setattr(level2, "calibrate", interrupted)
+    monkeypatch.setattr(stopping, "_told", threading.Event())
+    status, out, _ = batch(campaign, capsys, "--only", "sca=1")
+    assert status == 1
+    assert out[-1].startswith("0 done, 0 finished before, 0 failed, 1 interrupted, 1 left")
+    assert list(campaign.statuses().values()) == [["running", "interrupted"]]

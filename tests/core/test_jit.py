@@ -63,6 +63,7 @@ def start(folder, cache, *kinds):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_many_processes_fill_one_cache(tmp_path):
     """Each begins with another variant, so that all add to the same index at the same time."""
     (tmp_path / "summing.py").write_text(MODULE)
@@ -76,6 +77,7 @@ def test_many_processes_fill_one_cache(tmp_path):
     assert output.split() == ["3", "0"]  # every variant was there: nothing was lost
 
 
+@pytest.mark.slow
 def test_new_code_is_never_mixed_with_old(tmp_path):
     """While one process replaces what an older version of the function left, another looks."""
     module = tmp_path / "summing.py"

@@ -21,7 +21,7 @@ from edits import (
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-CASES = int(os.environ.get("FUZZ", "600"))
+CASES = int(os.environ.get("FUZZ", "300"))
 """Number of cases in all; without FUZZ they are always the same."""
 
 

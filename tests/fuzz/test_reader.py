@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-CASES = int(os.environ.get("FUZZ", "600"))
+CASES = int(os.environ.get("FUZZ", "300"))
 """Cases of each kind, which are always the same without FUZZ."""
 MEMORY = 500e6
 """Bytes that the process may have, resident, all told."""

@@ -43,7 +43,13 @@ def _resident(*arguments):
 
 
 @pytest.mark.parametrize(
-    ("tile", "threads"), [((32, 1024), 1), ((256, 1024), 2), ((1024, 1024), 2), ((300, 300), 3)]
+    ("tile", "threads"),
+    [
+        ((32, 1024), 1),
+        pytest.param((256, 1024), 2, marks=pytest.mark.slow),
+        pytest.param((1024, 1024), 2, marks=pytest.mark.slow),
+        ((300, 300), 3),
+    ],
 )
 def test_projected_is_within_30_per_cent_of_measured(exposure, tile, threads):
     size = f"{tile[0]}x{tile[1]}"

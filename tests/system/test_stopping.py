@@ -7,14 +7,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from roman_dask_l2.cli import app
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.io.layout import read_layout
 from roman_dask_l2.system import stopping
+from roman_dask_l2.system.logs import Messages
 from roman_dask_l2.system.processes import born
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +122,11 @@ DROPPED = {
     "a weak reference": "import weakref\nclass Thing: pass\nthing = Thing()\n"
     "link = weakref.ref(thing, wait)\ndel thing",
     "foreign code": "import ctypes\nctypes.CFUNCTYPE(None)(wait)()",
-    "a library": "try: wait()\nexcept BaseException: pass\nstopping.raise_if_told()",
+    "a library": "with stopping.heard():\n    try: wait()\n    except BaseException: pass",
+    # The interpreter looks for signals while it writes its error, which then is a TypeError.
+    "an import": "import sys, types\nclass Name(str): __repr__ = wait\n"
+    "sys.modules['m'] = types.ModuleType('m')\nsys.modules['m'].__name__ = Name('m')\n"
+    "with stopping.heard():\n    from m import missing",
 }
 
 
@@ -145,6 +153,19 @@ def test_where_an_exception_gets_lost(where, number):
         process.send_signal(number)
         out, error = process.communicate(timeout=120)
     assert (process.returncode, out, error) == (1, "clean\n", "")
+
+
+@pytest.mark.parametrize("error", [TypeError("odd"), InputError("bad"), None])
+def test_a_signal_explains_whatever_came_of_it(error, monkeypatch):
+    def act(args):
+        stopping._told.set()
+        if error:
+            raise error
+        return 0
+
+    monkeypatch.setattr(stopping, "_told", threading.Event())
+    said = app._act(SimpleNamespace(action=act, log_json=None, debug=False), Messages("x", 0))
+    assert said == (1, ["interrupted; no unfinished file is left behind"])
 
 
 def test_no_shell_stays_behind(tmp_path):
