@@ -73,6 +73,19 @@ def replace_bad(
     return np.where(bad, array.dtype.type(fill), array), bad
 
 
+LEAST_DARK = -1.0
+"""DN/s. A measured dark current is below zero by its noise, which is far less than this."""
+
+
+def usable_dark(slope: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """`replace_bad` with 0 for a dark current, also where it is below `LEAST_DARK`."""
+    slope, bad = replace_bad(slope, 0.0)
+    if slope.min(initial=0) >= LEAST_DARK:
+        return slope, bad
+    low = slope < LEAST_DARK
+    return np.where(low, slope.dtype.type(0), slope), low if bad is None else low | bad
+
+
 def with_reference_flags(dq: np.ndarray, more: np.ndarray | None, window=...) -> np.ndarray:
     """Add the flags of a reference file.
 

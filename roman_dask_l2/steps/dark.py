@@ -8,7 +8,7 @@ from ..core.dq import PIXEL
 from ..core.exposure import Exposure
 from ..core.jit import kernel
 from ..core.step import Params, Step, Tile
-from .common import copy, replace_bad, with_flag
+from .common import copy, replace_bad, usable_dark, with_flag
 from .ipc import deconvolve, usable_references
 
 
@@ -52,7 +52,8 @@ def subtract_dark(
     Returns
     -------
     ramp, pixeldq : ndarray
-        UNRELIABLE_DARK where the dark current is not finite (then nothing is subtracted).
+        UNRELIABLE_DARK where the dark current is not finite or below -1 DN/s (then nothing is
+        subtracted).
     """
     slope, pixeldq = _slope_and_flags(pixeldq, dark_slope, dark_dq, tile)
     rows, columns = tile.active
@@ -62,8 +63,8 @@ def subtract_dark(
     return out, pixeldq
 
 
-def _slope_and_flags(pixeldq, dark_slope, dark_dq, tile):
-    slope, bad = replace_bad(dark_slope, 0.0)
+def _slope_and_flags(pixeldq, dark_slope, dark_dq, tile, check=True):
+    slope, bad = usable_dark(dark_slope) if check else replace_bad(dark_slope, 0.0)
     pixeldq = pixeldq.copy()
     pixeldq[tile.active] |= dark_dq[tile.active]
     return slope, with_flag(pixeldq, bad, PIXEL["UNRELIABLE_DARK"], tile.active)
@@ -86,7 +87,7 @@ class DarkRateParams(Params):
     order: int = 2
     """Terms of the IPC inversion of the dark current; 0: none."""
     check_references: bool = True
-    """As the option of `ipc`."""
+    """As the option of `ipc`; and do not believe a dark current below -1 DN/s."""
 
 
 def _rate_references(params: DarkRateParams) -> dict[str, str]:
@@ -127,7 +128,7 @@ def subtract_dark_rate(
     -------
     rate, dq : ndarray
     """
-    slope, dq = _slope_and_flags(dq, dark_slope, dark_dq, tile)
+    slope, dq = _slope_and_flags(dq, dark_slope, dark_dq, tile, params.check_references)
     if gain is not None and ipc is not None:
         gain, ipc, _ = usable_references(gain, ipc, tile, params.check_references)
         slope = deconvolve(slope, gain, ipc, tile, params.order)

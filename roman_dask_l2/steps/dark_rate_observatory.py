@@ -6,15 +6,15 @@ import numpy as np
 
 from ..core.dq import PIXEL
 from ..core.step import Params, Step, Tile
-from .common import replace_bad
+from .common import usable_dark
 
 
 class DarkRateObservatoryParams(Params):
     """Parameters of `subtract_rate`."""
 
     check_references: bool = True
-    """Subtract nothing where the dark current is not finite or absurd, and flag UNRELIABLE_DARK and
-    DO_NOT_USE (romancal subtracts what is there)."""
+    """Subtract nothing where the dark current is not finite, absurd or below -1 DN/s, and flag
+    UNRELIABLE_DARK and DO_NOT_USE (romancal subtracts what is there)."""
 
 
 _DEFAULT = DarkRateObservatoryParams()
@@ -49,7 +49,7 @@ def subtract_rate(
     act = tile.active
     rate, dq, slope, bad = rate.copy(), dq.copy(), dark_slope[act], None
     if params.check_references:
-        slope, bad = replace_bad(slope, 0.0)
+        slope, bad = usable_dark(slope)
     rate[act] -= slope
     dq[act] |= dark_dq[act]
     if bad is not None:

@@ -9,7 +9,6 @@ shell that waits beside it. A second signal, a second later or more, ends it at 
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import os
 import shutil
@@ -157,7 +156,7 @@ class Stopper:
         while time.monotonic() < end and not self._again.wait(_LOOK):
             if self._dropped:
                 self._once_more = True
-                _thread.interrupt_main()
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         _force()
 
     def end(self, status: int) -> None:

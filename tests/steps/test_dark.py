@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from roman_dask_l2.core.detector import Window
 from roman_dask_l2.core.dq import PIXEL
 from roman_dask_l2.steps.dark import DarkRateParams, rate_step, step
 
@@ -104,3 +105,27 @@ def test_bad_gain_or_kernel(name, arrays, exposure, run_step, window):
     far = np.maximum(abs(y - 60), abs(x - 50)) > 2
     assert np.isfinite(after).all()
     np.testing.assert_array_equal(after[far], before[far])
+
+
+@pytest.mark.parametrize("value", [-1000, -1.5, -1])
+def test_below_zero(value, arrays, exposure, run_step, window):
+    """By more than its noise can be: nothing is subtracted, the pixel is flagged; the package
+    believes it."""
+    arrays["dark_slope"][100, 100] = value
+    believed = value >= -1
+    full = Window(0, 256, 0, 256)
+    taken = arrays["dark_slope"].copy()
+    taken[100, 100] = value if believed else 0
+    made = run_step(step, exposure, full, ramp_inputs(arrays))
+    right = run_step(step, exposure, full, ramp_inputs(arrays | {"dark_slope": taken}))
+    np.testing.assert_array_equal(made["ramp"], right["ramp"])
+    found = made["pixeldq"] ^ right["pixeldq"]
+    without = arrays["pixeldq"] | arrays["dark_dq"]
+    assert found[100, 100] == (0 if believed else UNRELIABLE & ~without[100, 100])
+    assert not np.delete(found, 100, axis=0).any()
+    inputs = rate_inputs(arrays, order=0)
+    for check in (True, False):
+        params = DarkRateParams(order=0, check_references=check)
+        rate = run_step(rate_step, exposure, full, inputs, params)["rate"]
+        less = value if believed or not check else 0
+        assert rate[100, 100] == arrays["rate"][100, 100] - np.float32(less)

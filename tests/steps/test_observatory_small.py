@@ -106,7 +106,9 @@ def test_dark_rate(check, arrays, exposure, run_step, window):
     rng = np.random.default_rng(2)
     slope = rng.normal(0.01, 0.01, SHAPE).astype(np.float32)
     bad = rng.random(SHAPE) < 0.1
-    slope[bad] = np.nan
+    impossible = np.float32([np.nan, np.inf, -np.inf, 2**24, -(2**24), -1000, -1.5])
+    slope[bad] = rng.choice(impossible, bad.sum())
+    slope[~bad & (rng.random(SHAPE) < 0.01)] = -1  # its noise
     flags = rng.choice(np.array([0, 1 << 11], np.uint32), SHAPE)
     inputs = {"rate": arrays["rate"], "dq": arrays["dq"], "dark_slope": slope, "dark_dq": flags}
     params = DarkRateObservatoryParams(check_references=check)
