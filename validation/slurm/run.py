@@ -498,7 +498,7 @@ def allocation(place: Path, **variables: str) -> str:
 
 
 def check_door_of_allocation(work: Work) -> None:
-    """Nobody gets into an allocation without its key; on TERM program, workers, scheduler end."""
+    """Nobody gets into an allocation without its key; on SIGTERM program, workers, scheduler end."""
     place = work.place("door-of-allocation", GRAPH=SLOW, layers=OWN)
     job = allocation(place, SLOW="20")
     wait_for(lambda: tiles_begun(place) or states(job)[job] in OVER, "the first tiles")
