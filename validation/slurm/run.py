@@ -498,7 +498,7 @@ def allocation(place: Path, **variables: str) -> str:
 
 
 def check_door_of_allocation(work: Work) -> None:
-    """Nobody gets into an allocation without its key; on SIGTERM program, workers, scheduler end."""
+    """Nobody gets into an allocation; on SIGTERM program, workers and scheduler end in turn."""
     place = work.place("door-of-allocation", GRAPH=SLOW, layers=OWN)
     job = allocation(place, SLOW="20")
     wait_for(lambda: tiles_begun(place) or states(job)[job] in OVER, "the first tiles")
@@ -510,7 +510,7 @@ def check_door_of_allocation(work: Work) -> None:
     log = (place / f"roman-dask-l2-{job}.out").read_text()
     expect("interrupted; no unfinished file is left behind" in log, log)
     said = (place / f"scheduler-{job}.log").read_text()
-    steps = ["Remove client roman-dask-l2", "Remove worker", "Closing scheduler"]
+    steps = ["Remove client Client-roman-dask-l2", "Remove worker", "Closing scheduler"]
     where = [said.find(step) for step in steps]
     expect(-1 not in where and where == sorted(where), f"{steps}: {where}\n{said}")
     said = (place / f"workers-{job}.log").read_text()
