@@ -1,6 +1,7 @@
 """The log of a campaign: JSON Lines.
 
-Some say what a batch is going to do; there is one when an attempt begins and one when it ends.
+Some say what a batch is going to do; an attempt has one, written when it ends. Those of earlier
+versions have another one when it begins.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..system.files import check_link, open_regular
+from . import begun
 
 log = logging.getLogger(__name__)
 
@@ -115,12 +117,12 @@ def require_writable(path: Path) -> None:
 
 @dataclass(frozen=True)
 class History:
-    """What a manifest says.
+    """What a manifest says, and the notes on attempts that have not ended.
 
     Attributes
     ----------
     last : dict
-        Identity -> its last line.
+        Identity -> its last line; that of an attempt which has not ended has status ``running``.
     ended : list
         All lines that end an attempt, in the order of the file.
     planned : dict
@@ -137,7 +139,7 @@ class History:
 
 
 def read(path: Path) -> History:
-    """Read a manifest; lines that are none are reported and left out.
+    """Read a manifest, and what has begun; lines that are none are reported and left out.
 
     Raises
     ------
@@ -145,6 +147,7 @@ def read(path: Path) -> History:
         If the file is there and cannot be read.
     """
     history = History({}, [])
+    at_work = begun.read(path)  # first: an attempt that ends in between is seen to have ended
     for line in _lines(path):
         if "planned" in line:
             history.planned.update(dict.fromkeys(line["planned"], line["batch"]))
@@ -156,6 +159,7 @@ def read(path: Path) -> History:
         if status == "running":
             continue
         history.ended.append(line)
+        at_work.pop(line["attempt"], None)
         # Another worker of the same batch may try again what was interrupted.
         if status == "done" or (
             status == "failed" and history.planned.get(identity) == line.get("batch")
@@ -163,6 +167,7 @@ def read(path: Path) -> History:
             history.planned.pop(identity, None)
         if status == "done":
             history.redo.pop(identity, None)
+    history.last.update((line["identity"], line) for line in at_work.values())
     return history
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..engine.progress import Progress
 from ..errors import InputError
 from ..system.memory import available
-from . import manifest
+from . import begun, manifest
 from .fingerprint import product_files
 from .locks import DEAD_AFTER, holder, lock_path, look
 from .outcome import Outcome
@@ -52,6 +52,7 @@ def execute(outcome: Outcome, client: Client | None = None, *, show_progress: bo
     if client is None:
         require_enough(plan)
     manifest.require_writable(plan.campaign.manifest)
+    begun.tidy(plan.campaign.manifest)
     for item in plan.messy:
         tidy(item.work, item.config)
     for item in plan.finished:

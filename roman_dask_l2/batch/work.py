@@ -31,7 +31,7 @@ from ..system.memory import peak, reset_peak, resident
 from ..system.processes import give_back
 from ..system.stopping import heard
 from ..system.workarounds import forget_schemas
-from . import manifest
+from . import begun, manifest
 from .campaign import configuration
 from .fingerprint import find_unfinished, product_files
 from .folders import make_folders
@@ -168,6 +168,7 @@ class _Attempt:
         self._clock, self._cpu = time.monotonic(), time.process_time()
         self._seconds: dict[str, float] = {}
         self._fingerprints: dict[Product, str] = {}
+        self._reasons: Mapping[Product, str] = {}
 
     def run(self) -> Record:
         reset_peak()
@@ -203,7 +204,8 @@ class _Attempt:
             if self._work.unknown and not self._noted():
                 self._done(config, note="found finished")
             return {"identity": self._work.identity, "status": "finished"}
-        self._write({**self._line("running"), "lock": str(lock), "reasons": reasons})
+        self._reasons = reasons
+        self._begin(lock)
         for product, reason in reasons.items():
             log.debug("%s: %s: %s", self._work.identity, product, reason)
         try:
@@ -229,6 +231,7 @@ class _Attempt:
         """Others took this process for dead, and may have removed its files: what they make of the
         exposure counts."""
         by = str(holder(lock) or "another process")
+        begun.forget(self._manifest, self._token)
         log.warning(
             "%s: was taken over by %s, this process had stood still", self._work.identity, by
         )
@@ -274,6 +277,17 @@ class _Attempt:
         usual = projected(job, product, work.tile, work.threads)
         return work.limit if usual > work.limit else None
 
+    def _begin(self, lock: Path) -> None:
+        """Note that the attempt has begun, should its process be killed."""
+        line = self._line("running") | {"lock": str(lock), "reasons": self._reasons}
+        try:
+            begun.note(self._manifest, line)
+        except OSError as error:
+            log.warning(
+                "%s: that %s has begun cannot be noted (%s)",
+                begun.folder_of(self._manifest), self._work.identity, error.strerror,
+            )  # fmt: skip
+
     def _line(self, status: str) -> Record:
         return new_line(self._work, status, self._token, self._started)
 
@@ -285,6 +299,7 @@ class _Attempt:
         """Write the line that ends the attempt."""
         give_back()  # or the heap grows by a percent with every exposure, as it falls into pieces
         record = self._line(status) | {
+            "reasons": self._reasons,
             "seconds": round(time.monotonic() - self._clock, 3),
             "cpu_seconds": round(time.process_time() - self._cpu, 3),
             "peak_memory": peak(),
@@ -294,11 +309,10 @@ class _Attempt:
             "output": [],
             "error": None,
         }
-        return self._write(record | more)
-
-    def _write(self, line: Record) -> Record:
-        write_line(self._manifest, line)
-        return line
+        record |= more
+        if write_line(self._manifest, record):
+            begun.forget(self._manifest, self._token)
+        return record
 
 
 def new_line(
@@ -324,13 +338,16 @@ def head(batch: str, share: str | None, started: datetime | None = None) -> Reco
     }
 
 
-def write_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Add a line to the manifest; that it cannot be written is no reason to stop."""
+def write_line(path: Path, line: Mapping[str, Any]) -> bool:
+    """Add a line to the manifest, and tell whether that went well; if not, it is no reason to
+    stop."""
     try:
         manifest.append(path, line)
     except OSError as error:
         what = line.get("identity", "what this batch is going to do")
         log.warning("%s: %s cannot be noted (%s)", path, what, error.strerror)
+        return False
+    return True
 
 
 def last_line(path: Path, identity: str) -> Record:
@@ -343,14 +360,26 @@ def last_line(path: Path, identity: str) -> Record:
 
 
 def note_dead(path: Path, identity: str, dead: Owner | None) -> None:
-    """Note the end of an attempt whose process was killed, if it could not do so itself."""
-    if dead is None:
+    """Note the end of attempts that were killed and could not do so themselves; the caller holds
+    the lock of the exposure."""
+    over = [line for line in begun.read(path).values() if line["identity"] == identity]
+    if not over and dead is None:
         return
-    last = last_line(path, identity)
-    if last.get("attempt") != dead.token or last["status"] != "running":
+    try:
+        history = manifest.read(path)
+    except InputError as error:
+        log.warning("%s", error)
         return
-    end = {key: value for key, value in last.items() if key not in ("lock", "reasons")}
-    write_line(path, end | {"status": "interrupted", "error": f"{dead} was killed"})
+    last = history.last.get(identity, {})
+    if dead is not None and last.get("attempt") == dead.token and last not in over:
+        over.append(last)  # of an earlier version, whose lines say what has begun
+    known = {line["attempt"] for line in history.ended}
+    for line in over:
+        noted = line["status"] != "running" or line["attempt"] in known
+        end = {key: value for key, value in line.items() if key != "lock"}
+        who = f"process {line.get('pid')} on {line.get('host')} was killed"
+        if noted or write_line(path, end | {"status": "interrupted", "error": who}):
+            begun.forget(path, line["attempt"])
 
 
 def tidy(work: Work, config: Config) -> bool:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..system.processes import OWNER, is_orphan, own
+from ..system.stopping import unfinished
 
 if TYPE_CHECKING:
     from distributed import Security
@@ -58,18 +59,21 @@ def run_keys(folder: Path | None = None) -> Iterator[Security]:
     parent = Path(tempfile.gettempdir()) if folder is None else folder.expanduser().absolute()
     remove_orphans(parent)
     keys = None
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            keys = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-            write_keys(keys)
-        except OSError as error:
-            raise InputError(
-                f"{parent}: the keys of the run cannot be written there ({error.strerror})"
-            ) from error
-        yield security_of(keys / CERTIFICATE, keys / CERTIFICATE, keys / KEY)
-    finally:
-        if keys is not None:
-            shutil.rmtree(keys, ignore_errors=True)
+            try:
+                keys = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+                # Also where a thread that does not end has the process ended by force.
+                stack.enter_context(unfinished(keys))
+                write_keys(keys)
+            except OSError as error:
+                raise InputError(
+                    f"{parent}: the keys of the run cannot be written there ({error.strerror})"
+                ) from error
+            yield security_of(keys / CERTIFICATE, keys / CERTIFICATE, keys / KEY)
+        finally:
+            if keys is not None:
+                shutil.rmtree(keys, ignore_errors=True)
 
 
 def write_keys(folder: Path, pid: int | None = None) -> None:

@@ -162,6 +162,12 @@ class Campaign:
         found = [json.loads(line) for line in text.splitlines()]
         return [line for line in found if "planned" not in line]
 
+    def at_work(self) -> list[dict]:
+        """What is noted of attempts that have not ended."""
+        from roman_dask_l2.batch import begun
+
+        return list(begun.read(self.manifest).values())
+
     def statuses(self) -> dict[str, list[str]]:
         """What the manifest says of each exposure, in turn."""
         found: dict[str, list[str]] = {}
@@ -189,6 +195,9 @@ class Campaign:
         assert self.pixels() == undisturbed
         assert list((self.folder / "temp").iterdir()) == []
         assert {states[-1] for states in self.statuses().values()} == {"done"}
+        assert list(self.folder.glob(".*")) == []
+        attempts = [line["attempt"] for line in self.lines()]
+        assert len(set(attempts)) == len(attempts)
 
 
 def pixels(path: Path) -> str:

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from roman_dask_l2.batch import manifest
+from roman_dask_l2.batch import begun, manifest
 from roman_dask_l2.errors import InputError
 
 
@@ -31,6 +31,52 @@ def test_last_line_counts(path):
     history = manifest.read(path)
     assert {k: v["status"] for k, v in history.last.items()} == {"a=1": "running", "a=2": "done"}
     assert [entry["status"] for entry in history.ended] == ["failed", "done"]
+
+
+ATTEMPT = "0" * 31
+
+
+def test_what_has_begun_and_not_ended(path, tmp_path):
+    """It stands for the last line of its exposure, until the manifest has its end."""
+    manifest.append(path, line(status="failed"))
+    for i in "12":
+        begun.note(path, line(f"a={i}", "running", attempt=ATTEMPT + i))
+    history = manifest.read(path)
+    assert {k: v["status"] for k, v in history.last.items()} == {"a=1": "running", "a=2": "running"}
+    assert [entry["status"] for entry in history.ended] == ["failed"]
+    manifest.append(path, line(attempt=ATTEMPT + "1"))
+    assert {k: v["status"] for k, v in manifest.read(path).last.items()} == {
+        "a=1": "done", "a=2": "running",
+    }  # fmt: skip
+    begun.forget(path, ATTEMPT + "1", ATTEMPT + "2")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_notes_that_are_none(path, tmp_path):
+    """Torn, of another name, a link, a pipe: left out; what a killed process has left goes."""
+    begun.note(path, line("a=1", "running", attempt=ATTEMPT + "1"))
+    folder = begun.folder_of(path)
+    (folder / f"{ATTEMPT}2.json").write_text('{"identity": "a=2", "att')
+    (folder / f"{ATTEMPT}3.json").write_text(json.dumps(line("a=3", "running")))
+    (tmp_path / "elsewhere").write_text(json.dumps(line("a=4", "running", attempt=ATTEMPT + "4")))
+    (folder / f"{ATTEMPT}4.json").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(folder / f"{ATTEMPT}5.json")
+    (folder / "notes.txt").touch()
+    assert list(manifest.read(path).last) == ["a=1"]
+    begun.tidy(path)
+    assert len(list(folder.iterdir())) == 6
+    os.utime(folder / f"{ATTEMPT}2.json", (0, 0))
+    begun.tidy(path)
+    assert len(list(folder.iterdir())) == 5
+
+
+def test_a_link_in_the_place_of_the_notes(path, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    begun.folder_of(path).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=r"Not a directory|symbolic links"):
+        begun.note(path, line(status="running", attempt=ATTEMPT + "1"))
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert begun.read(path) == {}
 
 
 def test_no_manifest_yet(path):

@@ -66,7 +66,7 @@ def test_a_whole_campaign(campaign, undisturbed, tools, capsys):
     assert [line.split()[:2] for line in lines[1:-1]] == [[i, "done"] for i in tools.IDENTITIES]
     assert lines[-1].startswith("4 done, 0 finished before, 0 failed; ")
     campaign.check(undisturbed)
-    assert campaign.statuses() == {i: ["running", "done"] for i in tools.IDENTITIES}
+    assert campaign.statuses() == {i: ["done"] for i in tools.IDENTITIES}
     for line in campaign.lines():
         assert {"attempt", "identity", "status", "started", "host", "pid", "share"} <= set(line)
         if line["status"] == "done":
@@ -509,7 +509,7 @@ def test_an_attempt_that_was_taken_for_dead_waits_for_the_other(campaign, capsys
     assert status == 0, lines
     assert calls == ["sim_L2_F158_1_1.asdf", "sim_L2_F158_1_2.asdf"]
     assert "was taken over by another process, this process had stood still" in errors[0]
-    assert campaign.statuses()["filter=F158,obs=1,sca=1"] == ["running", "running", "done"]
+    assert campaign.statuses()["filter=F158,obs=1,sca=1"] == ["interrupted", "done"]
 
 
 # -- what is said ---------------------------------------------------------------------------------

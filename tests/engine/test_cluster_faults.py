@@ -341,7 +341,7 @@ def test_a_late_worker_with_another_numpy(outside, tmp_path, caplog):
     """It leaves before it has begun a single task, though many wait; one that comes with it and has
     the right numpy is given some; the run goes on."""
     with running(scheduler_file=outside.file, insecure=True) as client:
-        tasks = client.map(time.sleep, [0.05] * 20_000, pure=False)
+        tasks = client.map(time.sleep, [0.2] * 4000, pure=False)
         diaries = {}
         for name, variables in {"other": other_numpy(tmp_path), "same": {}}.items():
             diaries[name] = tmp_path / f"{name}.txt"

@@ -118,6 +118,35 @@ def test_keys_do_not_outlive_a_run(number, tmp_path):
     assert left == []
 
 
+STUCK = """
+import signal, sys, time
+from pathlib import Path
+from roman_dask_l2.engine.keys import run_keys
+from roman_dask_l2.system import stopping
+
+stopping.GRACE = 0.5
+stopping.Stopper()
+with run_keys(Path(sys.argv[1])) as security:
+    assert Path(security.tls_worker_key).exists()
+    while True:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            time.sleep(60)
+"""
+
+
+def test_a_run_that_is_ended_by_force_leaves_no_key(tmp_path):
+    """Something in it does not end when it is told to."""
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK, tmp_path], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 1, done.stderr
+    assert "the process was ended" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_keys_are_for_their_owner(tmp_path):
     folder = tmp_path / "open"
     folder.mkdir(mode=0o755)

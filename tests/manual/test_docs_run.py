@@ -90,6 +90,7 @@ done
 exec "$@" >"$output" 2>&1
 """,
     "scancel": r"""
+[[ $1 != --* ]] || exit 1  # knows no steps: the script ends them otherwise
 for job; do kill -TERM -- "-$job" || true; done
 """,
 }

@@ -25,9 +25,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from compare import differences
-from door import check_files, keys_in, try_the_door
+from door import check_files, family, keys_in, try_the_door
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy" / "slurm"
@@ -499,7 +500,7 @@ def allocation(place: Path, **variables: str) -> str:
 
 
 def check_door_of_allocation(work: Work) -> None:
-    """Nobody gets into an allocation without its key; on TERM program, workers, scheduler end."""
+    """Nobody gets into an allocation; on SIGTERM program, workers and scheduler end in turn."""
     place = work.place("door-of-allocation", GRAPH=SLOW, layers=OWN)
     job = allocation(place, SLOW="20")
     wait_for(lambda: tiles_begun(place) or states(job)[job] in OVER, "the first tiles")
@@ -511,7 +512,7 @@ def check_door_of_allocation(work: Work) -> None:
     log = (place / f"roman-dask-l2-{job}.out").read_text()
     expect("interrupted; no unfinished file is left behind" in log, log)
     said = (place / f"scheduler-{job}.log").read_text()
-    steps = ["Remove client roman-dask-l2", "Remove worker", "Closing scheduler"]
+    steps = ["Remove client Client-roman-dask-l2", "Remove worker", "Closing scheduler"]
     where = [said.find(step) for step in steps]
     expect(-1 not in where and where == sorted(where), f"{steps}: {where}\n{said}")
     said = (place / f"workers-{job}.log").read_text()
@@ -522,7 +523,9 @@ def check_door_of_allocation(work: Work) -> None:
     wait_for(
         lambda: keys_in(place) and (place / f".scheduler-{job}.json").exists(), "the scheduler"
     )
-    call("scancel", "--full", "--signal=KILL", job)
+    for process in family(place):  # scancel would say SIGTERM before
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     ended(job)
     expect(len(keys_in(place)) == 1, f"{keys_in(place)}")
     job = allocation(place, SLOW="0")
