@@ -55,6 +55,8 @@ from run import (
     wait_for,
 )  # fmt: skip
 
+one_node.LIMIT = 400
+"""A lost node, a job that is sent again and a lock that is watched take their time."""
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 APART = 120
 """Seconds between the clocks of the nodes."""
@@ -94,13 +96,6 @@ class Nodes(Work):
 def on_nodes(place: Path, token: str, **changes: object) -> None:
     """Settings of `--scheduler slurm`: one worker on each node."""
     settings(place, interface=INTERFACE, job_extra_directives=[f"--gres={token}:1"], **changes)
-
-
-def nodes_of(*jobs: str) -> set[str]:
-    """Nodes on which some jobs are, or were."""
-    return {
-        call("squeue", "-h", "-a", "-t", "all", "-o", "%N", "-j", job).split()[0] for job in jobs
-    }
 
 
 def both(jobs: Sequence[str]) -> None:
