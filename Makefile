@@ -8,8 +8,8 @@ FUZZ ?= 20000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow test-faults fuzz slurm-test slurm-test-two report-test parity truth bench bench-scaling \
-    bench-batch bench-scheduler bench-kernels test-versions lint docs changelog picture dist clean
+.PHONY: help demo test test-slow test-faults fuzz slurm-test slurm-test-two report-test parity truth bench \
+    bench-scaling bench-batch bench-scheduler bench-kernels test-versions lint docs changelog picture dist clean
 .NOTPARALLEL:
 
 help:
@@ -18,7 +18,8 @@ help:
 	@echo "make fuzz    edit files and configurations at random, and see (FUZZ=20000: so many cases)"
 	@echo "make test-slow     run the blocks of the manual, the benchmarks on small detectors, compilers"
 	@echo "make test-faults   kill workers, schedulers and clients of Dask clusters, and see"
-	@echo "make slurm-test    run on a real SLURM of one node, then of two (alone: slurm-test-two), installed and started for it (root)"
+	@echo "make slurm-test    run on a real SLURM of one node, then of two (only that: slurm-test-two),"
+	@echo "             installed and started for it (root)"
 	@echo "make report-test   look at reports in a real browser, installed for it (root)"
 	@echo "make parity  compare with romanimpreprocess and romancal on full frames"
 	@echo "make truth   both ramp fits against the truth, on ten million ramps of each rate"
