@@ -8,8 +8,9 @@ FUZZ ?= 20000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow test-faults fuzz slurm-test shared-test report-test parity truth bench bench-scaling \
-    bench-batch bench-scheduler bench-kernels test-versions lint docs changelog picture dist clean
+.PHONY: help demo test test-slow test-faults fuzz slurm-test slurm-test-two shared-test report-test parity \
+    truth bench bench-scaling bench-batch bench-scheduler bench-kernels test-versions lint docs changelog \
+    picture dist clean
 .NOTPARALLEL:
 
 help:
@@ -18,7 +19,8 @@ help:
 	@echo "make fuzz    edit files and configurations at random, and see (FUZZ=20000: so many cases)"
 	@echo "make test-slow     run the blocks of the manual, the benchmarks on small detectors, compilers"
 	@echo "make test-faults   kill workers, schedulers and clients of Dask clusters, and see"
-	@echo "make slurm-test    run on a real SLURM of one node, installed and started for it (root)"
+	@echo "make slurm-test    run on a real SLURM of one node, then of two (only that: slurm-test-two),"
+	@echo "             installed and started for it (root)"
 	@echo "make shared-test   run from two nodes on a file system with old answers, such as NFS (root)"
 	@echo "make report-test   look at reports in a real browser, installed for it (root)"
 	@echo "make parity  compare with romanimpreprocess and romancal on full frames"
@@ -50,6 +52,10 @@ fuzz: $(VENV)/.test
 
 slurm-test: $(VENV)/.test
 	$(BIN)/python validation/slurm/run.py $(ARGS)
+	$(BIN)/python validation/slurm/two_nodes.py
+
+slurm-test-two: $(VENV)/.test
+	$(BIN)/python validation/slurm/two_nodes.py $(ARGS)
 
 shared-test: $(VENV)/.test
 	$(BIN)/python validation/shared_files/run.py $(ARGS)

@@ -23,6 +23,8 @@ CPUS = 8
 """What SLURM believes a node to have, so that several jobs run at once."""
 SLURMD_TIMEOUT = 45
 """Seconds without an answer after which SLURM takes a node for lost (its default: 300)."""
+REQUEUE = 30
+"""Seconds that SLURM waits before it begins a job of a lost node again."""
 KINDS = "abcdefg"
 """Generic resources of which each node has one."""
 INTERFACE = "net0"
@@ -34,8 +36,10 @@ _SPACES = (
 
 
 def inside(command: Sequence[str]) -> int:
-    """Run a command as the head: in namespaces of its own, where it is the first process. SIGINT and
-    SIGTERM are handed on to it; if this process is killed, it dies too, and with it all the rest.
+    """Run a command as the head: in namespaces of its own, where it is the first process.
+
+    SIGINT and SIGTERM are handed on to it; if this process is killed, it dies too, and with it all
+    the rest.
 
     Returns
     -------
@@ -82,8 +86,9 @@ class Node:
     def start(self) -> None:
         self._starts += 1
         script = (
-            f"hostname {self.name}; ip link set lo up; mount --bind {self.disk} {local(self.folder)}; "
-            f"read -r go; exec </dev/null; slurmd -D -N {self.name} -f {self.folder}/slurm.conf & wait"
+            f"hostname {self.name}; ip link set lo up; "
+            f"mount --bind {self.disk} {local(self.folder)}; read -r go; exec </dev/null; "
+            f"slurmd -D -N {self.name} -f {self.folder}/slurm.conf & wait"
         )
         with open(self.folder / "log" / f"{self.name}.out", "a") as log:
             self._process = process = subprocess.Popen(
@@ -228,7 +233,8 @@ SlurmctldHost=head({HEAD})
 SlurmctldPort=6817
 SlurmdPort=6818
 AuthType=auth/munge
-AuthInfo=socket={folder}/run/munge.socket
+# How long a job waits that is sent again (default: 120 s).
+AuthInfo=socket={folder}/run/munge.socket,cred_expire={REQUEUE}
 CredType=cred/munge
 SlurmUser=root
 SlurmdUser=root

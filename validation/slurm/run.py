@@ -52,10 +52,10 @@ def expect(condition: object, message: str) -> None:
 # -- the machine ---------------------------------------------------------------------------------
 
 
-def install(packages: Sequence[str] = PACKAGES, files: Sequence[str] = PROGRAMS) -> None:
-    """SLURM's packages, if programs or files of theirs are missing and we may."""
+def install(packages: Sequence[str] = PACKAGES, programs: Sequence[str] = PROGRAMS) -> None:
+    """SLURM's packages, if programs of theirs are missing and we may."""
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
-    if all(Path(f).is_file() if "/" in f else shutil.which(f, path=path) for f in files):
+    if all(shutil.which(name, path=path) for name in programs):
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         sys.exit(f"SLURM is missing; install {' '.join(packages)} and run this as root")

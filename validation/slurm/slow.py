@@ -7,7 +7,7 @@ from roman_dask_l2.core.step import Step
 
 
 def take_time(rate):
-    """`rate` as it is, after SLOW seconds for each tile, and not as long as the file HOLD is there."""
+    """`rate` as it is, after SLOW seconds for each tile, and not while the file HOLD is there."""
     time.sleep(float(os.environ.get("SLOW", 0)))
     while os.path.exists(os.environ.get("HOLD", "")):
         time.sleep(0.1)
