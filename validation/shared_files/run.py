@@ -198,7 +198,9 @@ def done_once(place: Path, but: int = 0) -> None:
     wholly = [line["identity"] for line in made if line["status"] == "done"]
     expect(len(set(wholly)) == EXPOSURES, f"done are {wholly}\n{attempts(place)}")
     expect(len(wholly) == EXPOSURES, f"done twice: {wholly}")
-    begun = [line["identity"] for line in lines(place) if "attempt" in line and not line.get("note")]
+    begun = [
+        line["identity"] for line in lines(place) if "attempt" in line and not line.get("note")
+    ]
     expect(EXPOSURES <= len(begun) <= EXPOSURES + but, f"begun were {begun}")
 
 
