@@ -133,7 +133,7 @@ def measured(config: Path, tile: Any = None) -> dict[str, dict[str, int]]:
     if __name__ != "__main__":  # the other processes cannot import this file
         cloudpickle.register_pickle_by_value(sys.modules[__name__])
     count()
-    with cluster() as address, running(address, workers=2) as client:
+    with cluster() as address, running(address, workers=2, insecure=True) as client:
         client.wait_for_workers(2, timeout=60)
         client.run(count)
         client.run_on_scheduler(count)

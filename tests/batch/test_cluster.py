@@ -268,7 +268,7 @@ def test_workers_leave_between_exposures(campaign, undisturbed, tools, cluster):
     campaign.manifest.write_text(json.dumps(line) + "\n")
     first = cluster.add("--lifetime", "40s")
     half = time.monotonic() + 21
-    options = ("--scheduler-file", cluster.file, "--tile", "64", "--only", "sca=1")
+    options = ("--scheduler-file", cluster.file, "--insecure", "--tile", "64", "--only", "sca=1")
     with campaign.started(*options) as process:
         wait_for(lambda: campaign.parts(campaign.out(1, 1)), process)
         # It stands still in its first exposure until its lifetime is half over.
@@ -335,7 +335,9 @@ def test_workers_of_others_go_on_when_the_client_is_interrupted(campaign, undist
     """One that stands still in the middle of an exposure: it is named, and waited for no longer
     than for others."""
     file, processes = outside
-    with campaign.started("--scheduler-file", file, "--only", "obs=1,sca=1") as process:
+    with campaign.started(
+        "--scheduler-file", file, "--insecure", "--only", "obs=1,sca=1"
+    ) as process:
         wait_for(lambda: campaign.parts(campaign.out(1, 1)), process)
         worker = psutil.Process(begun(campaign, FIRST)[-1])
         worker.suspend()
@@ -354,7 +356,7 @@ def test_workers_of_others_go_on_when_the_client_is_interrupted(campaign, undist
 def test_the_scheduler_is_killed(campaign, undisturbed, outside):
     """Status 3, with what is done so far; what its workers were at, the next batch cleans up."""
     file, processes = outside
-    with campaign.started("--scheduler-file", str(file), "--wait", "5") as process:
+    with campaign.started("--scheduler-file", str(file), "--insecure", "--wait", "5") as process:
         wait_for(lambda: campaign.parts(campaign.out(1, 1)), process)
         processes[0].kill()
         out, error = process.communicate(timeout=120)
@@ -376,7 +378,7 @@ def test_the_scheduler_is_killed(campaign, undisturbed, outside):
 def test_all_workers_are_killed(campaign, undisturbed, outside):
     """And none comes back: status 3 after the limit, no hang."""
     file, processes = outside
-    with campaign.started("--scheduler-file", str(file), "--wait", "5") as process:
+    with campaign.started("--scheduler-file", str(file), "--insecure", "--wait", "5") as process:
         wait_for(lambda: campaign.parts(campaign.out(1, 1)), process)
         for worker in processes[1:]:
             worker.kill()
