@@ -8,8 +8,8 @@ FUZZ ?= 20000
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow test-faults fuzz slurm-test slurm-test-two report-test parity truth bench \
-    bench-scaling bench-batch bench-scheduler bench-kernels test-versions lint docs changelog picture dist clean
+.PHONY: help demo test test-slow test-faults fuzz slurm-test slurm-test-two shared-test report-test parity truth \
+    bench bench-scaling bench-batch bench-scheduler bench-kernels test-versions lint docs changelog picture dist clean
 .NOTPARALLEL:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test-faults   kill workers, schedulers and clients of Dask clusters, and see"
 	@echo "make slurm-test    run on a real SLURM of one node, then of two (only that: slurm-test-two),"
 	@echo "             installed and started for it (root)"
+	@echo "make shared-test   run from two nodes on a file system with old answers, such as NFS (root)"
 	@echo "make report-test   look at reports in a real browser, installed for it (root)"
 	@echo "make parity  compare with romanimpreprocess and romancal on full frames"
 	@echo "make truth   both ramp fits against the truth, on ten million ramps of each rate"
@@ -54,6 +55,9 @@ slurm-test: $(VENV)/.test
 
 slurm-test-two: $(VENV)/.test
 	$(BIN)/python validation/slurm/two_nodes.py $(ARGS)
+
+shared-test: $(VENV)/.test
+	$(BIN)/python validation/shared_files/run.py $(ARGS)
 
 report-test: $(VENV)/.test
 	$(BIN)/python validation/browser/run.py $(ARGS)

@@ -337,14 +337,19 @@ def _start_beating() -> None:
 def _beat() -> None:
     while True:
         time.sleep(BEAT)
-        with _beating:
-            held, owed = [*_held.items()], [*_owed.items()]
-        for path, token in held:  # while a file server stands still, this takes as long
-            _touch(path, token)
-        for path, token in owed:
-            if _removed(path, token):
-                with _beating:
-                    _owed.pop(path, None)
+        give_signs()
+
+
+def give_signs() -> None:
+    """One beat: touch what this process holds, remove what it could not give back."""
+    with _beating:
+        held, owed = [*_held.items()], [*_owed.items()]
+    for path, token in held:  # while a file server stands still, this takes as long
+        _touch(path, token)
+    for path, token in owed:
+        if _removed(path, token):
+            with _beating:
+                _owed.pop(path, None)
 
 
 def _touch(path: Path, token: str) -> None:

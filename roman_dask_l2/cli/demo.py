@@ -134,7 +134,9 @@ def _of_recipe(recipe: str | Path | None) -> dict[str, Any]:
             f"{', '.join(sorted(kinds & (_OWN['observatory'] | _OWN['survey'])))}), expected a "
             "recipe for the survey's or for the observatory's, as simulated detectors are of one"
         )
-    return {"references": whose[0] if whose else "survey", "config": {"GRAPH": name}}
+    references = whose[0] if whose else "survey"
+    with_ipc = {"ipc": True} if references == "observatory" and "ipc4d" in kinds else {}
+    return {"references": references, "config": {"GRAPH": name}} | with_ipc
 
 
 def _simulated(directory: Path, side: int, seed: int, given: dict[str, Any], threads: int) -> bool:

@@ -184,19 +184,24 @@ def replacing(*finals: Path) -> Iterator[Sequence[Path]]:
                 part.unlink()
 
 
-def _on_disk(part: Path) -> int:
-    """Have a file written to the disk, or to the server that has it; which file it is."""
+def _on_disk(part: Path) -> os.stat_result:
+    """Have a file written to the disk, or to the server that has it; its status then."""
     with named(part), open(part, "rb", opener=opened_here) as file:
         os.fsync(file.fileno())
-        return os.fstat(file.fileno()).st_ino
+        return os.fstat(file.fileno())
 
 
-def _rename(part: Path, final: Path, one: int) -> None:
+def _rename(part: Path, final: Path, one: os.stat_result) -> None:
     """Rename a file. A server whose answer was lost is asked once more, and then knows of no
     such file, because it is renamed already."""
     try:
         os.replace(part, final)
     except FileNotFoundError:
         status = status_now(final)
-        if status is None or status.st_ino != one:
+        if status is None or _which(status) != _which(one):
             raise
+
+
+def _which(status: os.stat_result) -> tuple[int, int, int]:
+    """Numbers of files that were removed are used again."""
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -44,6 +44,8 @@ LONGEST = 120
 MISSED = {
     "ipc4d": "inter-pixel capacitance is not corrected",
     "mask": "data-quality flags start at 0",
+    "integralnonlinearity": "the converters' non-linearity stays in the signal",
+    "photom": "no conversion to MJy/sr in the metadata",
 }
 """What it means that an optional reference file, which a step of the recipe reads, is not given."""
 

@@ -120,7 +120,7 @@ def make_detector(run: Run) -> LegendrePixels:
     coef[0] = -value  # so that DN_lin is 0 at Sref ..
     coef *= 0.5 * (smax - smin) / slope  # .. and DN_lin per DN_raw is 1 there
     return LegendrePixels(
-        **common_pixels(run), kernel=_ipc_kernel(run), sref=sref, coef=coef, smin=smin, smax=smax
+        **common_pixels(run), kernel=ipc_kernel(run), sref=sref, coef=coef, smin=smin, smax=smax
     )
 
 
@@ -140,7 +140,7 @@ def common_pixels(run: Run) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def _ipc_kernel(run: Run) -> np.ndarray:
+def ipc_kernel(run: Run) -> np.ndarray:
     """About 1.5 % to each near neighbour, 0.2 % to each diagonal one; nothing leaves the array."""
     kernel = np.empty((3, 3, run.n, run.n), np.float32)
     kernel[1, ::2] = run.plane("ipc x", 0.0150, 0.0008)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.polynomial import Polynomial, chebyshev
 
 from ..core.detector import BORDER, CHANNEL_WIDTH
-from .detector import Pixels, common_pixels
+from .detector import Pixels, common_pixels, ipc_kernel, share_charge
 from .readout import Electronics
 from .settings import Run
 
@@ -65,8 +65,8 @@ def _horner(c: np.ndarray, z: np.ndarray) -> np.ndarray:
     return value
 
 
-def make_polynomial_detector(run: Run) -> PolynomialPixels:
-    """The detector of the observatory's reference files."""
+def make_polynomial_detector(run: Run, ipc: bool = False) -> PolynomialPixels:
+    """The detector of the observatory's reference files, which know no inter-pixel capacitance."""
     curvature = np.clip(run.plane("curvature", 0.05, 0.004), *CURVATURE)
     inverse = np.zeros((4, run.n, run.n), np.float32)
     inverse[1] = 1
@@ -74,9 +74,10 @@ def make_polynomial_detector(run: Run) -> PolynomialPixels:
     inverse[3] = CUBIC / SCALE**2
     stays = np.zeros((3, 3, 1, 1), np.float32)
     stays[1, 1] = 1
+    kernel = ipc_kernel(run) if ipc else np.broadcast_to(stays, (3, 3, run.n, run.n))
     return PolynomialPixels(
         **common_pixels(run), sref=run.plane("sref", 6000, 250), inverse=inverse,
-        kernel=np.broadcast_to(stays, (3, 3, run.n, run.n)), curvature=curvature,
+        kernel=kernel, curvature=curvature,
     )  # fmt: skip
 
 
@@ -125,6 +126,7 @@ class ReadByRead(Electronics):
 
     def __init__(self, run: Run, pixels: PolynomialPixels, t0: float):
         super().__init__(run, pixels, False, t0)
+        self.ipc = bool((pixels.kernel[1, 1] != 1).any())
         self.nonlinearity = make_nonlinearity(run)
         # The reading m of a signal s solves m + I(m) = s: what it falls short of s, by s.
         reading, short = np.arange(VALUES, dtype=np.float64), self.nonlinearity
@@ -136,9 +138,10 @@ class ReadByRead(Electronics):
         self.short = short
 
     def convert(self, charge: np.ndarray, rows: slice) -> np.ndarray:
-        """The readings of a charge (e) in some active rows, DN_raw without noise."""
+        """The readings of some active rows, DN_raw without noise; `charge` (n, n) is in e."""
         inside = slice(rows.start + BORDER, rows.stop + BORDER), slice(BORDER, -BORDER)
-        signal = charge / self.pixels.gain[rows] + self.kept[inside] - self.start[rows]
+        shared = share_charge(self.pixels.kernel, charge, rows) if self.ipc else charge[rows]
+        signal = shared / self.pixels.gain[rows] + self.kept[inside] - self.start[rows]
         raw = self.pixels.to_raw(signal, rows)
         for channel, short in enumerate(self.short):
             first = max(channel * CHANNEL_WIDTH - BORDER, 0)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..core.detector import BORDER, CHANNEL_WIDTH, OMEGA_IDEAL, PADDED_WIDTH
 from ..core.dq import PIXEL
+from .detector import share_between_pixels
 from .observatory_detector import VALUES, PolynomialPixels, ReadByRead, linear_coefficients
 from .observatory_pointing import make_distortion
 from .options import Options
@@ -87,9 +88,13 @@ def make_observatory_references(
     slope = add_border(parts.dark_slope, 0)
     tree = {"dark_slope": slope, "dark_slope_error": np.float32(DARK_ERROR) * slope}
     yield "dark", tree | {"dq": dq("dark")}
-    # counts in DN of a uniform light: response and area as they are, gain; without a border
-    flat = pixels.response * pixels.area * np.float32(GAIN) / pixels.gain
+    # counts in DN of a uniform light: response and area as they are, IPC if there is any, gain;
+    # without a border
+    flat = pixels.response * pixels.area * np.float32(GAIN)
     run.put(flat, "dead", [0.0])
+    if options.has_ipc:
+        flat = share_between_pixels(run, pixels.kernel, flat)
+    flat /= pixels.gain
     error = np.float32(FLAT_ERROR) * flat
     run.put(flat, "flat", [np.nan, 0.0, -1.0, 1.0])
     inside = np.s_[BORDER:-BORDER, BORDER:-BORDER]

@@ -65,6 +65,7 @@ class Options:
     dither: tuple[float, float] | None
     cal: Path | None
     references: str
+    ipc: bool | None
 
     def __post_init__(self) -> None:
         check_side(self.side, "simulate")
@@ -76,6 +77,8 @@ class Options:
             raise InputError(
                 f"references {self.references!r}: expected {' or '.join(map(repr, REFERENCES))}"
             )
+        if not self.of_observatory and self.ipc is False:
+            raise InputError("ipc: the survey's recipes need the file, expected True")
         # An iterable of conditions may be one that can be read only once.
         chosen = condition_names(self.conditions)
         if self.of_observatory:
@@ -135,6 +138,11 @@ class Options:
     def has_dark_decay(self) -> bool:
         """Whether there is dark decay; `dark_decay`, or as the reference files have it."""
         return self.of_observatory if self.dark_decay is None else self.dark_decay
+
+    @property
+    def has_ipc(self) -> bool:
+        """Whether there is inter-pixel capacitance; `ipc`, or as the reference files have it."""
+        return not self.of_observatory if self.ipc is None else self.ipc
 
     @property
     def formats(self) -> dict[str, str]:

@@ -53,27 +53,35 @@ class Wells:
     ) -> np.ndarray:
         """Mean charge (n, n) over the reads of resultant j; call for j = 0, 1, .. in turn.
 
-        With ``convert(charge, rows)`` the mean of what that makes of the charge of each read.
+        With ``convert(charge, rows)`` the mean of what that makes of some rows of the charge of
+        each read.
         """
-        mean, reads, start = np.zeros_like(self.charge), self.run.pattern[j], self.frame
+        mean, reads = np.zeros_like(self.charge), self.run.pattern[j]
+        for read in reads:
+            self._expose(read)
+
+            def work(_i: int, rows: slice) -> None:
+                mean[rows] += self.charge[rows] if convert is None else convert(self.charge, rows)
+
+            self.run.bands(work, self.run.n)
+        mean /= len(reads)
+        return mean
+
+    def _expose(self, read: int) -> None:
+        """Fill the wells until this read."""
         row, frame = self.hits[:, 0] - BORDER, self.hits[:, 2]
+        new = (frame > self.frame) & (frame <= read)
 
         def work(i: int, rows: slice) -> None:
-            charge, before = self.charge[rows], start
-            here = (row >= rows.start) & (row < rows.stop)
-            for read in reads:
-                for light, stream in zip(self.layers, self.streams[i], strict=True):
-                    charge += stream.poisson(light[rows] * np.float32(read - before))
-                y, x, _, electrons = self.hits[here & (frame > before) & (frame <= read)].T
-                np.add.at(charge, (y - BORDER - rows.start, x - BORDER), electrons)
-                np.minimum(charge, self.full[rows], out=charge)
-                mean[rows] += charge if convert is None else convert(charge, rows)
-                before = read
-            mean[rows] /= len(reads)
+            charge = self.charge[rows]
+            for light, stream in zip(self.layers, self.streams[i], strict=True):
+                charge += stream.poisson(light[rows] * np.float32(read - self.frame))
+            y, x, _, electrons = self.hits[(row >= rows.start) & (row < rows.stop) & new].T
+            np.add.at(charge, (y - BORDER - rows.start, x - BORDER), electrons)
+            np.minimum(charge, self.full[rows], out=charge)
 
         self.run.bands(work, self.run.n)
-        self.frame = reads[-1]
-        return mean
+        self.frame = read
 
 
 def pink_noise(rng: np.random.Generator, side: int) -> np.ndarray:

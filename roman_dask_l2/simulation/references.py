@@ -31,7 +31,9 @@ def described(options: Options) -> dict[str, Any]:
         "biascorr": options.has_bias,
         "dark_decay": options.has_dark_decay,
     }
-    return about | ({"references": options.references} if options.of_observatory else {})
+    if options.of_observatory:
+        about |= {"references": options.references, "ipc": options.has_ipc}
+    return about
 
 
 def found_in(folder: Path) -> dict[str, Any] | None:

@@ -67,6 +67,7 @@ def simulate(
     dither: tuple[float, float] | None = None,
     cal: str | os.PathLike | None = None,
     references: str = "survey",
+    ipc: bool | None = None,
 ) -> Simulation:
     """Simulate one exposure with its reference files, configuration and truth.
 
@@ -136,8 +137,12 @@ def simulate(
     references : "survey" or "observatory"
         Whose reference files describe the detector. The observatory's have the names and the form
         of its schemas. Such a detector differs: raw signals are polynomials of the linear ones and
-        go read by read through a converter with an integral non-linearity; there is neither IPC
-        nor bias; the 1/f noise is stronger, and the condition "off_range" does not exist.
+        go read by read through a converter with an integral non-linearity; there is no bias, and
+        no IPC unless asked for; the 1/f noise is stronger, and the condition "off_range" does not
+        exist.
+    ipc : bool, optional
+        Whether there is inter-pixel capacitance and its reference file. Default: only with the
+        survey's references, which are never without.
 
     Returns
     -------
@@ -168,12 +173,16 @@ def simulate(
         conditions, sky, stars, cosmic_rays, noise, guide_window, reference_read, extra_plane,
         amp33, biascorr, dark_decay, wfi18_transient, array_format, wcs, config, threads,
         detector_seed, sky_seed, dither, None if cal is None else Path(cal),
-        references,
+        references, ipc,
     )  # fmt: skip
     reused = options.cal is not None and same_detector(options)
     run = options.run()
     choose_places(run, options.conditions)
-    pixels = make_polynomial_detector(run) if options.of_observatory else make_detector(run)
+    pixels = (
+        make_polynomial_detector(run, options.has_ipc)
+        if options.of_observatory
+        else make_detector(run)
+    )
     exposed, electronics = expose(options, run, pixels)
     told = (options, run, pixels, electronics, exposed)
     caldir, saturated_at = write_references(*told, reused=reused)

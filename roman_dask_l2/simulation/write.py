@@ -60,6 +60,12 @@ def write_references(
                 put_nans(run, key, tree)
                 told = about if key in KEYS else None
                 write_observatory_reference(path, tree, options, told)
+        if options.has_ipc:  # in the survey's form: the observatory has none
+            path = caldir["ipc4d"] = options.folder / "ipc4d.asdf"
+            if not reused:
+                write_reference(
+                    path, {"data": pixels.kernel}, "", options.detector, options.optical_element
+                )
         return caldir, saturated_at
     assert isinstance(pixels, LegendrePixels)
 

@@ -21,6 +21,8 @@ from .polynomial_rows import (
     load,
     mean_of_reads,
     new_segment,
+    no_inverse,
+    use_identity,
 )
 
 _NO_LIN = np.uint32(PIXEL["NO_LIN_CORR"])
@@ -39,7 +41,8 @@ class PolynomialParams(Params):
     mean of each resultant, for which no inverse is needed."""
     check_references: bool = True
     """Do not correct a pixel with an infinite or absurdly large coefficient, or with a linear term
-    outside 0.1 to 10, and flag a result that is not finite (romancal uses any numbers)."""
+    outside 0.1 to 10, nor take for the inverse what is none (off by more than 100 DN and 5 % at
+    the pixel's own signal), and flag a result that is not finite (romancal uses any numbers)."""
     inverse_dq: bool = True
     """Do not use the inverse polynomial, and set NO_LIN_CORR, where the flags of its file say so
     (romancal ignores them)."""
@@ -104,9 +107,12 @@ def _segment(s, ramp, groupdq, y, x0, m, reads, inl, channel, options, tops):
     """The linear signal of a segment into `s.result`, saturated resultants raw; returns whether
     all are finite."""
     times, ends, means = reads
-    per_read, _, saturated = options
+    per_read, check, saturated = options
     if per_read:
         light(s, ramp, groupdq, y, x0, m, means, not saturated, tops[0])
+        used = len(times) > len(ramp)  # resultants of one read need no inverse
+        if check and used and no_inverse(s, groupdq, y, x0, m, tops[1]):
+            use_identity(s.q, s.bad, 1, m)
     finite = True
     result, total = s.result, s.total
     for j in range(len(ramp)):

@@ -18,6 +18,10 @@ from ..core.jit import kernel
 WIDTH = CHANNEL_WIDTH
 """Most pixels of a segment: its coefficients in float64 fit into the first-level cache."""
 
+SLACK, SHARE = np.float32(100), np.float32(0.05)
+"""DN, and share of the signal, by which inverse and polynomial together may miss it: the difference
+between reads is what counts, and a constant error drops out of it."""
+
 _SATURATED = np.uint8(GROUP["SATURATED"])
 
 
@@ -93,6 +97,14 @@ def any_saturated(flags, m):
 
 
 @kernel
+def use_identity(target, bad, which, m):
+    for i in range(m):
+        if bad[which, i]:
+            for k in range(len(target)):
+                target[k, i] = 1.0 if k == 1 else 0.0
+
+
+@kernel
 def load(source, y, x0, m, limits, bad, which, target):
     """Coefficients (C, y, x) of a segment into `target`, the identity where they cannot be used.
 
@@ -114,10 +126,7 @@ def load(source, y, x0, m, limits, bad, which, target):
         bad[which, i] |= (slope == 0) | (not slope >= least) | (not slope <= most)
         found |= bad[which, i]
     if found:
-        for i in range(m):
-            if bad[which, i]:
-                for k in range(orders):
-                    target[k, i] = 1.0 if k == 1 else 0.0
+        use_identity(target, bad, which, m)
     top = orders - 1
     while top > 1:
         used = False
@@ -244,6 +253,34 @@ def light(s, ramp, groupdq, y, x0, m, means, raw, top):
     for i in range(m):
         start[i] = linear[0, i]
         rate[i] = (np.float64(linear[1, i]) - start[i]) / gap[i]
+
+
+@kernel
+def no_inverse(s, groupdq, y, x0, m, top):
+    """Whether for some pixel the inverse polynomial, of order `top`, is none; ``s.bad[1]`` gets it.
+
+    That is one for which it does not lead from the linear signal at either end of the line of
+    `light` back to the measured one, by more than `SLACK` and `SHARE` together. Saturated signals,
+    for which no polynomial is made, do not count.
+    """
+    found = False
+    for end in range(2):
+        for i in range(m):
+            s.z[0, i] = s.linear[end, i]
+        horner(s.q, top, s.z, 0, s.reads, 0, m)
+        wrong = 0
+        for i in range(m):
+            wrong |= not abs(s.reads[0, i] - s.ends[end, i]) <= SLACK + SHARE * abs(s.ends[end, i])
+        if wrong:
+            for i in range(m):
+                signal = s.ends[end, i]
+                near = abs(s.reads[0, i] - signal) <= SLACK + SHARE * abs(signal)
+                j = s.second[i] if end else 0
+                ignored = s.bad[0, i] | s.bad[1, i] | (groupdq[j, y, x0 + i] & _SATURATED != 0)
+                if not near and not ignored:
+                    s.bad[1, i] = True
+                    found = True
+    return found
 
 
 @kernel

@@ -9,12 +9,14 @@ from types import SimpleNamespace
 import asdf
 import numpy as np
 import pytest
+import yaml
 
 from roman_dask_l2.cli import demo as demo_module
 from roman_dask_l2.cli.demo import run_demo
 from roman_dask_l2.core.dq import PIXEL
 from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.errors import InputError
+from roman_dask_l2.products.level2 import calibrate
 from roman_dask_l2.report.truth import compare, convention, jump_significance, true_rate
 from roman_dask_l2.simulation.observatory_files import MODELS
 from roman_dask_l2.simulation.simulate import simulate
@@ -180,7 +182,8 @@ def test_mixed_recipe(tmp_path, caplog):
     """Its images are of the survey's kind, the truth is of the observatory's."""
     report = run_demo(tmp_path / "demo", side=256, recipe="mixed")
     assert [check.name for check in report.checks if not check.ok] == []
-    assert "no CALDIR.ipc4d" in caplog.text
+    assert "no CALDIR.ipc4d" not in caplog.text
+    assert (tmp_path / "demo" / "cal" / "ipc4d.asdf").exists()
     (note,) = [line for line in report.lines() if line.startswith("truth:")]
     assert note.endswith("compared with the image times the solid angle of each pixel")
     with asdf.open(report.files["truth"]) as file:
@@ -188,6 +191,20 @@ def test_mixed_recipe(tmp_path, caplog):
     np.testing.assert_allclose(rates[0] / rates[1], relative_area(256), rtol=1e-6)
     assert np.ptp(rates[0] / rates[1]) > 5e-4
     np.testing.assert_array_equal(rates[1], rates[2])
+    # without the file that takes it out again, what the pixels of stars share is wrong
+    whole, lost = report.files["L2 image"], tmp_path / "demo" / "lost.asdf"
+    config = yaml.safe_load((tmp_path / "demo" / "config.yaml").read_text())
+    del config["CALDIR"]["ipc4d"]
+    (tmp_path / "demo" / "lost.yaml").write_text(yaml.safe_dump(config | {"OUT": lost.name}))
+    calibrate(tmp_path / "demo" / "lost.yaml")
+    left = []
+    for path in (whole, lost):
+        with asdf.open(path, memmap=False, lazy_load=False) as file:
+            rate = np.asarray(file["roman"]["data_withsky"])
+            peaks = ~file["mask"] & (rates[0] > 20)  # DN/s; stars
+            left.append(np.median(rate[peaks] / rates[0][peaks]))
+    assert abs(left[0] - 1) < 0.005
+    assert abs(left[1] - 1) > 0.03
 
 
 def test_recipe_that_needs_both_kinds_of_files(tmp_path, monkeypatch):

@@ -89,7 +89,7 @@ def restated(a, pattern, params):
     if params.per_read:
         ignored = a["inverse_dq"] & NO_LIN != 0 if params.inverse_dq else False
         q, bad_inverse = clean(a["inverse"], marked | ignored, params.check_references)
-        bad |= bad_inverse
+        bad_curve = bad.copy()
     p64 = p.astype(float)
 
     def corrected(u):
@@ -111,6 +111,13 @@ def restated(a, pattern, params):
             for s, full in zip(ends, full, strict=True)
         )
         rate = (last.astype(float) - first) / (means[e] - means[0])
+        if params.check_references:
+            for s, linear, over in zip(ends, (first, last), full, strict=True):
+                back = horner(q.astype(float), linear.astype(float))
+                near = abs(back - s) <= 100 + np.float32(0.05) * abs(s)
+                bad_inverse |= ~near & ~over & ~bad_curve
+        q, _ = clean(q, bad_inverse, False)
+        bad |= bad_inverse
     out, out_group = np.empty_like(raw), a["groupdq"].copy()
     for j, reads in enumerate(pattern):
         signal = raw[j].astype(float)
@@ -258,6 +265,31 @@ def test_impossible_curve(coeffs):
     assert dq == NO_LIN
     assert not group.any()
     assert one_pixel([10, 12, 20, 30], coeffs, **COMPATIBLE)[2] == 0
+
+
+@pytest.mark.parametrize("inverse", [[0, 1, -1], [0, 2], [500, 1], [0, 1, 0, 1e-6]])
+def test_no_inverse(inverse):
+    """What is not the inverse is not used, and flagged, where a resultant of several reads needs
+    it; romancal uses it."""
+    ramp, p = [1000, 1100, 1200, 1300, 1400], [0, 1, 1e-6]
+    out, group, dq = one_pixel(ramp, p, inverse, pattern=READS)
+    plain, _, _ = one_pixel(ramp, p, [0, 1], pattern=READS)
+    np.testing.assert_array_equal(out, plain)
+    assert dq == NO_LIN
+    assert not group.any()
+    _, _, dq = one_pixel(ramp, p, inverse, pattern=READS, **COMPATIBLE)
+    assert dq == 0
+    single = tuple((i,) for i in range(1, 6))
+    assert one_pixel(ramp, p, inverse, pattern=single)[2] == 0
+    assert one_pixel(ramp, p, inverse, saturated=range(5), pattern=READS)[2] == 0
+
+
+def test_an_inverse_with_an_offset():
+    """Which the shift to the measured mean takes out again."""
+    ramp, p = [1000, 1100, 1200, 1300, 1400], [0, 1, 1e-6]
+    out, _, dq = one_pixel(ramp, p, [90, 1], pattern=READS)
+    np.testing.assert_allclose(out, one_pixel(ramp, p, [0, 1], pattern=READS)[0], rtol=1e-7)
+    assert dq == 0
 
 
 def test_clipped():

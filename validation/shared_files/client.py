@@ -17,12 +17,13 @@ if sys.argv[1] != "-":
 from roman_dask_l2.batch import locks  # noqa: E402
 
 locks.BEAT, locks.DEAD_AFTER = locks.BEAT / 10, locks.DEAD_AFTER / 10
+locks.CLOCKS = locks.CLOCKS / 10
 
 if __name__ == "__main__":
-    if os.environ.get("STALE"):
+    if "STALE" in os.environ:  # no file system, but a model of one
         import stale
 
-        stale.install(float(os.environ["STALE"]))
+        stale.install(os.getcwd(), float(os.environ["STALE"]))
     del sys.argv[1]
     from roman_dask_l2.cli.app import main
 
