@@ -17,6 +17,7 @@ if sys.argv[1] != "-":
 from roman_dask_l2.batch import locks  # noqa: E402
 
 locks.BEAT, locks.DEAD_AFTER = locks.BEAT / 10, locks.DEAD_AFTER / 10
+locks.CLOCKS = locks.CLOCKS / 10
 
 if __name__ == "__main__":
     if "STALE" in os.environ:  # no file system, but a model of one
