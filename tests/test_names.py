@@ -63,6 +63,7 @@ def refused(config):
     return problems
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
 def test_odd_names_work(name, copied):
     """In every place where a configuration has a path."""

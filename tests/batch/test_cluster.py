@@ -56,6 +56,7 @@ def nothing_stray(case, limit=60):
     return False
 
 
+@pytest.mark.slow
 def test_the_same_bits(campaign, undisturbed, tools):
     done = campaign.run(*CLUSTER)
     assert done.returncode == 0, done.stderr
@@ -66,6 +67,7 @@ def test_the_same_bits(campaign, undisturbed, tools):
     assert "dashboard: http" in done.stderr
 
 
+@pytest.mark.slow
 def test_one_bad_exposure_does_not_stop_the_others(campaign):
     """One at a time, though there are two workers."""
     os.truncate(campaign.l1(1, 1), 3000)

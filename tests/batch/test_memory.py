@@ -110,6 +110,7 @@ def test_a_batch_warns(campaign, monkeypatch, capsys):
     assert "GB of memory, 0.0 GB are available" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_exposures_in_flight_are_capped(campaign, undisturbed, monkeypatch):
     """Two workers, memory for one exposure."""
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "400")

@@ -528,6 +528,7 @@ def test_progress_lines(campaign):
 # -- job arrays ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_script_for_job_arrays(campaign, undisturbed):
     """As SLURM calls it: ids need not begin at 1 nor follow each other."""
     script = ROOT / "deploy" / "slurm" / "array.sbatch"

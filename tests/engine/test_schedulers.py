@@ -299,6 +299,7 @@ def test_a_failing_task_says_why(cluster):
         task.compute()
 
 
+@pytest.mark.faults
 def test_a_task_that_ends_its_workers(cluster):
     def allow(number, dask_scheduler):
         before, dask_scheduler.allowed_failures = dask_scheduler.allowed_failures, number

@@ -111,6 +111,7 @@ def test_same_bits_and_nothing_left(calibrated, case, how):
     assert stores(case) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{"tile": (100, 77)}, {"scheduler": "local-cluster"}], ids=str)
 def test_layers_have_the_same_bits(calibrated, case, how):
     os.remove(load_config(case / "config.yaml").NOISE.OUT)

@@ -47,6 +47,7 @@ def report(drawn):
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "array", "value", "words"),
     [
@@ -81,6 +82,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "key", "change", "words"), CHANGES.values(), ids=CHANGES)
 def test_arrays_that_are_not_finite(name, key, change, words, good, report, tmp_path):
     folder = tmp_path / "copy"

@@ -47,6 +47,7 @@ def usual(made, drawn):
         return made("observatory")
 
 
+@pytest.mark.slow
 def test_page(usual, check_page):
     page = check_page(usual / "l2_report.html")
     for text in (
@@ -72,6 +73,7 @@ def test_quiet_pixels_are_chosen_about_the_sky(usual):
     assert np.median(facts.seen.light) == pytest.approx(facts.l2.info["medsky"], rel=0.02)
 
 
+@pytest.mark.slow
 def test_layers_lie_on_their_curves(made):
     """Where no jump is searched for. A frequency has some 1000 rows of a channel, so 3 % of
     scatter, all together 0.4 %."""

@@ -116,6 +116,7 @@ def test_resultants():
     assert resultants([1, 2, 3, 7]) == "resultants 1-3, 7"
 
 
+@pytest.mark.slow
 def test_section_of_a_page(exposure_with_noise, tmp_path, check_page, plots, image, capsys, drawn):
     """From the image alone, and from its configuration; several pixels, one of them twice."""
     x, y = first(image, "JUMP_DET", without=PIXEL["SATURATED"])

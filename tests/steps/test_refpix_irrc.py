@@ -242,6 +242,7 @@ def test_same_bits_for_any_tiles(inputs, tile, per_step, stored, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_same_bits_on_a_cluster(tmp_path):
     inputs = made(256)
     expected, _ = whole(inputs, COMPATIBLE)
