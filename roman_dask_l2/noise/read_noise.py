@@ -12,10 +12,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import scipy.fft
 
 from ..core.detector import BORDER, CHANNEL_WIDTH
 from ..core.jit import kernel
+from ..system.foreign import load
 from .streams import DrawKind, Streams
 
 
@@ -67,7 +67,7 @@ def _series_of(spectrum: np.ndarray) -> np.ndarray:
     length = 2 * (len(spectrum) - 1)
     spectrum[0] = 0
     spectrum.view(np.float32)[2:] *= _amplitudes(length)
-    series = scipy.fft.irfft(spectrum, n=length, norm="forward", overwrite_x=True)
+    series = load("scipy.fft").irfft(spectrum, n=length, norm="forward", overwrite_x=True)
     half = series[: length // 2]
     half -= np.float32(half.mean(dtype=np.float64))
     return half.reshape(-1, CHANNEL_WIDTH)
