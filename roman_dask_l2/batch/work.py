@@ -310,8 +310,8 @@ class _Attempt:
             "error": None,
         }
         record |= more
-        if write_line(self._manifest, record):
-            begun.forget(self._manifest, self._token)
+        write_line(self._manifest, record)
+        begun.forget(self._manifest, self._token)  # also where the line is lost: it is at an end
         return record
 
 

@@ -6,10 +6,12 @@ import argparse
 import contextlib
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..system.logs import PACKAGE_LOG
+from ..system.stopping import elsewhere
 from .options import Shared, check_scheduler, scheduler_of, wants_cluster
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ def act(args: argparse.Namespace) -> int:
     outcome = Outcome(plan)
     cluster = scheduler_of(args) if plan.todo else contextlib.nullcontext("local")
     try:
-        with cluster as scheduler:
+        with elsewhere(partial(after_interruption, outcome)), cluster as scheduler:
             client = None if isinstance(scheduler, str) else scheduler
             execute(outcome, client, show_progress=not args.quiet)
     except BaseException as error:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ _unfinished: set[Path] = set()
 """Files and directories that are of no use once this process is gone."""
 _incomplete: set[Path] = set()
 """Directories of the user's that are being filled."""
+_elsewhere: list[Callable[[], str]] = []
+"""What is said of files of other processes."""
 
 
 @contextlib.contextmanager
@@ -74,6 +76,17 @@ def incomplete(path: Path) -> Iterator[None]:
         raise KeyboardInterrupt(f"{path} is incomplete") from None
     finally:
         _incomplete.discard(path)
+
+
+@contextlib.contextmanager
+def elsewhere(what: Callable[[], str]) -> Iterator[None]:
+    """In the block other processes have unfinished files, too: what to say of those, if the process
+    is ended by force; an empty text where there are none."""
+    _elsewhere.append(what)
+    try:
+        yield
+    finally:
+        _elsewhere.remove(what)
 
 
 _told = threading.Event()
@@ -188,24 +201,33 @@ def _force() -> None:
     """Remove what is unfinished, say what is left, and end the process with status 1."""
     _end_children()
     left = sorted(_unfinished)
-    remover = threading.Thread(target=_remove, args=(left,), daemon=True)
+    said: list[str] = []
+    remover = threading.Thread(target=_remove, args=(left, said), daemon=True)
     remover.start()
     remover.join(_REMOVING)
     still = [str(path) for path in [*left, *sorted(_incomplete)] if path.exists()]
-    what = f"it leaves {', '.join(still)}" if still else "no unfinished file is left behind"
-    line = f"{_PROGRAM}: error: interrupted; a thread did not end, the process was ended; {what}\n"
+    if still:
+        said.append(f"it leaves {', '.join(still)}")
+    elif remover.is_alive():
+        said.append("unfinished files may be left, the next run removes them")
+    what = "; ".join(filter(None, said)) or "no unfinished file is left behind"
+    line = f"{_PROGRAM}: error: interrupted; {what} (a thread did not end, the process was ended)\n"
     with contextlib.suppress(OSError):
         os.write(2, line.encode(errors="replace"))  # sys.stderr may be locked
     os._exit(1)
 
 
-def _remove(paths: list[Path]) -> None:
+def _remove(paths: list[Path], said: list[str]) -> None:
+    """Remove these; what has to be said of those of other processes is added to `said`."""
     for path in paths:
         with contextlib.suppress(OSError):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink()
+    for what in _elsewhere:
+        with contextlib.suppress(Exception):
+            said.append(what())
 
 
 def _end_children() -> None:

@@ -94,6 +94,7 @@ def test_a_second_signal_ends_it_at_once(simulated, tmp_path):
         "stopping.GRACE, stopping._SHELL, stopping._APART = 90, 'head -c 1 && cat', 0\n"
         "import threading\n"
         "stopper = stopping.Stopper()\n"
+        "stopping.elsewhere(lambda: 'others have files').__enter__()\n"
         "thread = threading.Thread(target=stuck)\n"
         "while True:\n"
         "    try:\n"  # around the start too: the thread may say "stuck" before that returns
@@ -113,7 +114,7 @@ def test_a_second_signal_ends_it_at_once(simulated, tmp_path):
         _, error = process.communicate(timeout=120)
         assert time.monotonic() - sent < 60
     assert process.returncode == 1
-    assert "a thread did not end" in error
+    assert "interrupted; others have files (a thread did not end" in error
 
 
 # Where the interpreter drops an exception with a line on stderr, or a library with none.

@@ -579,7 +579,8 @@ def check_killed_program(work: Work) -> None:
     for job in jobs:
         ended(job)
     expect(not finished(place), f"outputs {finished(place)}")
-    status, output = run("config.yaml", cwd=place)  # removes what was left
+    # removes what was left, the key too
+    status, output = run("config.yaml", *SLURM, "--workers", 2, cwd=place)
     expect(status == 0, output)
     work.same(place, work.own)
 
