@@ -94,7 +94,8 @@ def test_a_second_signal_ends_it_at_once(simulated, tmp_path):
         "stopping.GRACE, stopping._SHELL, stopping._APART = 90, 'head -c 1 && cat', 0\n"
         "import threading\n"
         "stopper = stopping.Stopper()\n"
-        "stopping.elsewhere(lambda: 'others have files').__enter__()\n"
+        "others = stopping.elsewhere(lambda: 'others have files')\n"
+        "others.__enter__()\n"
         "thread = threading.Thread(target=stuck)\n"
         "while True:\n"
         "    try:\n"  # around the start too: the thread may say "stuck" before that returns
