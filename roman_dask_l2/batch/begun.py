@@ -50,12 +50,17 @@ def note(manifest: Path, line: Mapping[str, Any]) -> None:
             name = _name(line["attempt"])
             file = os.open(name, NEW, 0o666, dir_fd=place)
             try:
-                written = os.write(file, data)
-            finally:
-                os.close(file)
-            if written < len(data):
-                os.unlink(name, dir_fd=place)
-                raise OSError(28, "No space left on device", str(folder))
+                try:
+                    written = os.write(file, data)
+                finally:
+                    os.close(file)
+                if written < len(data):
+                    raise OSError(28, "No space left on device", str(folder))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=place)
+                    folder.rmdir()
+                raise
             return
 
 

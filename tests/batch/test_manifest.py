@@ -165,3 +165,20 @@ def test_lines_are_quick(path):
     began = time.process_time()  # whatever else the machine does
     assert len(manifest.read(path).last) == 100_000
     assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize("how", ["short", "refused"])
+def test_a_note_that_cannot_be_written_leaves_nothing(how, tmp_path, monkeypatch):
+    """A full disk: part of it is written, or nothing."""
+    write = os.write
+
+    def full(file, data):
+        if how == "refused":
+            raise OSError(28, "No space left on device")
+        return write(file, data[:5])
+
+    monkeypatch.setattr(os, "write", full)
+    path = tmp_path / "m.jsonl"
+    with pytest.raises(OSError, match="No space left"):
+        begun.note(path, line("a=1", "running", attempt=ATTEMPT + "1"))
+    assert list(tmp_path.iterdir()) == []

@@ -312,6 +312,31 @@ def disturbed_run(
     return place, output, time.monotonic() - began
 
 
+def disturbed_batch(work: Nodes, name: str, token: str, moment: Moment) -> tuple[Path, str, float]:
+    """A batch on a worker of each node, which both have an exposure locked when the moment comes.
+
+    Returns
+    -------
+    Path, str, float
+        Its directory, what it said, and how many seconds it took from the fault on.
+    """
+    place = work.new_batch(name)
+    on_nodes(place, token)
+    with held(place) as variables:
+        process = program(
+            "batch", "campaign.yaml", *SLURM[:4], "--workers", 2, cwd=place, **variables
+        )
+        wait_for(
+            lambda: (lock_on(place, "n1") and lock_on(place, "n2")) or not alive(process),
+            "locks of both nodes",
+        )
+        moment.come()
+        began = time.monotonic()
+    output, _ = process.communicate(timeout=one_node.LIMIT)
+    expect(process.returncode == 0, output)
+    return place, output, time.monotonic() - began
+
+
 def check_vanishes_in_tiles(work: Nodes, moment: Moment) -> str:
     """A node vanishes while tiles are made: the other one makes them."""
     _, output, seconds = disturbed_run(work, "vanishes-in-tiles", "d", tiles_begun, moment)
@@ -356,21 +381,7 @@ def clean_disk(place: Path) -> None:
 def check_vanishes_from_workers_of_a_batch(work: Nodes, moment: Moment) -> str:
     """A node vanishes with an exposure locked that a Dask worker makes: another worker makes it
     when the lock has had no sign of life for its time."""
-    place = work.new_batch("vanishes-from-a-batch")
-    on_nodes(place, "g")
-    with held(place) as variables:
-        process = program(
-            "batch", "campaign.yaml", *SLURM[:4], "--workers", 2, cwd=place, **variables
-        )
-        wait_for(
-            lambda: (lock_on(place, "n1") and lock_on(place, "n2")) or not alive(process),
-            "locks of both nodes",
-        )
-        moment.come()
-        began = time.monotonic()
-    output, _ = process.communicate(timeout=one_node.LIMIT)
-    seconds = time.monotonic() - began
-    expect(process.returncode == 0, output)
+    place, output, seconds = disturbed_batch(work, "vanishes-from-a-batch", "g", moment)
     expect("6 done, 0 finished before, 0 failed" in output, output)
     clean_disk(place)
     work.same_batch(place)
@@ -446,21 +457,7 @@ def check_long_partition(work: Nodes, moment: Moment) -> str:
 def check_long_partition_of_a_batch(work: Nodes, moment: Moment) -> str:
     """A node's network is gone for 38 s while its worker has an exposure locked: it is made once,
     or again when the worker has gone."""
-    place = work.new_batch("partition-of-a-batch")
-    on_nodes(place, "c")
-    with held(place) as variables:
-        process = program(
-            "batch", "campaign.yaml", *SLURM[:4], "--workers", 2, cwd=place, **variables
-        )
-        wait_for(
-            lambda: (lock_on(place, "n1") and lock_on(place, "n2")) or not alive(process),
-            "locks of both nodes",
-        )
-        moment.come()
-        began = time.monotonic()
-    output, _ = process.communicate(timeout=one_node.LIMIT)
-    seconds = time.monotonic() - began
-    expect(process.returncode == 0, output)
+    place, _, seconds = disturbed_batch(work, "partition-of-a-batch", "c", moment)
     clean_disk(place)
     work.same_batch(place)
     return f"all was done {seconds:.0f} s after the cut"
