@@ -76,6 +76,8 @@ def on_cluster(start: ClusterStarter, options: SchedulerOptions) -> Iterator[Cli
         client_log = logging.getLogger("distributed.client")
         client_log.addFilter(_no_report)
         stack.callback(client_log.removeFilter, _no_report)
+        # It stays, as what it keeps out is said when futures are collected, which may be later.
+        logging.getLogger("asyncio").addFilter(_no_interrupted_waits)
         stack.enter_context(warnings.catch_warnings())
         # The dashboard's address is logged anyway.
         warnings.filterwarnings("ignore", r"Port \d+ is already in use")
@@ -208,6 +210,13 @@ def _no_report(record: logging.LogRecord) -> bool:
     nothing that the error does not say."""
     kind = record.exc_info[0] if record.exc_info else None
     return kind is None or not issubclass(kind, asyncio.CancelledError)
+
+
+def _no_interrupted_waits(record: logging.LogRecord) -> bool:
+    """Where a run is interrupted, each future that was waited for tells asyncio that it is
+    cancelled, and nobody asks for that any more: a traceback for each, of no use."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or kind.__name__ != "AllExit"
 
 
 def _refill(cluster: Any, wanted: int) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
+import threading
 from typing import Any
 
 from ..system.workarounds import end_at_once
@@ -10,8 +13,13 @@ from ..system.workarounds import end_at_once
 def dask_setup(worker: Any) -> None:
     """Close the port of the worker's pages, before the worker is known to the scheduler.
 
-    Every worker of distributed opens one, also with ``--no-dashboard``.
+    Every worker of distributed opens one, also with ``--no-dashboard``. And Ctrl-C, which a
+    terminal sends to all processes, is for the program, which has the worker's nanny end it: the
+    worker would die of it with a traceback.
     """
+    by_nanny = multiprocessing.parent_process() is not None
+    if by_nanny and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     worker.http_server.stop()
     worker.services.pop("dashboard", None)
 

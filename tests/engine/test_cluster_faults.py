@@ -410,6 +410,7 @@ def test_interrupted(number, made, reference, tmp_path):
     _, error = run.communicate(timeout=LIMIT)
     assert run.returncode == 1, error
     assert "interrupted" in error.splitlines()[-1]
+    assert "Traceback" not in error
     assert psutil.wait_procs(children, timeout=30)[1] == []
     assert {p.name for p in tmp_path.iterdir()} == {"config.yaml", "temp", "l2.asdf"}
     assert list((tmp_path / "temp").iterdir()) == []
