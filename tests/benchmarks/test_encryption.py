@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from programs import load
 
@@ -18,3 +20,9 @@ def test_pairs(simulated, tmp_path):
     page = encryption.page({"date": "today", "commit": "", "side": 256, "runs": runs})
     assert page.count("\n| ") == 4
     assert f"{runs['--insecure'][0]['wall']:.2f}" in page
+
+
+def test_the_page_shows_what_was_measured():
+    part = encryption.PAGE.read_text().split("<!-- encryption: begin -->")[1]
+    expected = encryption.page(json.loads(encryption.RESULT.read_text()))
+    assert part.split("<!-- encryption: end -->")[0].strip() == expected.strip()
