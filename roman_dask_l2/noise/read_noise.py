@@ -7,7 +7,6 @@ the streams alone.
 
 from __future__ import annotations
 
-import mmap
 import threading
 from functools import lru_cache
 from typing import NamedTuple
@@ -63,13 +62,15 @@ _kept = threading.local()
 def _scratch(n: int) -> _Scratch:
     """The thread's memory for a detector of side `n`, which it keeps for the next plane.
 
-    It has memory pages of its own, because blocks allocated and freed for each channel would
-    fragment the heap for good, and pages that are given back come again as page faults."""
+    Blocks allocated and freed for each channel would fragment the heap for good, and pages that
+    are given back come again as page faults. In one array NumPy asks for huge pages, without which
+    the columns of the transform take twice as long."""
     scratch: _Scratch | None = getattr(_kept, "scratch", None)
     if scratch is None or len(scratch.white) != n:
         block = CHANNEL_WIDTH * n
-        memory = np.frombuffer(mmap.mmap(-1, 4 * (6 * block + 2)), np.float32)
+        memory = np.empty(6 * block + 2, np.float32)
         white, own = memory[: 2 * block].reshape(2, n, CHANNEL_WIDTH)
+        own.fill(0)  # what U_PINK = 0 multiplies
         series, spectrum = np.split(memory[2 * block :].view(np.complex64), [block])
         scratch = _kept.scratch = _Scratch(white, own, Workspace(spectrum, series))
     return scratch
