@@ -7,7 +7,7 @@ the streams alone.
 
 from __future__ import annotations
 
-import mmap
+import threading
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core.detector import BORDER, CHANNEL_WIDTH
 from ..core.jit import kernel
-from ..system.foreign import load
+from .fourier import Workspace, real_series
 from .streams import DrawKind, Streams
 
 
@@ -41,34 +41,55 @@ def pink_series(normals: np.ndarray) -> np.ndarray:
     ndarray (N, 128) of float32
         Without unit.
     """
-    spectrum = np.empty(len(normals) // 2 + 1, np.complex64)
-    spectrum.view(np.float32)[2:] = normals
-    return _series_of(spectrum)
+    scratch = _scratch(len(normals) // (2 * CHANNEL_WIDTH))
+    scratch.fourier.spectrum.view(np.float32)[2:] = normals
+    return _series_of(scratch.fourier).copy()
 
 
-def _pink(
-    streams: Streams,
-    kind: DrawKind,
-    resultant: int,
-    block: int,
-    side: int,
-    spectrum: np.ndarray | None = None,
-) -> np.ndarray:
-    """The 1/f noise of a stream, see `pink_series`; its normals are drawn into `spectrum`
-    (128 N + 1,), which can be used again."""
-    if spectrum is None:
-        spectrum = np.empty(CHANNEL_WIDTH * side + 1, np.complex64)
-    streams.fill(kind, resultant, block, spectrum.view(np.float32)[2:])
-    return _series_of(spectrum)
+class _Scratch(NamedTuple):
+    """Memory of a thread for one channel after the other."""
+
+    white: np.ndarray
+    """(N, 128) float32."""
+    own: np.ndarray
+    """(N, 128) float32."""
+    fourier: Workspace
 
 
-def _series_of(spectrum: np.ndarray) -> np.ndarray:
-    """The series of a spectrum that holds normals from the second mode on; overwrites it."""
-    length = 2 * (len(spectrum) - 1)
-    spectrum[0] = 0
-    spectrum.view(np.float32)[2:] *= _amplitudes(length)
-    series = load("scipy.fft").irfft(spectrum, n=length, norm="forward", overwrite_x=True)
-    half = series[: length // 2]
+_kept = threading.local()
+
+
+def _scratch(n: int) -> _Scratch:
+    """The thread's memory for a detector of side `n`, which it keeps for the next plane.
+
+    Blocks allocated and freed for each channel would fragment the heap for good, and pages that
+    are given back come again as page faults. In one array NumPy asks for huge pages, without which
+    the columns of the transform take twice as long."""
+    scratch: _Scratch | None = getattr(_kept, "scratch", None)
+    if scratch is None or len(scratch.white) != n:
+        block = CHANNEL_WIDTH * n
+        memory = np.empty(6 * block + 2, np.float32)
+        white, own = memory[: 2 * block].reshape(2, n, CHANNEL_WIDTH)
+        own.fill(0)  # what U_PINK = 0 multiplies
+        series, spectrum = np.split(memory[2 * block :].view(np.complex64), [block])
+        scratch = _kept.scratch = _Scratch(white, own, Workspace(spectrum, series))
+    return scratch
+
+
+def _pink(streams: Streams, kind: DrawKind, resultant: int, block: int, side: int) -> np.ndarray:
+    """The 1/f noise of a stream, see `pink_series`, in memory that the thread uses again."""
+    fourier = _scratch(side).fourier
+    streams.fill(kind, resultant, block, fourier.spectrum.view(np.float32)[2:])
+    return _series_of(fourier)
+
+
+def _series_of(work: Workspace) -> np.ndarray:
+    """The series of a spectrum that holds normals from the second mode on."""
+    spectrum = work.spectrum.view(np.float32)
+    length = len(spectrum) - 2
+    spectrum[:2] = 0
+    spectrum[2:] *= _amplitudes(length)
+    half = real_series(work)[: length // 2]
     half -= np.float32(half.mean(dtype=np.float64))
     return half.reshape(-1, CHANNEL_WIDTH)
 
@@ -104,7 +125,7 @@ def common_series(streams: Streams, resultant: int, side: int) -> np.ndarray:
     ndarray (N, 128) of float32
         Without unit, in readout order; see `pink_series`.
     """
-    return _pink(streams, DrawKind.PINK_COMMON, resultant, 0, side)
+    return _pink(streams, DrawKind.PINK_COMMON, resultant, 0, side).copy()
 
 
 def base_plane(dark: np.ndarray) -> np.ndarray:
@@ -241,7 +262,6 @@ class PlaneNoise:
         )
         self._along_x = common, np.ascontiguousarray(common[:, ::-1])  # in even and odd channels
         self._streams, self._resultant = streams, resultant
-        self._white, self._own, self._spectrum = _scratch(self._side)
 
     def add(self, base: np.ndarray, read_noise: np.ndarray, left: int = 0) -> None:
         """Add the noise of whole channels in place.
@@ -257,27 +277,16 @@ class PlaneNoise:
         """
         n, streams, j = self._side, self._streams, self._resultant
         read_noise = np.asarray(read_noise, np.float32)
-        white, own = self._white, self._own
+        white, own, _ = _scratch(n)
         for channel in range(left // CHANNEL_WIDTH, (left + base.shape[1]) // CHANNEL_WIDTH):
             if self._u != 0:
-                pink = _pink(streams, DrawKind.PINK_CHANNEL, j, channel, n, self._spectrum)
+                pink = _pink(streams, DrawKind.PINK_CHANNEL, j, channel, n)
                 own[:] = pink[:, ::-1] if channel % 2 else pink
             streams.fill(DrawKind.WHITE, j, channel, white.reshape(-1))
             _add_to_channel(
                 base, read_noise, self._rows, self._columns, white, own, self._along_x[channel % 2],
                 self._u, self._c, self._scale, channel * CHANNEL_WIDTH, left,
             )  # fmt: skip
-
-
-def _scratch(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two blocks (N, 128) of float32 and a spectrum, all zero, for one channel after the other.
-
-    They have memory pages of their own, because blocks allocated and freed for each channel would
-    fragment the heap for good."""
-    block, modes = CHANNEL_WIDTH * n, CHANNEL_WIDTH * n + 1
-    memory = np.frombuffer(mmap.mmap(-1, 4 * (2 * block + 2 * modes)), np.float32)
-    white, own = memory[: 2 * block].reshape(2, n, CHANNEL_WIDTH)
-    return white, own, memory[2 * block :].view(np.complex64)
 
 
 def noisy_amp33(
