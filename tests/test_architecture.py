@@ -157,7 +157,11 @@ def test_kernels_do_not_change_their_inputs(recipe, simulated, pipeline):
         given |= {k: have[k] for k in s.reads} | {k: have.get(k) for k in s.optional_reads}
         found = {k: locked(v) for k, v in measured.get(s.name, {}).items()}
         context = {"tile": tile, "exposure": inputs.exposure, "params": bound.params}
-        results = s.kernel(**given, **step.accepted(s.kernel, context | {"measured": found}))
-        results = results if isinstance(results, tuple) else (results,)
+        context["measured"] = found
+        reads = {k: given.pop(k) for k in (*s.reads, *s.optional_reads)}
+        prepared = s.prepared(given, context)
+        for value in prepared if isinstance(prepared, tuple) else ():
+            locked(value)
+        results = s.apply(reads, given, context, prepared)
         have |= {k: locked(v) for k, v in zip(s.writes, results, strict=True)}
     assert np.isfinite(have["data"]).all()

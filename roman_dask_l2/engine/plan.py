@@ -74,9 +74,13 @@ def input_names(bound: BoundStep, *, needed: bool = False) -> list[str]:
         Only those that it cannot do without: what a function has no default for.
     """
     step, params = bound.step, bound.params
-    uses: list[tuple[Callable[..., object], Mapping[str, str]]] = [
-        (step.kernel, step.references_for(params))
-    ]
+    references = step.references_for(params)
+    uses: list[tuple[Callable[..., object], Mapping[str, str]]] = []
+    if step.prepare is not None:
+        taken = inspect.signature(step.prepare).parameters
+        uses.append((step.prepare, {k: name for k, name in references.items() if k in taken}))
+        references = {k: name for k, name in references.items() if k not in taken}
+    uses.append((step.kernel, references))
     if step.reduction is not None:
         reduction = step.reduction
         uses.append((reduction.partial, reduction.references_for(params)))
