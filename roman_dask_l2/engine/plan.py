@@ -158,6 +158,34 @@ def make_segments(
     return segments
 
 
+def last_writers(segments: Sequence[Segment]) -> dict[str, int]:
+    """The segment that makes the version of a variable which goes to its sink: the last one, or one
+    that the last is as good as never different from."""
+    return {
+        name: i
+        for i, segment in enumerate(segments)
+        for bound in segment.steps
+        for name in bound.step.writes
+        if bound.step.idle is None
+    }
+
+
+def stackable(steps: Sequence[BoundStep], sinks: Iterable[str]) -> bool:
+    """Whether all that passes from one segment of `steps` to the next goes to a sink, each variable
+    in one version."""
+    names = set(sinks)
+    segments = make_segments(steps, names)
+    last = last_writers(segments)
+    stored: set[str] = set()
+    for i, segment in enumerate(segments):
+        if not set(segment.enter) <= stored:
+            return False
+        if any(name not in names or last.get(name, 0) > i for name in segment.leave):
+            return False
+        stored |= set(segment.leave)
+    return True
+
+
 def feeding(steps: Sequence[BoundStep], reads: Iterable[str]) -> list[BoundStep]:
     """Those of `steps` that have a part in the value of `reads` after the last of them."""
     needed, kept = set(reads), []
