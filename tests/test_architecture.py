@@ -115,6 +115,34 @@ def test_declarations_are_checked(change, message):
             Step(**(GOOD | change))
 
 
+def prepare(gain, *, tile):
+    return gain
+
+
+def light(ramp, *, prepared, params):
+    return ramp
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"kernel": kernel}, r"takes undeclared \[\], lacks declared \['prepared'\]"),
+        ({"prepare": None}, r"takes undeclared \['prepared'\], lacks declared \['gain'\]"),
+        ({"prepare": lambda gain, ramp: 0}, r"prepare <lambda> .* takes undeclared \['ramp'\]"),
+        ({"prepare": lambda gain, exposure: 0}, r"takes undeclared \['exposure'\]"),
+        ({"references": {"gain": "gain.data", "flat": "flat.data"}}, r"lacks declared \['flat'\]"),
+    ],
+)
+def test_what_is_prepared_is_checked(change, message):
+    good = GOOD | {"kernel": light, "prepare": prepare}
+    if message is None:
+        Step(**good)
+    else:
+        with pytest.raises(TypeError, match=message):
+            Step(**(good | change))
+
+
 def test_every_step_is_documented():
     for name in STEPS:
         found = find_step(name, "")
