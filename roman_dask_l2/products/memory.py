@@ -42,6 +42,8 @@ NOISE_STRIP = 6
 """Bytes per pixel of a strip in the task that makes one resultant with noise."""
 NOISE_CHANNEL = 40
 """Bytes per pixel of a channel in that task: draws, and the transform of the 1/f noise."""
+DRAWN = 64
+"""Bytes per pixel of the blocks that a tile touches in the task that draws noise on the image."""
 NOISE_FINISH = 12
 """Bytes per pixel of a row of sky cells in the task that adds a layer up."""
 ROWS = (256, 128, 64, 32)
@@ -137,10 +139,15 @@ def project(
     if layers:
         plane = (NOISE_STRIP * min(STRIP, side) + NOISE_CHANNEL * CHANNEL_WIDTH) * side
         reads = any(layer.ramp is not None for layer in layers)
+        if not reads:  # no ramp runs through the recipe
+            largest = math.prod(min(n + CHANNEL_WIDTH, side) for n in tile) * DRAWN
         work = threads * max(largest, plane * reads, NOISE_FINISH * side**2 / CELLS)
         # Two layers may be at their corrections at the same time.
         spectra = min(sum(layer.ramp is not None for layer in layers), LAYERS_IN_FLIGHT)
         work += spectra * _strips(job, 0) + (_strips(job, threads) - _strips(job, 0))
+        if not reads:
+            gain = {name: inputs.sources[name] for name in inputs.sources if name == "gain.data"}
+            return BASE + SPARE * (work + _unpacked(gain))
     return BASE + SPARE * (work + _unpacked(inputs.sources))
 
 
