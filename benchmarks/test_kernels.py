@@ -101,9 +101,8 @@ class Chain:
         for keyword, name in step.references_for(bound.params).items():
             if self.inputs.available(name):
                 given[keyword] = self.source(name)
-        given |= accepted(step.kernel, context)
-        self.calls[bound.name] = step.kernel, given
-        results = step.kernel(**given)
+        self.calls[bound.name] = step.run, {"inputs": given, "context": context}
+        results = step.run(given, context)
         results = results if isinstance(results, tuple) else (results,)
         self.have |= dict(zip(step.writes, results, strict=True))
 

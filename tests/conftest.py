@@ -61,7 +61,7 @@ def exposure():
 
 
 def _run_step(step, exposure, window, arrays, params=None, measured=None):
-    from roman_dask_l2.core.step import Tile, accepted
+    from roman_dask_l2.core.step import Tile
 
     params = params or step.params()
     halo = max(step.halo(params), step.reference_halo(params))
@@ -79,7 +79,7 @@ def _run_step(step, exposure, window, arrays, params=None, measured=None):
         "params": params,
         "measured": measured or {},
     }
-    result = step.kernel(**inputs, **accepted(step.kernel, context))
+    result = step.run(inputs, context)
     for name, value in before.items():
         np.testing.assert_array_equal(inputs[name], value, f"{step.name} changed its {name}")
     results = result if isinstance(result, tuple) else (result,)

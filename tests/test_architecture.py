@@ -115,6 +115,34 @@ def test_declarations_are_checked(change, message):
             Step(**(GOOD | change))
 
 
+def prepare(gain, *, tile):
+    return gain
+
+
+def light(ramp, *, prepared, params):
+    return ramp
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"kernel": kernel}, r"takes undeclared \[\], lacks declared \['prepared'\]"),
+        ({"prepare": None}, r"takes undeclared \['prepared'\], lacks declared \['gain'\]"),
+        ({"prepare": lambda gain, ramp: 0}, r"prepare <lambda> .* takes undeclared \['ramp'\]"),
+        ({"prepare": lambda gain, exposure: 0}, r"takes undeclared \['exposure'\]"),
+        ({"references": {"gain": "gain.data", "flat": "flat.data"}}, r"lacks declared \['flat'\]"),
+    ],
+)
+def test_what_is_prepared_is_checked(change, message):
+    good = GOOD | {"kernel": light, "prepare": prepare}
+    if message is None:
+        Step(**good)
+    else:
+        with pytest.raises(TypeError, match=message):
+            Step(**(good | change))
+
+
 def test_every_step_is_documented():
     for name in STEPS:
         found = find_step(name, "")
@@ -157,7 +185,11 @@ def test_kernels_do_not_change_their_inputs(recipe, simulated, pipeline):
         given |= {k: have[k] for k in s.reads} | {k: have.get(k) for k in s.optional_reads}
         found = {k: locked(v) for k, v in measured.get(s.name, {}).items()}
         context = {"tile": tile, "exposure": inputs.exposure, "params": bound.params}
-        results = s.kernel(**given, **step.accepted(s.kernel, context | {"measured": found}))
-        results = results if isinstance(results, tuple) else (results,)
+        context["measured"] = found
+        reads = {k: given.pop(k) for k in (*s.reads, *s.optional_reads)}
+        prepared = s.prepared(given, context)
+        for value in prepared if isinstance(prepared, tuple) else ():
+            locked(value)
+        results = s.apply(reads, given, context, prepared)
         have |= {k: locked(v) for k, v in zip(s.writes, results, strict=True)}
     assert np.isfinite(have["data"]).all()

@@ -205,6 +205,8 @@ class Spill:
 
 
 _CONTEXT = ("tile", "exposure", "params", "measured")
+PREPARED = "prepared"
+"""Keyword by which a kernel gets what its step's `prepare` has made."""
 
 
 def _no_halo(params: Any) -> int:
@@ -243,6 +245,11 @@ class Step:
         function of the parameters that returns such a mapping.
     optional_reads : tuple of str
         Variables passed to the kernel, None where no earlier step of the recipe writes them.
+    prepare : callable, optional
+        What the kernel needs of its references alone, worked out once for all ramps that share
+        them. Takes, by keyword, those of `references` that it names and any of ``tile``,
+        ``params``; the kernel gets what it returns as ``prepared``, and those of `references` that
+        it names itself. Neither may change what it gets.
     halo : callable
         ``halo(params)`` -> how many pixels beyond the tile the kernel reads.
     reference_halo : callable
@@ -280,7 +287,7 @@ class Step:
     Raises
     ------
     TypeError
-        If the declaration mismatches the signature of the kernel or of the reduction, or names a
+        If the declaration mismatches the signature of a function that it names, or names a
         variable, flag or parameter that does not exist.
     """
 
@@ -290,6 +297,7 @@ class Step:
     writes: tuple[str, ...] = ()
     optional_reads: tuple[str, ...] = ()
     references: Mapping[str, str] | Callable[[Any], Mapping[str, str]] = field(default_factory=dict)
+    prepare: Callable[..., Any] | None = None
     halo: Callable[[Any], int] = _no_halo
     reference_halo: Callable[[Any], int] = _no_halo
     params: type[Params] = NoParams
@@ -318,6 +326,12 @@ class Step:
             raise TypeError(f"step {self.name}: declares flags that it cannot set, {impossible}")
         references = self.references_for(self.params())
         inputs = [*self.reads, *self.optional_reads, *references]
+        if self.prepare is not None:
+            taken = [name for name in references if _takes(self.prepare, name)]
+            _check_signature(f"step {self.name}: prepare", self.prepare, taken, _CONTEXT[::2])
+            # A reference that neither takes is left, so that the kernel's check finds it.
+            own = [n for n in references if n not in taken or _takes(self.kernel, n)]
+            inputs = [*self.reads, *self.optional_reads, *own, PREPARED]
         if self.spill is not None:
             if self.reduction is None or not self.reduction.thin:
                 raise TypeError(f"step {self.name}: a spill needs a thin reduction")
@@ -348,6 +362,38 @@ class Step:
     def references_for(self, params: Params) -> Mapping[str, str]:
         """Reference arrays of the kernel under `params`: keyword -> "file.array"."""
         return self.references(params) if callable(self.references) else self.references
+
+    def prepared(self, references: Mapping[str, Any], context: Mapping[str, Any]) -> Any:
+        """What `prepare` makes of the references of a tile; None without it."""
+        if self.prepare is None:
+            return None
+        return self.prepare(**accepted(self.prepare, references), **accepted(self.prepare, context))
+
+    def apply(
+        self,
+        reads: Mapping[str, Any],
+        references: Mapping[str, Any],
+        context: Mapping[str, Any],
+        prepared: Any,
+    ) -> tuple[Any, ...]:
+        """Run the kernel on one ramp; what it writes, in the order of `writes`."""
+        given = dict(references)
+        if self.prepare is not None:
+            given = accepted(self.kernel, references) | {PREPARED: prepared}
+        result = self.kernel(**reads, **given, **accepted(self.kernel, context))
+        return result if isinstance(result, tuple) else (result,)
+
+    def run(self, inputs: Mapping[str, Any], context: Mapping[str, Any]) -> Any:
+        """Both functions one after the other on arrays by keyword; what the kernel returns."""
+        names = {*self.reads, *self.optional_reads}
+        reads = {name: value for name, value in inputs.items() if name in names}
+        rest = {name: value for name, value in inputs.items() if name not in names}
+        results = self.apply(reads, rest, context, self.prepared(rest, context))
+        return results if len(self.writes) > 1 else results[0]
+
+
+def _takes(func: Callable[..., Any], name: str) -> bool:
+    return name in inspect.signature(func).parameters
 
 
 def _check_signature(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +20,15 @@ from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import List, Task, TaskRef
 
-from ..core.detector import Grid, Window
+from ..core.detector import Grid
 from ..core.step import VARIABLES, BoundStep
 from ..io.references import Inputs
 from ..io.spill import Spilled
-from .kernels import combine_partials, partial_of, reduce_strip
-from .plan import Segment, Sink, Tap, feeding, make_segments
-from .spilling import Scratch, after_writing, spill_of, strip_array, with_strips, write_strip
-from .tasks import constant, last_task, named, references_to, unique
-from .tiles import TilePlan, pick_seconds, pick_variable, run_tile, total_seconds
+from .measuring import Flow, measure_segment
+from .plan import Segment, Sink, Tap, last_writers, make_segments, stackable
+from .spilling import Scratch
+from .tasks import constant, named, references_to, unique
+from .tiles import TilePlan, pick_seconds, pick_variable, run_tile, run_tiles, total_seconds
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -104,29 +104,14 @@ def build(
     results = [name for name in results if name not in sinks]
     segments = make_segments(steps, [*results, *sinks], per_step)
     shared = constant("inputs", inputs, after)
-    # Where several segments write a variable, only its last version goes to the sink; or one that
-    # it is as good as never different from.
-    last = {
-        name: i
-        for i, s in enumerate(segments)
-        for b in s.steps
-        for name in b.step.writes
-        if b.step.idle is None
-    }
-    flow = _Flow(inputs, shared, {}, {}, {}, [])
+    last = last_writers(segments)
+    flow = Flow(inputs, shared, {}, {}, {}, [])
     spilled: list[Spilled] = []
     done: list[BoundStep] = []
     work: list[dict[str, int]] = []
     aside: dict[str, int] = {}
     for i, segment in enumerate(segments):
-        reducing: dict[str, int] = {}
-        for j, bound in enumerate(segment.steps):
-            if bound.step.reduction is not None:
-                before = [*done, *segment.steps[:j]]
-                found = _reduction(bound, before, flow, reducing)
-                if bound.step.spill is not None:
-                    found = _corrected(bound, found, flow, scratch, spilled)
-                flow.measured[bound.name] = found
+        reducing = measure_segment(segment.steps, done, flow, scratch, spilled)
         done += segment.steps
         if not segment.leave:
             aside |= reducing
@@ -144,28 +129,81 @@ def build(
 
 
 @dataclass(frozen=True)
-class _Flow:
-    """What there is so far while a graph is built.
+class Ramp:
+    """A member of a stack.
 
     Attributes
     ----------
     inputs : Inputs
-    shared : Delayed
-        The inputs as tasks get them.
-    arrays : dict of str to dask.array.Array
-        Variables that pass through Dask.
-    stored : dict of str to Sink
-        Variables that wait in a sink, once all of `seconds` are there.
-    measured : dict of str to Delayed
-    seconds : list of Delayed
+    sinks : mapping of str to Sink
+        Where what is made of it is put: the same variables for all members.
+    after : sequence of Delayed
+        What must be done before it is read.
     """
 
     inputs: Inputs
-    shared: Delayed
-    arrays: dict[str, da.Array]
-    stored: dict[str, Sink]
-    measured: dict[str, Delayed]
-    seconds: list[Delayed]
+    sinks: Mapping[str, Sink]
+    after: Sequence[Delayed] = ()
+
+
+def build_stack(
+    steps: Sequence[BoundStep],
+    ramps: Sequence[Ramp],
+    grid: Grid,
+    in_flight: int | None = None,
+    scratch: Scratch | None = None,
+) -> Lazy:
+    """The same for ramps that share their references: the task of a tile works on all of them, and
+    reads each window of a reference array once, see `kernels.run_stack`.
+
+    Raises
+    ------
+    ValueError
+        If not all that passes from segment to segment has a sink, see `plan.stackable`.
+    """
+    names = list(ramps[0].sinks)
+    if not stackable(steps, names):
+        raise ValueError(f"a stack needs a sink for all that passes between segments, has {names}")
+    segments = make_segments(steps, names)
+    flows = [
+        Flow(ramp.inputs, constant("inputs", ramp.inputs, ramp.after), {}, {}, {}, [])
+        for ramp in ramps
+    ]
+    # In one piece: on a worker too a source that ramps share is one object.
+    after = list({done.key: done for ramp in ramps for done in ramp.after}.values())
+    shared = constant("stack", [ramp.inputs for ramp in ramps], after)
+    lazy = Lazy({}, {}, [], [], {}, [])
+    done: list[BoundStep] = []
+    for segment in segments:
+        work: dict[str, int] = {}
+        for flow in flows:
+            work |= measure_segment(segment.steps, done, flow, scratch, lazy.spilled)
+        done += segment.steps
+        if not segment.leave:
+            lazy.aside.update(work)
+            continue
+        plans = []
+        for flow, ramp in zip(flows, ramps, strict=True):
+            stored = {name: flow.stored[name] for name in segment.enter}
+            putting = {name: ramp.sinks[name] for name in segment.leave}
+            plans.append(TilePlan(segment, [], stored, putting, []))
+        names_ = {b.name for b in segment.steps}
+        found = [{k: v for k, v in flow.measured.items() if k in names_} for flow in flows]
+        plan = constant("plan", plans)
+        given = {
+            "plans": TaskRef(plan.key),
+            "inputs": TaskRef(shared.key),
+            "measured": List(*map(named, found)),
+        }
+        needed = [plan, shared, *(value for values in found for value in values.values())]
+        ready = list(lazy.seconds) if segment.enter else []
+        tiles, seconds = _chain(segment, grid, run_tiles, given, needed, ready, in_flight)
+        lazy.work.append(work | {tiles.name: math.prod(grid.shape)})
+        lazy.seconds.append(seconds)
+        for flow, tile_plan in zip(flows, plans, strict=True):
+            flow.stored.update(tile_plan.sinks)
+            flow.seconds.append(seconds)
+    return lazy
 
 
 _OBJECTS = np.empty((0, 0), object)
@@ -186,7 +224,7 @@ def _windows(grid: Grid) -> da.Array:
 def _tiles(
     segment: Segment,
     grid: Grid,
-    flow: _Flow,
+    flow: Flow,
     putting: Mapping[str, Sink],
     taps: Sequence[Tap],
     in_flight: int | None,
@@ -199,32 +237,61 @@ def _tiles(
     tapped = [tap for tap in taps if tap.step in names]
     plan = constant("plan", TilePlan(segment, entering, stored, dict(putting), tapped))
     ready = list(flow.seconds) if stored else []
-    name = unique(segment.label)
-    spent, end = unique(f"{segment.label}-seconds"), unique(f"{segment.label}-finished")
-    places = list(np.ndindex(*grid.shape))
-    seconds: dict[Any, Task] = {
-        (spent, *place): Task((spent, *place), pick_seconds, TaskRef((name, *place)))
-        for place in places
-    }
-    seconds[end] = Task(end, total_seconds, List(*map(TaskRef, seconds)))
     if entering:
+        name = unique(segment.label)
+        seconds, end = _timing(name, segment, grid)
         tiles = _overlapped(name, entering, segment.halo, grid, flow, plan, measured, ready)
         whole = HighLevelGraph.from_collections(end, seconds, list[Any]([tiles]))
         return _Tiles(name, tiles.dask, grid), Delayed(end, whole, layer=end)
+    given = {
+        "plan": TaskRef(plan.key),
+        "inputs": TaskRef(flow.shared.key),
+        "measured": named(measured),
+    }
+    needed: list[Any] = [plan, flow.shared, *measured.values()]
+    return _chain(segment, grid, run_tile, given, needed, ready, in_flight)
+
+
+def _timing(name: str, segment: Segment, grid: Grid) -> tuple[dict[Any, Task], str]:
+    """Tasks for the time spent on the tiles `name`, and the key of that on all."""
+    spent, end = f"{name}-seconds", unique(f"{segment.label}-finished")
+    seconds: dict[Any, Task] = {
+        (spent, *place): Task((spent, *place), pick_seconds, TaskRef((name, *place)))
+        for place in np.ndindex(*grid.shape)
+    }
+    seconds[end] = Task(end, total_seconds, List(*map(TaskRef, seconds)))
+    return seconds, end
+
+
+def _chain(
+    segment: Segment,
+    grid: Grid,
+    function: Callable[..., Any],
+    given: Mapping[str, Any],
+    needed: Sequence[Any],
+    ready: Sequence[Delayed],
+    in_flight: int | None,
+) -> tuple[_Tiles, Delayed]:
+    """A task ``function(window, **given, ready=...)`` for each tile, of which only `in_flight` are
+    under way at a time; `needed` are the collections behind `given`."""
+    name = unique(segment.label)
+    seconds, end = _timing(name, segment, grid)
+    places = list(np.ndindex(*grid.shape))
     tasks: dict[Any, Task] = {}
     for i, place in enumerate(places):
-        before = [] if in_flight is None or i < in_flight else [(spent, *places[i - in_flight])]
+        before: list[Any] = []
+        if in_flight is not None and i >= in_flight:
+            before = [(f"{name}-seconds", *places[i - in_flight])]
         tasks[(name, *place)] = Task(
             (name, *place),
-            run_tile,
+            function,
             grid.window(*place),
-            plan=TaskRef(plan.key),
-            inputs=TaskRef(flow.shared.key),
-            measured=named(measured),
+            **given,
             ready=List(*references_to(ready), *map(TaskRef, before)),
         )
-    needed: list[Any] = [plan, flow.shared, *measured.values(), *ready]
-    whole = HighLevelGraph.from_collections(name, tasks | seconds, dependencies=needed)
+    whole = HighLevelGraph.from_collections(
+        name, tasks | seconds, dependencies=list[Any]([*needed, *ready])
+    )
     return _Tiles(name, whole, grid), Delayed(end, whole, layer=name)
 
 
@@ -249,7 +316,7 @@ def _overlapped(
     entering: Sequence[str],
     halo: int,
     grid: Grid,
-    flow: _Flow,
+    flow: Flow,
     plan: Delayed,
     measured: Mapping[str, Delayed],
     ready: Sequence[Delayed],
@@ -301,119 +368,3 @@ def _variable(tiles: _Tiles, name: str, grid: Grid, n_resultants: int) -> da.Arr
         new_axis=[0] if lead else None,
         meta=np.empty((0,) * len(chunks), variable.dtype),
     )
-
-
-def _reduction(
-    bound: BoundStep, before: Sequence[BoundStep], flow: _Flow, work: dict[str, int]
-) -> Delayed:
-    """What a step measures on the frame, as a delayed mapping; its tasks on finished tiles are
-    added to `work`."""
-    reduction = bound.step.reduction
-    assert reduction is not None
-    shared = flow.shared
-    windows = reduction.windows(flow.inputs.exposure, bound.params)
-    reads = reduction.reads_for(bound.params)
-    if reduction.thin:
-        thin = feeding(before, reads)
-        known = {b.name: flow.measured[b.name] for b in thin if b.name in flow.measured}
-        needed = [shared, *known.values()]
-        given = TaskRef(shared.key), named(known)
-        label, end = unique(f"{bound.name}-measure"), unique(f"{bound.name}-combine")
-        tasks: dict[Any, Task] = {
-            (label, i): Task((label, i), reduce_strip, window, bound, thin, *given)
-            for i, window in enumerate(windows)
-        }
-        partials = List(*map(TaskRef, tasks))
-        tasks[end] = Task(end, combine_partials, partials, bound, TaskRef(shared.key))
-        return last_task(end, tasks, needed)
-    stored = {name: flow.stored[name] for name in reads if name in flow.stored}
-    names = [name for name in reads if name not in stored]
-    sources = [flow.arrays[name] for name in names]
-    ready = flow.seconds if stored else []
-    label, end = unique(f"{bound.name}-measure"), unique(f"{bound.name}-combine")
-    tasks = {}
-    for i, window in enumerate(windows):
-        pieces = [_overlapping(array, window) for array in sources]
-        places = {name: [p for _, p in found] for name, found in zip(names, pieces, strict=True)}
-        tasks[(label, i)] = Task(
-            (label, i),
-            _reduce_finished,
-            (window, bound, places, stored),
-            TaskRef(shared.key),
-            List(*(TaskRef(key) for found in pieces for key, _ in found)),
-            references_to(ready),
-        )
-    work[label] = len(windows)
-    partials = List(*map(TaskRef, tasks))
-    tasks[end] = Task(end, combine_partials, partials, bound, TaskRef(shared.key))
-    return last_task(end, tasks, [shared, *sources, *ready])
-
-
-def _corrected(
-    bound: BoundStep,
-    found: Delayed,
-    flow: _Flow,
-    scratch: Scratch | None,
-    spilled: list[Spilled],
-) -> Delayed:
-    """What a step has `found` on the frame, with its correction once all strips are made."""
-    exposure = flow.inputs.exposure
-    spill = spill_of(bound)
-    windows = spill.strips(exposure, bound.params)
-    label, end = unique(f"{bound.name}-correction"), unique(f"{bound.name}-corrected")
-    given = TaskRef(flow.shared.key), TaskRef(found.key)
-    keys = [(label, i) for i in range(len(windows))]
-    made = List(*map(TaskRef, keys))
-    if scratch is None:
-        tasks: dict[Any, Task] = {
-            key: Task(key, strip_array, window, bound, *given)
-            for key, window in zip(keys, windows, strict=True)
-        }
-        tasks[end] = Task(end, with_strips, TaskRef(found.key), bound, windows, made)
-    else:
-        shape = (exposure.n_resultants, exposure.side, exposure.side)
-        target = scratch.create(label, shape, (1, *windows[0].shape), spill.dtype)
-        spilled.append(target)
-        tasks = {
-            key: Task(key, write_strip, window, bound, target, *given)
-            for key, window in zip(keys, windows, strict=True)
-        }
-        tasks[end] = Task(end, after_writing, TaskRef(found.key), bound, target, made)
-    return last_task(end, tasks, [flow.shared, found])
-
-
-def _overlapping(array: da.Array, window: Window) -> list[tuple[Any, Window]]:
-    """Keys of the blocks that overlap a window, with the place of each on the frame."""
-    edges = [np.cumsum([0, *sizes]) for sizes in array.chunks[-2:]]
-    found = []
-    for iy, ix in np.ndindex(*array.numblocks[-2:]):
-        place = Window(*(int(v) for v in (*edges[0][iy : iy + 2], *edges[1][ix : ix + 2])))
-        if place.intersection(window) is not None:
-            lead = (0,) * (array.ndim - 2)
-            found.append(((array.name, *lead, iy, ix), place))
-    return found
-
-
-def _reduce_finished(
-    what: tuple[Window, BoundStep, Mapping[str, list[Window]], Mapping[str, Sink]],
-    inputs: Inputs,
-    blocks: list[np.ndarray],
-    ready: Any,
-) -> Any:
-    """A reduction's partial on a window of finished tiles.
-
-    `what` is the window, the step, the places of the `blocks` by variable, and what is stored.
-    """
-    window, bound, places, stored = what
-    reads = {name: sink.read(window) for name, sink in stored.items()}
-    rest = iter(blocks)
-    for name, found in places.items():
-        pieces = [(place, next(rest)) for place in found]
-        first = pieces[0][1]
-        whole = np.empty((*first.shape[:-2], *window.shape), first.dtype)
-        for place, block in pieces:
-            both = place.intersection(window)
-            assert both is not None
-            whole[(..., *both.within(window))] = block[(..., *both.within(place))]
-        reads[name] = whole
-    return partial_of(window, bound, inputs, **reads)

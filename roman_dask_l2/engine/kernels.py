@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,40 +47,100 @@ def run_steps(
     dict
         All variables after the last step.
     """
-    have = dict(variables)
-    shared: dict[str, Any] = {}
+    ramp = Member(inputs, variables, measured, taps)
+    return run_stack(steps, [ramp], tile, seconds)[0]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One ramp of a stack on a tile: its inputs, and what is there already.
+
+    Attributes
+    ----------
+    inputs : Inputs
+    variables : mapping
+    measured : mapping
+    taps : callable, optional
+        See `run_steps`.
+    """
+
+    inputs: Inputs
+    variables: Mapping[str, np.ndarray]
+    measured: Mapping[str, Mapping[str, Any]]
+    taps: Callable[[str, Mapping[str, np.ndarray]], None] | None = None
+
+
+def run_stack(
+    steps: Sequence[BoundStep],
+    members: Sequence[Member],
+    tile: Tile,
+    seconds: dict[str, float] | None = None,
+) -> list[dict[str, np.ndarray]]:
+    """Run kernels one after the other on the same tile of several ramps.
+
+    Each window of a reference array that ramps share (it has the same source in their inputs) is
+    read once, and a step's `prepare` is called once for all ramps of which it gets the same arrays.
+
+    Parameters
+    ----------
+    steps : sequence of BoundStep
+    members : sequence of Member
+    tile : Tile
+    seconds : dict, optional
+        Processor time spent in each step (s) is added here.
+
+    Returns
+    -------
+    list of dict
+        For each ramp all variables after the last step.
+    """
+    have = [dict(member.variables) for member in members]
+    shared: dict[tuple[str, int], Any] = {}  # by name, and which source of that name
     for b, names, kept in reference_lives(steps):
         began = time.thread_time()
-        references = {}
-        for keyword, name in names.items():
-            if not inputs.available(name):
-                continue
-            if name not in shared:
-                shared[name] = inputs.sources[name].read(tile.window)
-            references[keyword] = shared[name]
-        shared = {name: value for name, value in shared.items() if name in kept}
-        if b.step.spill is not None:
-            correction = measured[b.name][b.step.spill.name]
-            references[b.step.spill.name] = correction.read(tile.window)
-        context = {
-            "tile": tile,
-            "exposure": inputs.exposure,
-            "params": b.params,
-            "measured": measured.get(b.name, {}),
-        }
-        reads: dict[str, Any] = {name: have[name] for name in b.step.reads}
-        reads |= {name: have.get(name) for name in b.step.optional_reads}
-        result = b.step.kernel(**reads, **references, **accepted(b.step.kernel, context))
-        results = result if isinstance(result, tuple) else (result,)
-        for name, value in zip(b.step.writes, results, strict=True):
-            have[name] = value
-        del reads, references, result, results
-        if taps is not None:
-            taps(b.name, have)
+        prepared: dict[tuple[int, ...], Any] = {}  # by what it was made of
+        for member, variables in zip(members, have, strict=True):
+            references = _references(names, member.inputs, tile, shared)
+            context = {
+                "tile": tile,
+                "exposure": member.inputs.exposure,
+                "params": b.params,
+                "measured": member.measured.get(b.name, {}),
+            }
+            key = tuple(map(id, references.values()))
+            if key not in prepared:
+                prepared[key] = b.step.prepared(references, context)
+            if b.step.spill is not None:
+                correction = member.measured[b.name][b.step.spill.name]
+                references[b.step.spill.name] = correction.read(tile.window)
+            reads: dict[str, Any] = {name: variables[name] for name in b.step.reads}
+            reads |= {name: variables.get(name) for name in b.step.optional_reads}
+            results = b.step.apply(reads, references, context, prepared[key])
+            for name, value in zip(b.step.writes, results, strict=True):
+                variables[name] = value
+            del reads, references, results
+            if member.taps is not None:
+                member.taps(b.name, variables)
+        shared = {key: value for key, value in shared.items() if key[0] in kept}
         if seconds is not None:
             spent = time.thread_time() - began
             seconds[b.name] = seconds.get(b.name, 0.0) + spent
     return have
+
+
+def _references(
+    names: Mapping[str, str], inputs: Inputs, tile: Tile, shared: dict[tuple[str, int], Any]
+) -> dict[str, Any]:
+    """Reference arrays of a step by keyword, out of `shared` or read into it."""
+    references = {}
+    for keyword, name in names.items():
+        if not inputs.available(name):
+            continue
+        source = inputs.sources[name]
+        if (name, id(source)) not in shared:
+            shared[name, id(source)] = source.read(tile.window)
+        references[keyword] = shared[name, id(source)]
+    return references
 
 
 def reduce_strip(

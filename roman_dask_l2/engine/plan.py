@@ -74,9 +74,13 @@ def input_names(bound: BoundStep, *, needed: bool = False) -> list[str]:
         Only those that it cannot do without: what a function has no default for.
     """
     step, params = bound.step, bound.params
-    uses: list[tuple[Callable[..., object], Mapping[str, str]]] = [
-        (step.kernel, step.references_for(params))
-    ]
+    references = step.references_for(params)
+    uses: list[tuple[Callable[..., object], Mapping[str, str]]] = []
+    if step.prepare is not None:
+        taken = inspect.signature(step.prepare).parameters
+        uses.append((step.prepare, {k: name for k, name in references.items() if k in taken}))
+        references = {k: name for k, name in references.items() if k not in taken}
+    uses.append((step.kernel, references))
     if step.reduction is not None:
         reduction = step.reduction
         uses.append((reduction.partial, reduction.references_for(params)))
@@ -152,6 +156,34 @@ def make_segments(
         segments.append(Segment(tuple(group), tuple(sorted(enter)), leave, halo))
     segments.reverse()
     return segments
+
+
+def last_writers(segments: Sequence[Segment]) -> dict[str, int]:
+    """The segment that makes the version of a variable which goes to its sink: the last one, or one
+    that the last is as good as never different from."""
+    return {
+        name: i
+        for i, segment in enumerate(segments)
+        for bound in segment.steps
+        for name in bound.step.writes
+        if bound.step.idle is None
+    }
+
+
+def stackable(steps: Sequence[BoundStep], sinks: Iterable[str]) -> bool:
+    """Whether all that passes from one segment of `steps` to the next goes to a sink, each variable
+    in one version."""
+    names = set(sinks)
+    segments = make_segments(steps, names)
+    last = last_writers(segments)
+    stored: set[str] = set()
+    for i, segment in enumerate(segments):
+        if not set(segment.enter) <= stored:
+            return False
+        if any(name not in names or last.get(name, 0) > i for name in segment.leave):
+            return False
+        stored |= set(segment.leave)
+    return True
 
 
 def feeding(steps: Sequence[BoundStep], reads: Iterable[str]) -> list[BoundStep]:

@@ -12,7 +12,7 @@ import numpy as np
 from ..core.detector import Window
 from ..core.step import VARIABLES, Tile
 from ..io.references import Inputs
-from .kernels import run_steps
+from .kernels import Member, run_stack, run_steps
 from .plan import Segment, Sink, Tap
 
 SECONDS = "seconds"
@@ -102,6 +102,34 @@ def run_tile(
     }
     done[SECONDS] = seconds
     return boxed(done)
+
+
+def run_tiles(
+    window: Window,
+    plans: Sequence[TilePlan],
+    inputs: Sequence[Inputs],
+    measured: Sequence[Mapping[str, Any]],
+    ready: Any,
+) -> np.ndarray:
+    """One tile of a segment of several ramps that share references; all goes to sinks."""
+    segment = plans[0].segment
+    side = inputs[0].exposure.side
+    outer = window.grown(segment.halo, side)
+    cut = window.within(outer)
+    seconds = dict.fromkeys([*(b.name for b in segment.steps), STORING], 0.0)
+    todo, members = [], []
+    for plan, given, found in zip(plans, inputs, measured, strict=True):
+        if not plan.nothing_to_do(found):
+            stored = {name: sink.read(outer) for name, sink in plan.stored.items()}
+            todo.append(plan)
+            members.append(Member(given, stored, found))
+    have = run_stack(segment.steps, members, Tile(outer, side), seconds)
+    began = time.thread_time()
+    for plan, variables in zip(todo, have, strict=True):
+        for name, sink in plan.sinks.items():
+            sink.put(np.asarray(variables[name][(..., *cut)], VARIABLES[name].dtype), window)
+    seconds[STORING] = time.thread_time() - began
+    return boxed({SECONDS: seconds})
 
 
 def boxed(value: Any) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,15 @@ from .noise_commands.drawing import RampNoise
 from .noise_commands.registry import DRAWINGS
 
 
+@dataclass(frozen=True)
+class _NoisyRamp:
+    """A ramp that the recipe runs on: its name in the store, and what must be done before."""
+
+    name: str
+    inputs: Inputs
+    after: list[Delayed]
+
+
 class LayerPlan:
     """Builds the tasks of the layers, one after the other."""
 
@@ -54,7 +64,9 @@ class LayerPlan:
         store: TempStore,
         per_step: bool,
         planes: list[list[Block]],
+        depth: int = LAYERS_IN_FLIGHT,
     ) -> None:
+        self._depth = 1 if per_step else depth
         self._planes = planes
         # Tasks of a plan that has failed may still be running.
         self._token = uuid.uuid4().hex[:8]
@@ -86,43 +98,74 @@ class LayerPlan:
         noise = job.config.NOISE
         assert noise is not None
         self._seed = noise.SEED
-        self._finished: list[Delayed] = []
         self._base: tuple[Spilled, Delayed] | None = None
         self._strips: dict[bool, tuple[NoiseStrips, list[Delayed]]] = {}
         self._read_noise: tuple[Spilled, Delayed] | None = None
         self.stages: list[Stage] = []
         """Tasks of each layer; those of the base ramp count with the first layer that needs it."""
 
-    def layer(self, index: int, layer: Layer, occurrence: int) -> Delayed:
-        """All tasks of one layer, which is the output's plane `index`."""
-        before = len(self._finished)
-        waits = self._finished[max(before - LAYERS_IN_FLIGHT, 0) : before - LAYERS_IN_FLIGHT + 1]
-        streams = Streams(self._seed, layer.label, occurrence)
-        work: dict[str, int] = {}
-        noisy = drawn = None
-        results: list[Delayed] = []
-        temporaries: list[Spilled] = []
-        base: Any = None
-        if layer.ramp is not None:
-            cube = self._cube(index)
-            noisy, more, done = self._ramp_part(layer, streams, index, cube, waits, work)
-            base = self._l2["data"]
-            results, temporaries = [done], [*cube, noisy, *more]
-            if layer.ramp == "dark":
-                base, ready = self._base_image(work)
-                results.append(ready)
-        if layer.draws_blocks:
-            drawn = self._image(f"light{index}")
-            results.append(self._block_part(layer, streams, drawn, waits, work))
-            temporaries.append(drawn)
-        parts = LayerParts(noisy, base, drawn, self._flags, self._rate)
-        place = (index, self._planes[index])
-        call = (layer, parts, place, self._exposure, self._store, temporaries)
-        finished = tasks.fan(f"finish-layer-{index}", finish_layer, [call], results, work)
-        self._finished.append(finished)
-        name = f"layer {index + 1} of {len(self._planes)} {layer.label}"
-        self.stages.append(Stage(name, work, "parts"))
-        return finished
+    def layers(self, wanted: Sequence[tuple[int, Layer, int]]) -> list[Delayed]:
+        """All tasks of layers: (the output's plane, layer, its occurrence). Noisy ramps run in
+        stacks, the first with the base ramp."""
+        depth = self._depth
+        ramps = [one for one in wanted if one[1].ramp is not None]
+        stacks = [ramps[i : i + depth] for i in range(0, len(ramps), depth)]
+        stacks += [[one] for one in wanted if one[1].ramp is None]
+        done: list[list[Delayed]] = []
+        for stack in stacks:
+            # As many layers are under way at a time as the store has room for.
+            room, before = LAYERS_IN_FLIGHT - len(stack), list(done)
+            while before and len(before[-1]) <= room:
+                room -= len(before.pop())
+            done.append(self._stack(stack, before[-1] if before else []))
+        return [one for several in done for one in several]
+
+    def _stack(
+        self, stack: Sequence[tuple[int, Layer, int]], waits: list[Delayed]
+    ) -> list[Delayed]:
+        """All tasks of layers whose ramps run together, once `waits` are there."""
+        works: list[dict[str, int]] = [{} for _ in stack]
+        ramps: list[_NoisyRamp] = []
+        dark = any(layer.ramp == "dark" for _, layer, _ in stack)
+        if dark and self._base is None:
+            ramps.append(_NoisyRamp("base", base_inputs(self._job.inputs), []))
+        cubes: dict[int, tuple[Spilled, Spilled]] = {}
+        for (index, layer, occurrence), work in zip(stack, works, strict=True):
+            if layer.ramp is not None:
+                cubes[index] = self._cube(index)
+                streams = Streams(self._seed, layer.label, occurrence)
+                ramps.append(self._noisy(layer, streams, index, cubes[index], waits, work))
+        made = self._run(ramps, works[0]) if ramps else []
+        if dark and self._base is None:
+            image, _, ready = made.pop(0)
+            self._base = image, ready
+        images = dict(zip(cubes, made, strict=True))
+        done = []
+        for (index, layer, occurrence), work in zip(stack, works, strict=True):
+            noisy = drawn = None
+            results: list[Delayed] = []
+            temporaries: list[Spilled] = []
+            base: Any = None
+            if layer.ramp is not None:
+                noisy, more, end = images[index]
+                results, temporaries = [end], [*cubes[index], noisy, *more]
+                base = self._l2["data"]
+                if layer.ramp == "dark":
+                    assert self._base is not None
+                    base, ready = self._base
+                    results.append(ready)
+            if layer.draws_blocks:
+                drawn = self._image(f"light{index}")
+                streams = Streams(self._seed, layer.label, occurrence)
+                results.append(self._block_part(layer, streams, drawn, waits, work))
+                temporaries.append(drawn)
+            parts = LayerParts(noisy, base, drawn, self._flags, self._rate)
+            place = (index, self._planes[index])
+            call = (layer, parts, place, self._exposure, self._store, temporaries)
+            done.append(tasks.fan(f"finish-layer-{index}", finish_layer, [call], results, work))
+            name = f"layer {index + 1} of {len(self._planes)} {layer.label}"
+            self.stages.append(Stage(name, work, "parts"))
+        return done
 
     def _image(self, name: str, dtype: str = "float32") -> Spilled:
         n = self._exposure.side
@@ -159,7 +202,7 @@ class LayerPlan:
             self._strips[own] = NoiseStrips(ramp, image, of_dark), [done, image_done]
         return self._strips[own]
 
-    def _ramp_part(
+    def _noisy(
         self,
         layer: Layer,
         streams: Streams,
@@ -167,8 +210,8 @@ class LayerPlan:
         cube: tuple[Spilled, Spilled],
         waits: list[Delayed],
         work: dict[str, int],
-    ) -> tuple[Spilled, list[Spilled], Delayed]:
-        """The noisy ramp through the recipe: its image, what else was stored, the last task."""
+    ) -> _NoisyRamp:
+        """The noisy ramp of a layer, and the tasks that write it."""
         ((command, argument),) = layer.acting_on(ActsOn.RAMP)
         drawing = DRAWINGS[command.letter]
         assert isinstance(drawing, RampNoise)
@@ -181,42 +224,43 @@ class LayerPlan:
         written = tasks.fan(
             f"noise-plane-{index}", drawing.write_plane, planes, [*waits, *ready], work
         )
-        inputs = noisy_inputs(self._job.inputs, cube, own)
-        return self._run(inputs, f"read{index}", [written], work)
-
-    def _base_image(self, work: dict[str, int]) -> tuple[Spilled, Delayed]:
-        """The image of the dark cube, the same for all layers, and the task that completes it."""
-        if self._base is None:
-            image, _, done = self._run(base_inputs(self._job.inputs), "base", [], work)
-            self._base = image, done
-        return self._base
+        return _NoisyRamp(f"read{index}", noisy_inputs(self._job.inputs, cube, own), [written])
 
     def _run(
-        self, inputs: Inputs, name: str, after: list[Delayed], work: dict[str, int]
-    ) -> tuple[Spilled, list[Spilled], Delayed]:
-        """Run the recipe on other inputs: image of the sky-subtracted rate (of the rate, if the
-        recipe subtracts no sky), other stores, the last task."""
+        self, ramps: Sequence[_NoisyRamp], work: dict[str, int]
+    ) -> list[tuple[Spilled, list[Spilled], Delayed]]:
+        """Run the recipe on ramps: of each the image of the sky-subtracted rate (of the rate, if
+        the recipe subtracts no sky), other stores, the last task."""
         steps = quiet_steps(self._job.steps)
-        rate, flags = self._image(f"{name}-rate"), self._image(f"{name}-dq", "uint8")
-        sinks: dict[str, plan.Sink] = {"rate": rate, "dq": UsableFlags(flags)}
-        target, others = rate, [flags]
-        if _makes_data(steps):
-            sinks["data"] = target = self._image(name)
-            others = [rate, flags]
-        lazy = graph.build(
-            steps,
-            inputs,
-            self._grid,
-            (),
-            self._per_step,
-            after,
-            sinks,
-            in_flight=in_flight(),
-            scratch=self._store,
-        )
-        for names in lazy.work:
-            work |= names  # lazy.aside is not computed
-        return target, [*others, *lazy.spilled], lazy.seconds[-1]
+        members: list[graph.Ramp] = []
+        targets: list[tuple[Spilled, list[Spilled]]] = []
+        for ramp in ramps:
+            rate, flags = self._image(f"{ramp.name}-rate"), self._image(f"{ramp.name}-dq", "uint8")
+            sinks: dict[str, plan.Sink] = {"rate": rate, "dq": UsableFlags(flags)}
+            target, others = rate, [flags]
+            if _makes_data(steps):
+                sinks["data"] = target = self._image(ramp.name)
+                others = [rate, flags]
+            members.append(graph.Ramp(ramp.inputs, sinks, ramp.after))
+            targets.append((target, others))
+        runs: list[tuple[graph.Lazy, list[Spilled]]]
+        given: dict[str, Any] = {"in_flight": in_flight(), "scratch": self._store}
+        if len(ramps) > 1 and not self._per_step and plan.stackable(steps, members[0].sinks):
+            lazy = graph.build_stack(steps, members, self._grid, **given)
+            runs = [(lazy, [])] * (len(ramps) - 1) + [(lazy, lazy.spilled)]
+        else:
+            runs = []
+            for one in members:
+                more = {"after": one.after, "sinks": one.sinks, **given}
+                lazy = graph.build(steps, one.inputs, self._grid, (), self._per_step, **more)
+                runs.append((lazy, lazy.spilled))
+        for lazy, _ in runs:
+            for names in lazy.work:
+                work |= names  # lazy.aside is not computed
+        return [
+            (target, [*others, *spilled], lazy.seconds[-1])
+            for (target, others), (lazy, spilled) in zip(targets, runs, strict=True)
+        ]
 
     def _block_part(
         self,

@@ -42,6 +42,8 @@ NOISE_STRIP = 6
 """Bytes per pixel of a strip in the task that makes one resultant with noise."""
 NOISE_CHANNEL = 40
 """Bytes per pixel of a channel in that task: draws, and the transform of the 1/f noise."""
+DRAWN = 64
+"""Bytes per pixel of the blocks that a tile touches in the task that draws noise on the image."""
 NOISE_FINISH = 12
 """Bytes per pixel of a row of sky cells in the task that adds a layer up."""
 ROWS = (256, 128, 64, 32)
@@ -65,29 +67,39 @@ def _variable(name: str, n_resultants: int) -> float:
     return math.prod(variable.lead(n_resultants)) * np.dtype(variable.dtype).itemsize
 
 
-def pixel_bytes(steps: Sequence[BoundStep], inputs: Inputs, entering: Sequence[str] = ()) -> float:
-    """Peak of the bytes per pixel that are in use while `steps` run on a tile.
+def pixel_bytes(
+    steps: Sequence[BoundStep], inputs: Inputs, entering: Sequence[str] = (), ramps: int = 1
+) -> float:
+    """Peak of the bytes per pixel in use while `steps` run on a tile of a stack of `ramps`.
 
-    As in `graph.run_steps`, all variables are kept until the end, and a reference array until the
-    last step that uses it; a step holds what it reads and what it writes.
+    As in `kernels.run_stack`, all variables are kept until the end, and a reference array until the
+    last step that uses it; a step holds what it reads and what it writes, of one ramp at a time.
     """
     r = inputs.exposure.n_resultants
     have = {name: _variable(name, r) for name in entering}
     shared: dict[str, float] = {}
-    peak = sum(have.values())
+    peak = ramps * sum(have.values())
     for b, references, kept in plan.reference_lives(steps):
         loaded = shared | {name: _reference(inputs, name) for name in references.values()}
         shared = {name: size for name, size in loaded.items() if name in kept}
         made = {name: _variable(name, r) for name in b.step.writes}
         if b.step.spill is not None:
             loaded[""] = r * np.dtype(b.step.spill.dtype).itemsize
-        alive = sum(have.values()) + sum(loaded.values()) + sum(made.values())
+        own = sum(_reference(inputs, n) for n in references.values() if n.startswith("l1."))
+        alive = ramps * sum(have.values()) + sum(loaded.values()) + sum(made.values())
+        alive += (ramps - 1) * (own + sum(made[n] for n in made if n not in have))
         peak = max(peak, alive)
         have |= made
     return peak + SCRATCH
 
 
-def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Layer] = ()) -> float:
+def project(
+    job: Job,
+    tile: tuple[int, int],
+    threads: int,
+    layers: Sequence[Layer] = (),
+    depth: int = LAYERS_IN_FLIGHT,
+) -> float:
     """Estimated peak of resident memory of a calibration, or of making noise layers.
 
     Parameters
@@ -98,6 +110,8 @@ def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Laye
     threads : int
     layers : sequence of Layer
         The noise layers; none for the calibration.
+    depth : int
+        How many noisy ramps run together.
 
     Returns
     -------
@@ -107,10 +121,10 @@ def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Laye
     side, inputs = job.exposure.side, job.inputs
     busy = min(threads, math.prod(Grid(side, tile).shape))  # threads that have a tile
     sinks = {w for b in job.steps for w in b.step.writes if VARIABLES[w].dims == "yx"}
-    largest = 0.0
+    largest, ramps = 0.0, ramps_together(layers, depth) if layers else 1
     for segment in plan.make_segments(job.steps, sinks):
         rows, columns = (min(n + 2 * segment.halo, side) for n in tile)
-        each = pixel_bytes(segment.steps, inputs, segment.enter)
+        each = pixel_bytes(segment.steps, inputs, segment.enter, ramps)
         largest = max(largest, rows * columns * each)
     # One task reads a whole image: the gain for its median, rate and mask for the background; with
     # its option `border` rate, flags and the mask that is made of them.
@@ -125,11 +139,22 @@ def project(job: Job, tile: tuple[int, int], threads: int, layers: Sequence[Laye
     if layers:
         plane = (NOISE_STRIP * min(STRIP, side) + NOISE_CHANNEL * CHANNEL_WIDTH) * side
         reads = any(layer.ramp is not None for layer in layers)
+        if not reads:  # no ramp runs through the recipe
+            largest = math.prod(min(n + CHANNEL_WIDTH, side) for n in tile) * DRAWN
         work = threads * max(largest, plane * reads, NOISE_FINISH * side**2 / CELLS)
         # Two layers may be at their corrections at the same time.
         spectra = min(sum(layer.ramp is not None for layer in layers), LAYERS_IN_FLIGHT)
         work += spectra * _strips(job, 0) + (_strips(job, threads) - _strips(job, 0))
+        if not reads:
+            gain = {name: inputs.sources[name] for name in inputs.sources if name == "gain.data"}
+            return BASE + SPARE * (work + _unpacked(gain))
     return BASE + SPARE * (work + _unpacked(inputs.sources))
+
+
+def ramps_together(layers: Sequence[Layer], depth: int) -> int:
+    """Ramps in the largest stack: those of noise layers, and the base ramp of those with a dark."""
+    kinds = [layer.ramp for layer in layers if layer.ramp is not None]
+    return max(min(len(kinds), depth) + ("dark" in kinds), 1)
 
 
 def _thin(job: Job, threads: int) -> float:
@@ -205,9 +230,9 @@ def choose(
     tiles = [tile] if tile is not None else [(min(rows, side), side) for rows in ROWS]
     for count in range(threads, 0, -1):
         for candidate in tiles:
-            if project(job, candidate, count, layers) <= limit:
+            if project(job, candidate, count, layers, 1) <= limit:
                 return candidate, count
-    least = min(project(job, candidate, 1, layers) for candidate in tiles)
+    least = min(project(job, candidate, 1, layers, 1) for candidate in tiles)
     number = Grid(side, tiles[-1])
     raise InputError(
         f"--memory: {limit / 1e6:.0f} MB is too little, {job.config.IN.name} with "
@@ -215,6 +240,23 @@ def choose(
         f"tiles of {number.tile[0]} x {number.tile[1]} pixels, {BASE / 1e6:.0f} MB of it before "
         "the first pixel"
     )
+
+
+def stack_depth(
+    job: Job,
+    options: RunOptions,
+    tile: tuple[int, int],
+    threads: int | None,
+    layers: Sequence[Layer],
+) -> int:
+    """How many noisy ramps may run together under the limit of memory, if there is one."""
+    if options.memory is None or options.scheduler not in ("local", "synchronous"):
+        return LAYERS_IN_FLIGHT
+    limit = parse_memory(options.memory)
+    for depth in range(LAYERS_IN_FLIGHT, 1, -1):
+        if project(job, tile, threads or cpu_count(), layers, depth) <= limit:
+            return depth
+    return 1
 
 
 def layers_of(config: Config, product: Product) -> list[Layer]:

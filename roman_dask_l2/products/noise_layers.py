@@ -39,7 +39,7 @@ from .layer_inputs import left_out
 from .layer_needs import check_needs
 from .layer_plan import LayerPlan
 from .layer_sum import note_name
-from .memory import tile_and_threads
+from .memory import stack_depth, tile_and_threads
 from .provenance import provenance
 from .scratch import scratch_needed
 
@@ -120,6 +120,7 @@ def generate_noise(
         log.warning("%s", lack)
     l2 = open_l2(job, layers)
     size, threads = tile_and_threads(job, options, [layer for layer, _ in layers])
+    depth = stack_depth(job, options, size, threads, [layer for layer, _ in layers])
     grid = Grid(job.exposure.side, size)
     needed = temp_needed(job.exposure, layers, scratch_needed(job.steps, job.exposure))
     with (
@@ -129,7 +130,7 @@ def generate_noise(
         Progress(options.show_progress) as shown,
     ):
         file, planes = _outputs(job, parts, len(layers))
-        new_plan = partial(LayerPlan, job, l2, grid, store, options.per_step, planes)
+        new_plan = partial(LayerPlan, job, l2, grid, store, options.per_step, planes, depth)
         statistics = _make(layers, store, new_plan, partial(shown.counting, client=client))
         for line in statistics:
             _log_layer(line)
@@ -200,7 +201,7 @@ def _make(
     while todo:
         plan = new_plan()
         try:
-            tasks = [plan.layer(i, *layers[i]) for i in todo]
+            tasks = plan.layers([(i, *layers[i]) for i in todo])
             with counting(plan.stages, in_turn=False):
                 dask.compute(tasks)
         except NotWritten as error:

@@ -33,12 +33,19 @@ def _subtract(ramp, bias, rows, columns, out):
                     target[x] = s[x] - b[x]
 
 
+def prepare(bias: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The bias cube with 0 where it is not known, and pixels of which it is not."""
+    bias, bad = replace_bad(bias, 0.0)
+    where: Any = None if bad is None else bad.any(axis=0)
+    return bias, where
+
+
 def subtract_bias(
     ramp: np.ndarray,
     pixeldq: np.ndarray,
-    bias: np.ndarray,
     bias_dq: np.ndarray | None = None,
     *,
+    prepared: tuple[np.ndarray, np.ndarray | None],
     tile: Tile,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Subtract the bias cube from active pixels.
@@ -48,17 +55,17 @@ def subtract_bias(
     ramp : ndarray (R, y, x) of float32
         Raw signal, DN.
     pixeldq : ndarray (y, x) of uint32
-    bias : ndarray (R, y, x) of float32
-        Bias correction, DN, zero on reference pixels.
     bias_dq : ndarray (y, x) of uint32, optional
+    prepared : (ndarray, ndarray or None)
+        Bias correction (R, y, x) of float32, DN, zero on reference pixels; where (y, x) it is not
+        known.
 
     Returns
     -------
     ramp, pixeldq : ndarray
         UNRELIABLE_BIAS where the correction is not finite (then nothing is subtracted).
     """
-    bias, bad = replace_bad(bias, 0.0)
-    where: Any = None if bad is None else bad.any(axis=0)
+    bias, where = prepared
     rows, columns = tile.active
     out = np.empty_like(ramp)
     _subtract(ramp, bias, (rows.start, rows.stop), (columns.start, columns.stop), out)
@@ -76,6 +83,7 @@ step = Step(
     reads=("ramp", "pixeldq"),
     writes=("ramp", "pixeldq"),
     references=_references,
+    prepare=prepare,
     params=BiasParams,
     when=lambda exposure, params, available: available("biascorr.data"),
     sets={"pixeldq": ("UNRELIABLE_BIAS",)},

@@ -62,15 +62,13 @@ def _flag_and_clip(flat, gain, rows, columns, limits, dq, f, g):
 
 
 @compiled
-def _divide(rate, poisson, read, dumo, flat, area, out_rate, err, out_poisson, out_read, out_dumo):
-    """Divide everything by ``flat / area``, rounded as by NumPy's functions one after the other."""
+def _divide(rate, poisson, read, dumo, flat, out_rate, err, out_poisson, out_read, out_dumo):
+    """Divide everything by `flat`, rounded as by NumPy's functions one after the other."""
     ny, nx = rate.shape
-    f, sigma = np.empty(nx, np.float32), np.empty(nx, np.float32)
+    sigma = np.empty(nx, np.float32)
     for y in range(ny):
         # In short loops: with more arrays in one loop the compiler does not vectorise it.
-        response, solid = flat[y], area[y]
-        for x in range(nx):
-            f[x] = np.float32(response[x] / solid[x])
+        f = flat[y]
         a, b, c, d = rate[y], dumo[y], out_rate[y], out_dumo[y]
         for x in range(nx):
             c[x] = a[x] / f[x]
@@ -88,12 +86,7 @@ def _divide(rate, poisson, read, dumo, flat, area, out_rate, err, out_poisson, o
             total[x] = np.float32(np.sqrt(squares))  # as hypotf does
 
 
-def divide_flat(
-    rate: np.ndarray,
-    var_poisson: np.ndarray,
-    var_rnoise: np.ndarray,
-    dumo: np.ndarray,
-    dq: np.ndarray,
+def prepare(
     flat: np.ndarray,
     gain: np.ndarray,
     area: np.ndarray,
@@ -103,18 +96,13 @@ def divide_flat(
     *,
     tile: Tile,
     params: FlatParams,
-) -> tuple[np.ndarray, ...]:
-    """Divide rate and errors by the flat over the area of pixels.
+) -> tuple[np.ndarray, np.ndarray]:
+    """What everything is divided by, the flat over the area of pixels, and the flags.
 
-    Inter-pixel capacitance is taken out of the flat before.
+    Inter-pixel capacitance is taken out of the flat.
 
     Parameters
     ----------
-    rate, dumo : ndarray (y, x) of float32
-        DN/s.
-    var_poisson, var_rnoise : ndarray (y, x) of float32
-        (DN/s)^2.
-    dq : ndarray (y, x) of uint32
     flat : ndarray (y, x) of float32
         Response of each pixel to a uniform surface brightness, relative.
     gain : ndarray (y, x) of float32 or float64
@@ -126,13 +114,13 @@ def divide_flat(
 
     Returns
     -------
-    rate, err, var_poisson, var_rnoise, dumo : ndarray (y, x) of float32
+    flat : ndarray (y, x) of float32
     dq : ndarray (y, x) of uint32
-        With NO_FLAT_FIELD and NO_GAIN_VALUE on active pixels. A pixel whose rate or error is not
-        finite is flagged DO_NOT_USE, unless an option says not to.
+        NO_FLAT_FIELD and NO_GAIN_VALUE on active pixels, and the flags of the files.
     """
     rows, columns = ((s.start, s.stop) for s in tile.active)
-    dq, f, g = dq.copy(), np.ones(rate.shape, np.float32), np.empty_like(gain)
+    dq, f = np.zeros(flat.shape, np.uint32), np.ones(flat.shape, np.float32)
+    g = np.empty_like(gain)
     most = LARGEST_GAIN if params.check_references else np.finfo(gain.dtype).max
     kind = gain.dtype.type
     limits = (np.float32(LOWEST), np.float32(HIGHEST), kind(LOWEST), kind(most))
@@ -140,16 +128,51 @@ def divide_flat(
     if ipc is not None:
         _, kernel, _ = usable_references(gain, ipc, tile, params.check_references)
         f = deconvolve(f, g, kernel, tile, params.order)
+    for more in (flat_dq, gain_dq):
+        dq = with_reference_flags(dq, more, tile.active)
+    with np.errstate(all="ignore"):
+        return np.divide(f, area).astype(np.float32), dq
+
+
+def divide_flat(
+    rate: np.ndarray,
+    var_poisson: np.ndarray,
+    var_rnoise: np.ndarray,
+    dumo: np.ndarray,
+    dq: np.ndarray,
+    *,
+    prepared: tuple[np.ndarray, np.ndarray],
+    params: FlatParams,
+) -> tuple[np.ndarray, ...]:
+    """Divide rate and errors by the flat over the area of pixels.
+
+    Parameters
+    ----------
+    rate, dumo : ndarray (y, x) of float32
+        DN/s.
+    var_poisson, var_rnoise : ndarray (y, x) of float32
+        (DN/s)^2.
+    dq : ndarray (y, x) of uint32
+    prepared : (ndarray (y, x) of float32, ndarray (y, x) of uint32)
+        Flat over area, and flags to join.
+
+    Returns
+    -------
+    rate, err, var_poisson, var_rnoise, dumo : ndarray (y, x) of float32
+    dq : ndarray (y, x) of uint32
+        With NO_FLAT_FIELD and NO_GAIN_VALUE on active pixels. A pixel whose rate or error is not
+        finite is flagged DO_NOT_USE, unless an option says not to.
+    """
+    response, flags = prepared
+    dq = dq | flags
     made = tuple(np.empty(rate.shape, np.float32) for _ in range(5))
-    _divide(rate, var_poisson, var_rnoise, dumo, f, area, *made)
+    _divide(rate, var_poisson, var_rnoise, dumo, response, *made)
     out_rate, err, var_poisson, var_rnoise, out_dumo = made
     if params.half_precision_errors:
         err, var_poisson = round_to_float16(err), round_to_float16(var_poisson)
     for array in (out_rate, err) if params.flag_nan else ():
         if not all_finite(array):
             dq[~np.isfinite(array)] |= np.uint32(PIXEL["DO_NOT_USE"])
-    for more in (flat_dq, gain_dq):
-        dq = with_reference_flags(dq, more, tile.active)
     return out_rate, err, var_poisson, var_rnoise, out_dumo, dq
 
 
@@ -170,6 +193,7 @@ step = Step(
     reads=("rate", "var_poisson", "var_rnoise", "dumo", "dq"),
     writes=("rate", "err", "var_poisson", "var_rnoise", "dumo", "dq"),
     references=_references,
+    prepare=prepare,
     reference_halo=lambda params: params.order,
     params=FlatParams,
     sets={"dq": ("DO_NOT_USE", "NO_FLAT_FIELD", "NO_GAIN_VALUE")},

@@ -232,13 +232,19 @@ def usable_references(
     return gain, ipc, where
 
 
+def prepare(
+    gain: np.ndarray, ipc: np.ndarray, *, tile: Tile, params: IpcParams
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The gain and the kernel as they are used, and where the kernel was replaced."""
+    return usable_references(gain, ipc, tile, params.check_references)
+
+
 def correct_ipc(
     ramp: np.ndarray,
     pixeldq: np.ndarray,
-    gain: np.ndarray,
-    ipc: np.ndarray,
     ipc_dq: np.ndarray | None = None,
     *,
+    prepared: tuple[np.ndarray, np.ndarray, np.ndarray | None],
     tile: Tile,
     params: IpcParams,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -249,9 +255,9 @@ def correct_ipc(
     ramp : ndarray (R, y, x) of float32
         Linear DN.
     pixeldq : ndarray (y, x) of uint32
-    gain : ndarray (y, x) of float32 or float64
-    ipc : ndarray (3, 3, y, x) of float32
     ipc_dq : ndarray (y, x) of uint32, optional
+    prepared : (ndarray, ndarray, ndarray or None)
+        Gain (y, x), e/DN; kernel (3, 3, y, x); where it was replaced, see `usable_references`.
 
     Returns
     -------
@@ -259,7 +265,7 @@ def correct_ipc(
         OTHER_BAD_PIXEL where the kernel is not finite or cannot be inverted (that pixel then shares
         no charge).
     """
-    gain, ipc, bad = usable_references(gain, ipc, tile, params.check_references)
+    gain, ipc, bad = prepared
     pixeldq = with_reference_flags(pixeldq, ipc_dq, tile.active)
     return (
         deconvolve(ramp, gain, ipc, tile, params.order),
@@ -278,6 +284,7 @@ step = Step(
     reads=("ramp", "pixeldq"),
     writes=("ramp", "pixeldq"),
     references=_references,
+    prepare=prepare,
     halo=lambda params: params.order,
     params=IpcParams,
     when=lambda exposure, params, available: available("ipc4d.data"),

@@ -90,10 +90,10 @@ def _linearise(ramp, groupdq, coef, smin, smax, sref, dq, first_is_reset, out, o
             target[x] |= flags[x]
 
 
-def linearise(
-    ramp: np.ndarray,
-    groupdq: np.ndarray,
-    pixeldq: np.ndarray,
+Curves = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def prepare(
     coef: np.ndarray,
     Smin: np.ndarray,
     Smax: np.ndarray,
@@ -101,8 +101,28 @@ def linearise(
     linearity_dq: np.ndarray,
     *,
     tile: Tile,
-    exposure: Exposure,
     params: LinearityParams,
+) -> Curves:
+    """The references as they are used, and their flags with NO_LIN_CORR where they are replaced."""
+    bad = _bad(coef, Smin, Smax, Sref, tile, params.check_references)
+    if bad is None:
+        return coef, Smin, Smax, Sref, linearity_dq
+    return (
+        np.where(bad, np.float32(0), coef),
+        np.where(bad, np.float32(0), Smin),
+        np.where(bad, np.float32(65535), Smax),
+        replace_bad(Sref, 0.0)[0],
+        linearity_dq | np.where(bad, _NO_LIN, np.uint32(0)),
+    )
+
+
+def linearise(
+    ramp: np.ndarray,
+    groupdq: np.ndarray,
+    pixeldq: np.ndarray,
+    *,
+    prepared: Curves,
+    exposure: Exposure,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make the signal linear, by a Legendre series for each pixel.
 
@@ -114,11 +134,9 @@ def linearise(
         Raw signal S, DN.
     groupdq : ndarray (R, y, x) of uint8
     pixeldq : ndarray (y, x) of uint32
-    coef : ndarray (order + 1, y, x) of float32
-        Legendre coefficients, linear DN.
-    Smin, Smax, Sref : ndarray (y, x) of float32
-        Range of the fit, and the signal of an empty well, DN.
-    linearity_dq : ndarray (y, x) of uint32
+    prepared : tuple of ndarray
+        Legendre coefficients (order + 1, y, x), linear DN; Smin, Smax and Sref (y, x), the range of
+        the fit and the signal of an empty well, DN, all float32; flags (y, x) of uint32.
 
     Returns
     -------
@@ -135,13 +153,7 @@ def linearise(
     ``sign(z)^L (1 + L (L + 1) / 2 (|z| - 1))``, because ``P_L'(1) = L (L + 1) / 2``. A first
     resultant that is frame 0 alone is taken during reset: its z is clipped and never flagged.
     """
-    dq = linearity_dq
-    if (bad := _bad(coef, Smin, Smax, Sref, tile, params.check_references)) is not None:
-        dq = dq | np.where(bad, _NO_LIN, np.uint32(0))
-        coef = np.where(bad, np.float32(0), coef)
-        Smin = np.where(bad, np.float32(0), Smin)
-        Smax = np.where(bad, np.float32(65535), Smax)
-        Sref, _ = replace_bad(Sref, 0.0)
+    coef, Smin, Smax, Sref, dq = prepared
     out = np.empty_like(ramp)
     out_dq = pixeldq.copy()
     first_is_reset = exposure.read_pattern[0] == (0,)
@@ -179,6 +191,7 @@ step = Step(
         "Sref": "linearitylegendre.Sref",
         "linearity_dq": "linearitylegendre.dq",
     },
+    prepare=prepare,
     params=LinearityParams,
     sets={"pixeldq": ("NO_LIN_CORR",)},
     cal_step="linearity",

@@ -132,7 +132,7 @@ def test_worker_killed_in_a_calibration(place, calls, cluster, deadly, made, ref
             2,
             id="making a resultant",
         ),
-        pytest.param("roman_dask_l2.engine.tiles.run_tile", 5, id="in a layer's tiles"),
+        pytest.param("roman_dask_l2.engine.tiles.run_tiles", 2, id="in a layer's tiles"),
         pytest.param("roman_dask_l2.products.layer_sum.finish_layer", 1, id="finishing a layer"),
     ],
 )

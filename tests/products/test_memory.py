@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from roman_dask_l2.cli.app import main
 from roman_dask_l2.config.noise_labels import parse_all
@@ -62,6 +63,18 @@ def test_projected_for_noise_layers(exposure):
     found = _resident(exposure.config, "--noise-only", "--threads", 2)
     layers = [layer for layer, _ in parse_all(LABELS)]
     projected = project(prepare(exposure.config), (64, 1024), 2, layers)
+    assert 0.7 < found / projected < 1.3, (found / 1e6, projected / 1e6)
+
+
+def test_projected_for_layers_without_a_ramp(exposure):
+    """Their tiles are images: no ramp runs through the recipe."""
+    config = yaml.safe_load(exposure.config.read_text())
+    config["NOISE"] |= {"LAYER": ["O", "Prb2"], "OUT": "drawn.asdf"}
+    drawn = exposure.config.with_name("drawn.yaml")
+    drawn.write_text(yaml.safe_dump(config))
+    found = _resident(drawn, "--noise-only", "--tile", "512x1024", "--threads", 2)
+    layers = [layer for layer, _ in parse_all(["O", "Prb2"])]
+    projected = project(prepare(drawn), (512, 1024), 2, layers)
     assert 0.7 < found / projected < 1.3, (found / 1e6, projected / 1e6)
 
 

@@ -32,6 +32,11 @@ BAD = {
 def watched(bound, found):
     """The step, with a kernel that notes which bits were not there before, nor in a file."""
     kernel, step = bound.step.kernel, bound.step
+    taken = {}  # references that the step's other function gets
+
+    def prepare(**references):
+        taken.update(references)
+        return step.prepare(**references)
 
     @functools.wraps(kernel)
     def noting(**inputs):
@@ -50,18 +55,21 @@ def watched(bound, found):
                 continue
             kept = inputs.get(name, inputs.get(BEFORE.get(name, ""), 0))
             files = [
-                inputs[keyword]
+                (taken | inputs)[keyword]
                 for keyword, source in step.references_for(bound.params).items()
                 if source.endswith("dq")
                 and (source == "l1.resultantdq") == (name == "groupdq")
-                and inputs.get(keyword) is not None
+                and (taken | inputs).get(keyword) is not None
             ]
             for known in (kept, *files):
                 flags = flags & ~np.asarray(known, flags.dtype)
             found[step.name, name] |= int(np.bitwise_or.reduce(flags, axis=None))
         return results
 
-    return BoundStep(replace(step, kernel=noting), bound.params)
+    changes = {}
+    if step.prepare is not None:
+        changes["prepare"] = functools.wraps(step.prepare)(prepare)
+    return BoundStep(replace(step, kernel=noting, **changes), bound.params)
 
 
 def with_flat_error(bound):

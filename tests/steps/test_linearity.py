@@ -14,7 +14,7 @@ from roman_dask_l2.core.detector import Window
 from roman_dask_l2.core.dq import GROUP, PIXEL
 from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.core.step import Tile
-from roman_dask_l2.steps.linearity import LinearityParams, linearise, step
+from roman_dask_l2.steps.linearity import LinearityParams, step
 
 NO_LIN, REFERENCE = PIXEL["NO_LIN_CORR"], PIXEL["REFERENCE_PIXEL"]
 SAT = GROUP["SATURATED"]
@@ -91,16 +91,18 @@ def one_pixel(
               for k, v in values.items()}  # fmt: skip
     for name, value in values.items():
         arrays[name][..., 0, 0] = value
-    out, dq = linearise(
-        np.array(ramp, np.float32).reshape(-1, 1, 1),
-        np.array(groupdq, np.uint8).reshape(-1, 1, 1),
-        np.full((1, 1), pixeldq, np.uint32),
-        **arrays,
-        linearity_dq=np.full((1, 1), linearity_dq, np.uint32),
-        tile=Tile(Window(60, 61, 50, 51), 256),
-        exposure=Exposure(256, (first, (4,), (5,), (6,)), 3.0),
-        params=LinearityParams(check_references=check),
-    )
+    arrays |= {
+        "ramp": np.array(ramp, np.float32).reshape(-1, 1, 1),
+        "groupdq": np.array(groupdq, np.uint8).reshape(-1, 1, 1),
+        "pixeldq": np.full((1, 1), pixeldq, np.uint32),
+        "linearity_dq": np.full((1, 1), linearity_dq, np.uint32),
+    }
+    context = {
+        "tile": Tile(Window(60, 61, 50, 51), 256),
+        "exposure": Exposure(256, (first, (4,), (5,), (6,)), 3.0),
+        "params": LinearityParams(check_references=check),
+    }
+    out, dq = step.run(arrays, context)
     return out[:, 0, 0], int(dq[0, 0])
 
 
