@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from ..errors import ClusterError, InputError
 from ..system.logs import Messages
+from ..system.processes import keep_freed
 from ..system.stopping import Stopper, heard
 from . import batch, look, run, tools
 from .options import PROGRAM, PrintVersion, shared_options
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Imports and graphs make many objects that stay: looking through them again and again for
     # cycles takes a quarter of a second.
     gc.set_threshold(50_000, 20, 20)
+    keep_freed()
     given = list(sys.argv[1:] if arguments is None else arguments)
     args = make_parser().parse_args(_with_command(given))
     level = logging.DEBUG if args.debug else logging.WARNING if args.quiet else logging.INFO

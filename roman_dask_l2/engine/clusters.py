@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 
 from ..errors import ClusterError, InputError, NoWorkers
-from ..system.processes import cpu_count
+from ..system.processes import KEPT, cpu_count
 from ..system.workarounds import start_workers
 from .backends import BACKENDS, Backend, Cluster, ClusterStarter, SchedulerOptions
 from .keys import run_keys, security_of
@@ -35,8 +35,8 @@ WRITTEN = 3.0
 """Seconds after which a scheduler's file that cannot be read is none."""
 
 ENVIRONMENT = {
-    # Give freed memory back: workers are judged by what the system sees.
-    "MALLOC_TRIM_THRESHOLD_": "65536",
+    # Use freed memory again: with less, each large array is made of new pages.
+    **{name: str(value) for name, value in KEPT.items()},
     # One thread per task: Dask has the others.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core.detector import BORDER, CHANNEL_WIDTH
 from ..core.jit import kernel
-from .fourier import Workspace, real_series
+from .fourier import Workspace, first_half, workspace
 from .streams import DrawKind, Streams
 
 
@@ -34,16 +34,16 @@ def pink_series(normals: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     normals : ndarray (256 N,) of float32
-        c_1, s_1, c_2, s_2, ..
+        c_{L/2}, c_1, c_2, .. c_{L/2-1}, then s_k in the same order.
 
     Returns
     -------
     ndarray (N, 128) of float32
         Without unit.
     """
-    scratch = _scratch(len(normals) // (2 * CHANNEL_WIDTH))
-    scratch.fourier.spectrum.view(np.float32)[2:] = normals
-    return _series_of(scratch.fourier).copy()
+    fourier = _scratch(len(normals) // (2 * CHANNEL_WIDTH)).fourier
+    fourier.modes.reshape(-1)[:] = normals
+    return _series_of(fourier).copy()
 
 
 class _Scratch(NamedTuple):
@@ -62,49 +62,38 @@ _kept = threading.local()
 def _scratch(n: int) -> _Scratch:
     """The thread's memory for a detector of side `n`, which it keeps for the next plane.
 
-    Blocks allocated and freed for each channel would fragment the heap for good, and pages that
-    are given back come again as page faults. In one array NumPy asks for huge pages, without which
-    the columns of the transform take twice as long."""
+    Blocks allocated and freed for each channel would come as new pages again and again."""
     scratch: _Scratch | None = getattr(_kept, "scratch", None)
     if scratch is None or len(scratch.white) != n:
-        block = CHANNEL_WIDTH * n
-        memory = np.empty(6 * block + 2, np.float32)
-        white, own = memory[: 2 * block].reshape(2, n, CHANNEL_WIDTH)
-        own.fill(0)  # what U_PINK = 0 multiplies
-        series, spectrum = np.split(memory[2 * block :].view(np.complex64), [block])
-        scratch = _kept.scratch = _Scratch(white, own, Workspace(spectrum, series))
+        white, own = np.zeros((2, n, CHANNEL_WIDTH), np.float32)  # 0: what U_PINK = 0 multiplies
+        scratch = _kept.scratch = _Scratch(white, own, workspace(CHANNEL_WIDTH * n))
     return scratch
 
 
 def _pink(streams: Streams, kind: DrawKind, resultant: int, block: int, side: int) -> np.ndarray:
     """The 1/f noise of a stream, see `pink_series`, in memory that the thread uses again."""
     fourier = _scratch(side).fourier
-    streams.fill(kind, resultant, block, fourier.spectrum.view(np.float32)[2:])
+    streams.fill(kind, resultant, block, fourier.modes.reshape(-1))
     return _series_of(fourier)
 
 
 def _series_of(work: Workspace) -> np.ndarray:
-    """The series of a spectrum that holds normals from the second mode on."""
-    spectrum = work.spectrum.view(np.float32)
-    length = len(spectrum) - 2
-    spectrum[:2] = 0
-    spectrum[2:] *= _amplitudes(length)
-    half = real_series(work)[: length // 2]
+    """The series of a spectrum that holds normals."""
+    work.modes[...] *= _amplitudes(work.modes.shape[1])
+    half = first_half(work)
     half -= np.float32(half.mean(dtype=np.float64))
     return half.reshape(-1, CHANNEL_WIDTH)
 
 
 @lru_cache(maxsize=2)  # sides: one in a run, 4 MB of a flight detector
-def _amplitudes(length: int) -> np.ndarray:
-    """Real and imaginary part of the factors that make a spectrum of normals, float32 (L,).
+def _amplitudes(m: int) -> np.ndarray:
+    """Factors (2, L/2) float32 that make a spectrum of normals, see `Workspace`.
 
     The inverse transform adds 2 Re(X_k exp(i ..)) of every mode but the last, of which it adds
     Re(X_k cos ..): X_k = k^(-1/2) (c_k - i s_k) / 2, the last k^(-1/2) c_k.
     """
-    amplitude = np.arange(1, length // 2 + 1) ** -0.5
-    pairs = np.stack([amplitude / 2, -amplitude / 2], axis=-1)
-    pairs[-1] = amplitude[-1], 0
-    factors = pairs.astype(np.float32).ravel()
+    amplitude = np.r_[2 * m**-0.5, np.arange(1, m) ** -0.5] / 2
+    factors = np.stack([amplitude, -amplitude]).astype(np.float32)
     factors.flags.writeable = False
     return factors
 
@@ -186,19 +175,22 @@ def _add_to_channel(plane, sigma, rows, columns, white, own, common, u, c, scale
     and `common` (N, 128) the draws of the channel, in the order of x. `scale` is 1/sqrt(N_j).
     """
     n = plane.shape[0]
+    sums = np.empty(CHANNEL_WIDTH, np.float32)
     for y in range(n):
         inside = 4 <= y < n - 4
         first = max(x0, 4) if inside else x0 + 128
-        last = min(x0 + 128, n - 4)
-        # Slices of one row: without index arithmetic the compiler makes this loop a vector loop.
+        last = max(min(x0 + 128, n - 4), first)
+        # Slices of one row: without index arithmetic the compiler makes these loops vector loops.
         row, noise = plane[y, first - left : last - left], sigma[y, first - left : last - left]
         w, o, p = white[y, first - x0 :], own[y, first - x0 :], common[y, first - x0 :]
         for i in range(row.size):
             value = _level1(np.float32(row[i]) + _finite_or_zero(noise[i]) * w[i] * scale)
-            row[i] = np.uint16(_level1(value + (c * p[i] + u * o[i]) * scale))
-        for x in range(x0, x0 + 128):
-            if first <= x < last:
-                continue
+            sums[i] = _level1(value + (c * p[i] + u * o[i]) * scale)
+        for i in range(row.size):
+            row[i] = np.uint16(np.int32(sums[i]))
+        for x in range(x0, x0 + 128 - row.size):  # the others, to the left and to the right
+            if x >= first:
+                x += row.size
             i = x - x0
             if inside:
                 value = columns[y, x if x < 4 else x - n + 8]
