@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core.jit import kernel
 
-WIDTH = 32
+WIDTH = 64
 """Transforms that are worked on at a time."""
 _PIECE = 512
 """Modes that are packed at a time."""

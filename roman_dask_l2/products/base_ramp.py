@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from ..io.spill import STRIP_ROWS, Spilled
 from ..noise.read_noise import Border, base_plane
 
 DO_NOT_USE = np.uint32(PIXEL["DO_NOT_USE"])
+_BORDERS = 32
+"""Borders of images in files that are kept, 0.3 MB each of a flight detector."""
 
 
 @dataclass(frozen=True)
@@ -169,12 +172,24 @@ def own_amp33(inputs: Inputs, index: int) -> np.ndarray:
 
 
 def border(source: Placed | ResultantPlane | OwnPlane, n: int) -> Border:
-    """The reference pixels of an image of n x n pixels."""
+    """The reference pixels of an image of n x n pixels; read-only."""
+    return _border(source, n) if isinstance(source, OwnPlane) else _border_of_file(source, n)
+
+
+@lru_cache(maxsize=_BORDERS)  # its columns are a read of the whole file, for every layer again
+def _border_of_file(source: Placed | ResultantPlane, n: int) -> Border:
+    return _border(source, n)
+
+
+def _border(source: Placed | ResultantPlane | OwnPlane, n: int) -> Border:
     bands = (0, BORDER), (n - BORDER, n)
-    return Border(
+    found = Border(
         np.concatenate([source.read(Window(*band, 0, n)) for band in bands]).astype(np.float32),
         np.concatenate([source.read(Window(0, n, *band)) for band in bands], 1).astype(np.float32),
     )
+    for values in found:
+        values.flags.writeable = False
+    return found
 
 
 # -- as exposures --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from ..io.references import Inputs
 from ..io.spill import LAYERS_IN_FLIGHT, STRIP, STRIP_ROWS, Spilled, TempStore
 from ..noise.streams import Streams
 from ..steps.likelihood_params import LikelihoodParams
+from ..steps.ramp_params import RampFitParams
 from ..steps.ramp_weights import fits
 from .base_ramp import (
     NoiseStrips,
@@ -305,8 +307,15 @@ def _found(layout: Layout, *key: str) -> FileArray:
 
 
 def quiet_steps(steps: Sequence[BoundStep]) -> list[BoundStep]:
-    """The steps that the image of a noise layer depends on: not the mask."""
-    return plan.feeding(steps, ["data" if _makes_data(steps) else "rate"])
+    """The steps that the image of a noise layer depends on: not the mask. Nor does it depend on
+    what a ramp fit says of its own quality."""
+    kept = plan.feeding(steps, ["data" if _makes_data(steps) else "rate"])
+    return [
+        dataclasses.replace(b, params=b.params.model_copy(update={"quality": False}))
+        if isinstance(b.params, RampFitParams)
+        else b
+        for b in kept
+    ]
 
 
 def _makes_data(steps: Sequence[BoundStep]) -> bool:
