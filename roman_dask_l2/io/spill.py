@@ -31,9 +31,9 @@ from .atomic import require_writable
 
 log = logging.getLogger(__name__)
 
-LAYERS_IN_FLIGHT = 2
-"""Noise layers that are worked on at a time: the next one's cube is made while this one is
-finished."""
+LAYERS_IN_FLIGHT = 3
+"""Noise layers that are worked on at a time, and share each window of a reference: with more, less
+is read for each, and more is in memory and on the disk."""
 
 STRIP = 4 * CHANNEL_WIDTH
 """Columns of a chunk of a noisy ramp, which is made strip by strip: whole channels, whose noise

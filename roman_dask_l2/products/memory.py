@@ -142,13 +142,17 @@ def project(
         if not reads:  # no ramp runs through the recipe
             largest = math.prod(min(n + CHANNEL_WIDTH, side) for n in tile) * DRAWN
         work = threads * max(largest, plane * reads, NOISE_FINISH * side**2 / CELLS)
-        # Two layers may be at their corrections at the same time.
+        # Layers under way may be at their corrections at the same time.
         spectra = min(sum(layer.ramp is not None for layer in layers), LAYERS_IN_FLIGHT)
         work += spectra * _strips(job, 0) + (_strips(job, threads) - _strips(job, 0))
         if not reads:
             gain = {name: inputs.sources[name] for name in inputs.sources if name == "gain.data"}
             return BASE + SPARE * (work + _unpacked(gain))
-    return BASE + SPARE * (work + _unpacked(inputs.sources))
+    sources = dict(inputs.sources)
+    if layers and not any(layer.ramp == "own" for layer in layers):
+        # Ramps of noise take the exposure's place.
+        sources = {name: source for name, source in sources.items() if not name.startswith("l1.")}
+    return BASE + SPARE * (work + _unpacked(sources))
 
 
 def ramps_together(layers: Sequence[Layer], depth: int) -> int:

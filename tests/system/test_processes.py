@@ -1,0 +1,38 @@
+"""Freed memory is used again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from roman_dask_l2.system.processes import KEPT
+
+# Three blocks of 20 MB at a time: more than glibc keeps by itself.
+_PROGRAM = """
+import resource, sys
+from roman_dask_l2.system.processes import keep_freed
+if sys.argv[1] == "keep":
+    keep_freed()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    blocks = [bytearray(20_000_000) for _ in range(3)]
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def _faults(what: str, **variables: str) -> int:
+    environment = {k: v for k, v in os.environ.items() if k not in KEPT} | variables
+    command = [sys.executable, "-c", _PROGRAM, what]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    return int(done.stdout)
+
+
+def test_freed_memory_is_used_again():
+    assert 5 * _faults("keep") < _faults("leave")
+
+
+def test_the_environment_comes_first():
+    variables = {"MALLOC_TRIM_THRESHOLD_": "65536"}
+    assert 2 * _faults("keep", **variables) > _faults("leave", **variables)
