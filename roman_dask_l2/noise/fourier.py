@@ -254,8 +254,8 @@ def _tables(m: int) -> _Tables:
     a, b = _shape(m)
     packing = _parts(1j * roots(np.arange(m // 2 + 1), 2 * m))
     rows = np.arange(a)[:, None]
-    near = np.hstack(_parts(roots(rows * np.arange(WIDTH), m)))
-    far = np.stack(_parts(roots(rows * np.arange(0, b, WIDTH), m)), axis=-1)
+    near = np.hstack([*_parts(roots(rows * np.arange(WIDTH), m))])
+    far = np.moveaxis(_parts(roots(rows * np.arange(0, b, WIDTH), m)), 0, -1)
     return _Tables(_fixed(packing), _passes(a), _passes(b), _fixed(near), _fixed(far))
 
 
@@ -267,8 +267,8 @@ def _passes(n: int) -> _Passes:
     for i, radix in enumerate(radices):
         order = np.concatenate([j + radix * order for j in range(radix)])
         products = np.outer(np.arange(h), np.arange(1, radix))
-        factors.append(np.stack(_parts(roots(products, h * radix)), axis=-1).ravel())
-        turns[i, :radix] = np.stack(_parts(roots(np.arange(radix), radix)), axis=-1)
+        factors.append(np.moveaxis(_parts(roots(products, h * radix)), 0, -1).ravel())
+        turns[i, :radix] = _parts(roots(np.arange(radix), radix)).T
         h *= radix
     places = np.empty_like(order)
     places[order] = np.arange(n)
