@@ -80,23 +80,31 @@ def _owner(folder: Path) -> str:
         os.close(place)
 
 
-KEPT = {"MALLOC_MMAP_THRESHOLD_": 1 << 25, "MALLOC_TRIM_THRESHOLD_": 1 << 28}
-"""How glibc keeps freed memory, bytes, by the names of its environment: blocks up to the first, the
-largest that it accepts, come from the heap, which keeps up to the second at its end."""
-_PARAMETERS = {"MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1}
+KEPT = {
+    "MALLOC_MMAP_THRESHOLD_": 1 << 25,
+    "MALLOC_TRIM_THRESHOLD_": 1 << 28,
+    "MALLOC_ARENA_MAX": 1,
+}
+"""How glibc keeps freed memory, by the names of its environment: blocks up to the first (bytes, the
+largest that it accepts) come from the heap, which keeps up to the second at its end, and is one for
+all threads: those of threads are pieces of 64 MB that are given back when they are empty."""
+_PARAMETERS = {
+    "MALLOC_MMAP_THRESHOLD_": -3,
+    "MALLOC_TRIM_THRESHOLD_": -1,
+    "MALLOC_ARENA_MAX": -8,
+}
 """Their numbers in malloc.h."""
 
 
 def keep_freed() -> None:
     """Let this process use freed memory again, which glibc else returns to the system with every
     large array: the next one would be made of new pages, each of which the system clears. Nothing
-    if the environment says otherwise, or where it is another library."""
-    if any(name in os.environ for name in KEPT):
-        return
+    of what the environment says otherwise, or where it is another library."""
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
         for name, value in KEPT.items():
-            library.mallopt(_PARAMETERS[name], value)
+            if name not in os.environ:
+                library.mallopt(_PARAMETERS[name], value)
 
 
 def give_back() -> None:
