@@ -53,10 +53,20 @@ COSTS: dict[str, dict[str, float]] = {
         **{f"{step} pixels": 2.219 for step in TILE_STEPS},
         **PREPARED,  # once for the base ramp and the noisy one
         "sky pixels": 2.0,
-        "bytes read per pixel": 693.4,  # references once for both ramps
+        "bytes read per pixel": 564.4,  # references once for both ramps
         "bytes written per pixel": 93.3,
         "tasks": 221,
         "anonymous MB": 178.5,
+    },
+    "stack": {
+        "dq_init pixels": 4.5,
+        **{f"{step} pixels": 4.438 for step in TILE_STEPS},
+        **PREPARED,  # once for the base ramp and three noisy ones
+        "sky pixels": 4.0,
+        "bytes read per pixel": 876.4,
+        "bytes written per pixel": 143.3,
+        "tasks": 357,
+        "anonymous MB": 172.3,
     },
 }
 
@@ -81,6 +91,17 @@ def _noise(config: Path) -> None:
     generate_noise(config, scheduler="synchronous", tile=TILE)
 
 
+def _stack(config: Path) -> None:
+    """Three noisy ramps and the one without noise."""
+    from roman_dask_l2.config.model import load_config
+    from roman_dask_l2.products.noise_layers import generate_noise
+
+    given = load_config(config)
+    assert given.NOISE is not None
+    noise = given.NOISE.model_copy(update={"LAYER": ["Rz4S2C1", "Rz4S2C2", "Rz4S2C3"]})
+    generate_noise(given.model_copy(update={"NOISE": noise}), scheduler="synchronous", tile=TILE)
+
+
 def _likelihood(config: Path) -> None:
     from roman_dask_l2.config.model import load_config
 
@@ -88,7 +109,12 @@ def _likelihood(config: Path) -> None:
     calibrate(changed, scheduler="synchronous", tile=TILE)
 
 
-JOBS = {"calibration": _calibrate, "noise": _noise, "likelihood": _likelihood}
+JOBS = {
+    "calibration": _calibrate,
+    "noise": _noise,
+    "stack": _stack,
+    "likelihood": _likelihood,
+}
 
 
 @pytest.fixture(scope="module", params=JOBS)
