@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -98,8 +99,12 @@ def on_cluster(start: ClusterStarter, options: SchedulerOptions) -> Iterator[Cli
             compare_versions(client)
         stack.enter_context(_same_versions(client))
         stack.enter_context(watched(client, wanted, wait, cluster.describe, cluster.maintain))
-        with _report(options.performance_report), explained(client):
-            yield client
+        try:
+            with _report(options.performance_report), explained(client):
+                yield client
+        except KeyboardInterrupt:
+            cluster.kill_workers()
+            raise
 
 
 def local_cluster(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluster:
@@ -113,7 +118,8 @@ def local_cluster(options: SchedulerOptions, stack: contextlib.ExitStack) -> Clu
         target.scale(wanted)
         return wanted
 
-    return Cluster(target, ask_for_workers, partial(_refill, target, wanted), str, ENVIRONMENT)
+    refill, kill = partial(_refill, target, wanted), partial(_kill_workers, target)
+    return Cluster(target, ask_for_workers, refill, kill_workers=kill, environment=ENVIRONMENT)
 
 
 def slurm_jobs(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluster:
@@ -225,6 +231,16 @@ def _refill(cluster: Any, wanted: int) -> None:
         with _variables(ENVIRONMENT):
             cluster.scale(wanted)
             start_workers(cluster, wanted)  # they are born now, not when this is over
+
+
+def _kill_workers(cluster: Any) -> None:
+    """End worker processes of this machine at once: what they are at is of no use any more, and on
+    a busy machine they take longer to end by themselves than there is time for."""
+    for nanny in list(cluster.workers.values()):
+        nanny.close_gracefully("interrupted")  # it starts no other worker
+        if nanny.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(nanny.pid, signal.SIGKILL)
 
 
 def _processes(workers: int | None, threads: int | None) -> tuple[int, int]:

@@ -195,12 +195,14 @@ def test_the_client_is_interrupted(campaign, undisturbed, number):
             process.send_signal(number)
         out, error = process.communicate(timeout=120)
     assert process.returncode == 1, error
-    assert "interrupted" in out
-    assert "interrupted; no unfinished file is left behind" in error
+    assert error.splitlines()[-1].endswith("error: interrupted; no unfinished file is left behind")
+    assert "distributed" not in error
+    said = {line.split()[0]: line.split()[1] for line in out.splitlines()[1:-1]}
+    assert said == {name: states[-1] for name, states in campaign.statuses().items()}
+    assert "interrupted" in said.values()
     assert nothing_stray(campaign, limit=0.5)
     assert psutil.wait_procs(children, timeout=30)[1] == []
     assert campaign.at_work() == []
-    assert "interrupted" in {states[-1] for states in campaign.statuses().values()}
     assert campaign.run().returncode == 0
     campaign.check(undisturbed)
 
@@ -330,6 +332,29 @@ def test_what_cannot_be_cleaned_up_is_named(campaign, capsys, monkeypatch):
     assert "obs=2" not in said
     assert main(["batch", str(campaign.file), "--quiet"]) == 1
     assert "interrupted; no unfinished file is left behind" in capsys.readouterr().err
+
+
+def test_what_is_done_by_the_time_of_the_last_word_is_called_done(campaign, capsys, monkeypatch):
+    """A worker may come to the end of its exposure after the client has been interrupted."""
+    from roman_dask_l2.batch import run
+    from roman_dask_l2.batch.work import new_line, write_line
+    from roman_dask_l2.cli.app import main
+
+    def interrupted(outcome, *args, **how):
+        first, second = outcome.plan.todo[:2]
+        outcome.in_flight = {item.identity: item for item in (first, second)}
+        line = new_line(first.work, "done") | {"seconds": 2.0, "cpu_seconds": 1, "peak_memory": 1e9}
+        write_line(campaign.manifest, line)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "execute", interrupted)
+    assert main(["batch", str(campaign.file), "--quiet"]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in out[1:3]] == [
+        [FIRST, "done"],
+        [out[2].split()[0], "interrupted"],
+    ]
+    assert out[-1].startswith("1 done, 0 finished before, 0 failed, 1 interrupted, 2 left")
 
 
 @pytest.mark.faults
