@@ -91,6 +91,7 @@ def on_cluster(start: ClusterStarter, options: SchedulerOptions) -> Iterator[Cli
         except (OSError, TimeoutError) as error:
             raise ClusterError(f"{target}: no Dask scheduler answers there") from error
         stack.enter_context(client)
+        stack.enter_context(_ended_at_once(cluster))
         log.info("dashboard: %s", client.dashboard_link)
         # Nannies take variables from here too, and these take precedence.
         with explained(client), _variables(cluster.environment):
@@ -99,12 +100,8 @@ def on_cluster(start: ClusterStarter, options: SchedulerOptions) -> Iterator[Cli
             compare_versions(client)
         stack.enter_context(_same_versions(client))
         stack.enter_context(watched(client, wanted, wait, cluster.describe, cluster.maintain))
-        try:
-            with _report(options.performance_report), explained(client):
-                yield client
-        except KeyboardInterrupt:
-            cluster.kill_workers()
-            raise
+        with _report(options.performance_report), explained(client):
+            yield client
 
 
 def local_cluster(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluster:
@@ -133,7 +130,7 @@ def slurm_jobs(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluste
     def ask_for_workers() -> int:
         return jobs.submit(options.workers or 1)
 
-    return Cluster(target, ask_for_workers, jobs.replace, jobs.describe)
+    return Cluster(target, ask_for_workers, jobs.replace, jobs.describe, jobs.cancel)
 
 
 def running_cluster(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluster:
@@ -231,6 +228,16 @@ def _refill(cluster: Any, wanted: int) -> None:
         with _variables(ENVIRONMENT):
             cluster.scale(wanted)
             start_workers(cluster, wanted)  # they are born now, not when this is over
+
+
+@contextlib.contextmanager
+def _ended_at_once(cluster: Cluster) -> Iterator[None]:
+    """Where the block is interrupted, its workers do not go on while the cluster closes."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        cluster.kill_workers()
+        raise
 
 
 def _kill_workers(cluster: Any) -> None:
