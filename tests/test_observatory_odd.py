@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import asdf
 import asdf.schema
 import numpy as np
@@ -22,7 +24,8 @@ def simulation(simulated):
 
 @pytest.fixture
 def run(simulation, tmp_path, monkeypatch, capsys):
-    """``run(key, edit)``: status, what is said, and the Level 2 arrays with an edited file."""
+    """``run(key, edit)``: status, what is said, and the Level 2 arrays with an edited file, of the
+    reference files or (key "l1") the exposure."""
 
     def calibrated(key=None, edit=None, recipe="observatory", drop=()):
         base = simulation.config.parent
@@ -30,16 +33,19 @@ def run(simulation, tmp_path, monkeypatch, capsys):
         config |= {"IN": str(base / config["IN"]), "OUT": str(tmp_path / "out" / "l2.asdf")}
         config |= {"GRAPH": recipe, "FITSOUT": False}
         caldir = {k: str(base / v) for k, v in config["CALDIR"].items() if k not in drop}
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
         (tmp_path / "out").mkdir()
         if key is not None:
-            with asdf.open(caldir[key], lazy_load=False, memmap=False) as file:
+            files = config if key == "l1" else caldir
+            name = "IN" if key == "l1" else key
+            with asdf.open(files[name], lazy_load=False, memmap=False) as file:
                 tree = dict(file.tree)
             edit(tree["roman"])
-            caldir[key] = str(tmp_path / f"{key}.asdf")
+            files[name] = str(tmp_path / f"{key}.asdf")
             with monkeypatch.context() as patch:  # what no schema allows can be in a file
                 patch.setattr(asdf.schema, "validate", lambda *args, **kwargs: None)
                 patch.setattr(asdf.AsdfFile, "_validate", lambda *args, **kwargs: None)
-                asdf.AsdfFile(tree).write_to(caldir[key])
+                asdf.AsdfFile(tree).write_to(files[name])
         config["CALDIR"] = caldir
         path = tmp_path / "config.yaml"
         path.write_text(yaml.safe_dump(config))
@@ -127,3 +133,64 @@ def test_no_word_of_the_decay_where_all_is_there(run):
     status, said, _ = run()
     assert status == 0
     assert "the decay stays" not in said
+
+
+@pytest.mark.parametrize("value", [0.0, -5.0, np.inf])
+def test_threshold_that_is_none(value, run):
+    """It neither saturates every pixel nor lets one saturate unseen."""
+
+    def edit(tree):
+        tree["data"] = np.array(tree["data"])
+        tree["data"][AT[0], AT[1] : AT[1] + 20] = value
+
+    status, _, image = run("saturation", edit)
+    assert status == 0
+    y, x = (v - BORDER for v in AT)
+    row = np.s_[y, x : x + 20]
+    assert (image["dq"][row] & PIXEL["NO_SAT_CHECK"]).all()
+    assert np.isfinite(image["data"][row]).all()
+
+
+@pytest.mark.parametrize("value", [1e30, 1e300])
+def test_correction_that_would_drown_a_channel(value, run):
+    large = np.full((SIDE // 128, SIDE * 140 // 2 + 1), value, np.complex128)
+    status, said, _ = run("refpix", lambda tree: tree.update(zeta=large))
+    assert status == 2
+    assert "CALDIR.refpix: zeta has values that are not finite, or too large" in said
+
+
+@pytest.mark.parametrize("recipe", ["observatory", "romancal_1.1"])
+def test_reference_output_that_is_not_known(recipe, run):
+    """A NaN in what was subtracted on board counts as 0, as it does for the pixels."""
+    unknown = np.zeros((SIDE, 128), np.float32)
+    _, _, usual = run(recipe=recipe)
+    unknown[7, 9] = np.nan
+    status, _, image = run("l1", lambda tree: tree.update(reference_amp33=unknown), recipe)
+    assert status == 0
+    np.testing.assert_array_equal(image["data"], usual["data"])
+
+
+def test_nothing_can_be_used(run):
+    """An image of flags alone is one, but says so."""
+    unusable = np.ones((SIDE, SIDE), np.uint32)
+    status, said, image = run("mask", lambda tree: tree.update(dq=unusable))
+    assert status == 0
+    assert (image["dq"] & PIXEL["DO_NOT_USE"]).all()
+    assert "no pixel of the image can be used" in said
+
+
+@pytest.mark.parametrize("recipe", ["observatory", "romancal_1.1"])
+def test_spectra_are_not_divided_by_the_flat(recipe, run):
+    """Nor is a flat needed for them."""
+
+    def edit(tree):
+        tree["meta"]["exposure"]["type"] = "WFI_SPECTRAL"
+
+    _, _, usual = run(recipe=recipe)
+    status, _, image = run("l1", edit, recipe, drop=("flat",))
+    assert status == 0
+    assert image["meta"]["cal_step"]["flat_field"] == "SKIPPED"
+    good = (image["dq"] | usual["dq"]) == 0
+    ratio = image["data"][good] / usual["data"][good]
+    assert 0.5 < np.median(ratio) < 1.5
+    assert np.std(ratio) > 1e-3

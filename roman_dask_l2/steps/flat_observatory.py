@@ -107,6 +107,10 @@ def _references(params: FlatObservatoryParams) -> dict[str, str]:
     return references | ({"flat_err": "flat.err"} if params.include_var_flat else {})
 
 
+IMAGES = {"WFI_IMAGE", "WFI_LOLO", "WFI_WFSC"}
+"""Types of exposures that the flat is for. Others, such as spectra, stay as they are."""
+
+
 step = Step(
     name="flat_observatory",
     kernel=divide,
@@ -115,6 +119,7 @@ step = Step(
     references=_references,
     params=FlatObservatoryParams,
     sets={"dq": ("DO_NOT_USE", "NO_FLAT_FIELD", "UNRELIABLE_FLAT")},
+    when=lambda exposure, params, available: exposure.exposure_type in IMAGES,
     cal_step="flat_field",
     uniform_light="uniform",
 )

@@ -12,6 +12,7 @@ from ..core.detector import BORDER, CHANNEL_WIDTH, PADDED_WIDTH, Window
 from ..core.dq import PIXEL
 from ..core.exposure import Exposure
 from ..core.jit import kernel
+from .common import replace_bad
 from .irrc_params import IrrcParams
 
 _BAD = np.uint32(PIXEL["BAD_REF_PIXEL"])
@@ -172,7 +173,7 @@ def _output(amp33: np.ndarray, reference: np.ndarray | None, exposure: Exposure)
     """One resultant of the reference output, float32 (N, 128), DN."""
     values = amp33.astype(np.float32)
     if reference is not None:
-        values += reference.astype(np.float32)
+        values += replace_bad(reference.astype(np.float32), 0.0)[0]
     values -= np.float32(exposure.encoding_offset)
     return values
 

@@ -19,6 +19,7 @@ from ..core.jit import kernel
 from ..core.step import Reduction, Spill, Step, Tile
 from ..errors import InputError
 from ..system.foreign import load
+from .common import LARGEST
 from .irrc_params import IrrcParams
 from .irrc_spectra import border_pixels, border_strips, spectra, spectra_bytes
 
@@ -72,7 +73,7 @@ def correction(
     Raises
     ------
     InputError
-        If a coefficient is not finite: all pixels of the channel would be lost.
+        If a coefficient is not finite or absurdly large: all pixels of the channel would be lost.
     """
     channel = window.x0 // CHANNEL_WIDTH
     n = window.y1
@@ -80,14 +81,15 @@ def correction(
     left, right, output = (measured[name][plane] for name in ("left", "right", "output"))
     total = np.empty(gamma.shape[1], np.complex128)
     scale = float(samples + 2 * params.two_samples_more)
-    if not _weighted_sum(gamma[0], zeta[0], alpha[0], left, right, output, scale, total):
+    finite = _weighted_sum(gamma[0], zeta[0], alpha[0], left, right, output, scale, total)
+    series = _irfft(total, samples) if finite else None
+    if series is None or not max(series.max(), -series.min()) < LARGEST:
         given = {"gamma": gamma, "zeta": zeta, "alpha": alpha}
-        names = [name for name, values in given.items() if not np.isfinite(values).all()]
+        names = [name for name, values in given.items() if not (np.abs(values) < LARGEST).all()]
         raise InputError(
             f"CALDIR.refpix: {', '.join(names or given)} has values that are not finite, or too "
             f"large, in channel {channel + 1}"
         )
-    series = _irfft(total, samples)
     rows = series.reshape(n, PADDED_WIDTH)[:, :CHANNEL_WIDTH].astype(np.float32)
     return rows[:, ::-1] if channel % 2 else rows
 
