@@ -194,3 +194,27 @@ def test_spectra_are_not_divided_by_the_flat(recipe, run):
     ratio = image["data"][good] / usual["data"][good]
     assert 0.5 < np.median(ratio) < 1.5
     assert np.std(ratio) > 1e-3
+
+
+@pytest.mark.parametrize(("amplitude", "constant"), [(1e30, 5.0), (1.0, 1e-9), (-7e4, 20.0)])
+def test_decay_beyond_the_converter(amplitude, constant, run):
+    entry = {"amplitude": amplitude, "time_constant": constant}
+    status, said, _ = run("darkdecaysignal", lambda tree: tree["decay_table"].update(WFI01=entry))
+    assert status == 2
+    assert "darkdecaysignal.asdf: decay_table has amplitude" in said
+    assert "expected at most 65535 DN in the first frame" in said
+
+
+@pytest.mark.parametrize("value", [1e-42, 1e-6, -1.0])
+def test_flat_of_a_pixel_that_sees_nothing(value, run):
+    """What is left is the rate, with a flag."""
+    y, x = (v - BORDER for v in AT)
+
+    def edit(tree):
+        tree["data"] = np.array(tree["data"])
+        tree["data"][y, x] = value
+
+    status, _, image = run("flat", edit)
+    assert status == 0
+    assert image["dq"][y, x] & PIXEL["NO_FLAT_FIELD"]
+    assert image["data"][y, x] == pytest.approx(0.4, abs=5 * float(image["err"][y, x]))
