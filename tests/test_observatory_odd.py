@@ -218,3 +218,33 @@ def test_flat_of_a_pixel_that_sees_nothing(value, run):
     assert status == 0
     assert image["dq"][y, x] & PIXEL["NO_FLAT_FIELD"]
     assert image["data"][y, x] == pytest.approx(0.4, abs=5 * float(image["err"][y, x]))
+
+
+def _flag(where):
+    def edit(tree):
+        tree["dq"] = np.array(tree["dq"])
+        tree["dq"][where] |= np.uint32(PIXEL["BAD_REF_PIXEL"])
+
+    return edit
+
+
+def test_an_active_pixel_is_no_reference_pixel(run):
+    """A flag that only reference pixels can have does not take an active pixel's signal."""
+    _, _, usual = run()
+    status, _, image = run("mask", _flag(np.s_[100:110, 50:60]))
+    assert status == 0
+    np.testing.assert_array_equal(image["data"], usual["data"])
+    np.testing.assert_array_equal(image["err"], usual["err"])
+    _, _, lost = run("mask", _flag(np.s_[100:110, 50:60]), "romancal_1.1")
+    assert np.nanmax(np.abs(lost["data"][96:106, 46:56])) < 0.3
+
+
+def test_no_reference_pixel_is_left(run):
+    border = np.ones((SIDE, SIDE), bool)
+    border[BORDER:-BORDER, BORDER:-BORDER] = False
+    border[2, 200] = False  # one in the second channel
+    status, said, _ = run("mask", _flag(border))
+    assert status == 0
+    assert "no usable reference pixel in the rows of channel 1 and on the left side and on" in said
+    status, said, _ = run("mask", _flag(np.s_[:BORDER]))
+    assert "no usable reference pixel" not in said

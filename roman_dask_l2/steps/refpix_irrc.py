@@ -204,7 +204,7 @@ def subtract_irrc(
     ramp : ndarray (R, y, x) of float32
         Raw signal, DN.
     pixeldq : ndarray (y, x) of uint32
-        A pixel with BAD_REF_PIXEL counts as 0.
+        A reference pixel with BAD_REF_PIXEL counts as 0; with `zero_active` any pixel.
     correction : ndarray (R, y, x) of float32
         DN, see `correction`.
 
@@ -213,6 +213,9 @@ def subtract_irrc(
     ndarray (R, y, x) of float32
     """
     out, params = np.empty_like(ramp), params.in_force
+    if not params.zero_active and (pixeldq[tile.active] & _BAD).any():
+        pixeldq = pixeldq.copy()
+        pixeldq[tile.active] &= ~_BAD
     _correct(
         ramp,
         pixeldq,
