@@ -187,8 +187,9 @@ def test_spectra_are_not_divided_by_the_flat(recipe, run):
         tree["meta"]["exposure"]["type"] = "WFI_SPECTRAL"
 
     _, _, usual = run(recipe=recipe)
-    status, _, image = run("l1", edit, recipe, drop=("flat",))
+    status, said, image = run("l1", edit, recipe, drop=("flat",))
     assert status == 0
+    assert "type is WFI_SPECTRAL, which is no image: it is not divided by the flat" in said
     assert image["meta"]["cal_step"]["flat_field"] == "SKIPPED"
     good = (image["dq"] | usual["dq"]) == 0
     ratio = image["data"][good] / usual["data"][good]
