@@ -50,7 +50,10 @@ CHAIN = [
     ),
     (
         "references that cannot be right flagged, not used",
-        {step: {"check_references": True} for step in ("linearity", "ipc", "ramp_fit", "flat")},
+        {
+            step: {"check_references": True}
+            for step in ("saturation", "linearity", "ipc", "ramp_fit", "flat")
+        },
     ),
     (
         "flags of further reference files joined",
