@@ -14,6 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..core.detector import CHANNEL_WIDTH
 from ..core.dq import GROUP
@@ -28,6 +29,8 @@ between reads is what counts, and a constant error drops out of it."""
 
 _SATURATED = np.uint8(GROUP["SATURATED"])
 _ROW = np.uint64(WIDTH)
+_LINE = 64
+"""Bytes of a cache line, and of the longest vectors."""
 
 
 class Segment(NamedTuple):
@@ -73,19 +76,19 @@ class Segment(NamedTuple):
 def new_segment(n_resultants: int, n_p: int, n_q: int, most_reads: int) -> Segment:
     """Work arrays for polynomials of n_p and n_q coefficients."""
     n_p, n_q = max(n_p, 2), max(n_q, 2)
-    row = partial(np.empty, WIDTH)
+    row = partial(_aligned, WIDTH)
     return Segment(
-        single=np.empty(n_p * WIDTH, np.float32),
-        p=np.empty(n_p * WIDTH),
-        q=np.empty(n_q * WIDTH),
-        reads=np.empty(most_reads * WIDTH),
+        single=_aligned(n_p * WIDTH, np.float32),
+        p=_aligned(n_p * WIDTH),
+        q=_aligned(n_q * WIDTH),
+        reads=_aligned(most_reads * WIDTH),
         z=row(),
         total=row(),
         start=row(),
         rate=row(),
         gap=row(),
-        ends=np.empty(2 * WIDTH, np.float32),
-        linear=np.empty(2 * WIDTH, np.float32),
+        ends=_aligned(2 * WIDTH, np.float32),
+        linear=_aligned(2 * WIDTH, np.float32),
         second=row(np.int64),
         place=row(np.int32),
         part=row(),
@@ -94,6 +97,14 @@ def new_segment(n_resultants: int, n_p: int, n_q: int, most_reads: int) -> Segme
         result=np.empty((n_resultants, WIDTH), np.float32),
         bad=np.empty((2, WIDTH), np.bool_),
     )
+
+
+def _aligned(n: int, dtype: DTypeLike = np.float64) -> np.ndarray:
+    """An empty array that begins at a cache line, so that no vector lies across two of them."""
+    size = n * np.dtype(dtype).itemsize
+    space = np.empty(size + _LINE, np.uint8)
+    skipped = -space.ctypes.data % _LINE
+    return space[skipped : skipped + size].view(dtype)
 
 
 @kernel
