@@ -14,17 +14,16 @@ from ..core.step import Params, Step, Tile
 from .common import LARGEST
 from .linearity_check import LARGEST_RISE, LEAST_RISE
 from .polynomial_rows import (
-    WIDTH,
     add_correction,
     any_saturated,
     horner,
     light,
     load,
     mean_of_reads,
-    new_segment,
     no_inverse,
     use_identity,
 )
+from .polynomial_segment import WIDTH, new_segment
 
 _NO_LIN = np.uint32(PIXEL["NO_LIN_CORR"])
 _DNU = np.uint8(GROUP["DO_NOT_USE"])

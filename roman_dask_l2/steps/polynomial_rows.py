@@ -3,108 +3,21 @@
 Kernels work on segments of a row, in loops that the compiler turns into vector instructions. A
 segment never crosses the border between two channels, each of which has its own table of the
 integral non-linearity. Nothing here depends on where a segment begins or ends.
-
-Work arrays that hold several rows are one-dimensional, row k from ``k * WIDTH`` on, and indices are
-unsigned: the compiler then knows how far apart rows are, and needs no test whether they overlap.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import NamedTuple
-
 import numpy as np
-from numpy.typing import DTypeLike
 
-from ..core.detector import CHANNEL_WIDTH
 from ..core.dq import GROUP
 from ..core.jit import kernel
-
-WIDTH = CHANNEL_WIDTH
-"""Most pixels of a segment: its coefficients in float64 fit into the first-level cache."""
+from .polynomial_segment import ROW, WIDTH
 
 SLACK, SHARE = np.float32(100), np.float32(0.05)
 """DN, and share of the signal, by which inverse and polynomial together may miss it: the difference
 between reads is what counts, and a constant error drops out of it."""
 
 _SATURATED = np.uint8(GROUP["SATURATED"])
-_ROW = np.uint64(WIDTH)
-_LINE = 64
-"""Bytes of a cache line, and of the longest vectors."""
-
-
-class Segment(NamedTuple):
-    """Work arrays of a segment."""
-
-    single: np.ndarray
-    """Coefficients of the linearity, C rows of float32."""
-    p: np.ndarray
-    """The same in float64,"""
-    q: np.ndarray
-    """and those of the inverse."""
-    reads: np.ndarray
-    """Estimated signal of each read of a resultant, a row of float64 for each, DN."""
-    z: np.ndarray
-    """Argument or value of a polynomial, (WIDTH,) of float64."""
-    total: np.ndarray
-    start: np.ndarray
-    """Linear signal of the first resultant, (WIDTH,) of float64, DN,"""
-    rate: np.ndarray
-    """and its increase, DN per read,"""
-    gap: np.ndarray
-    """which is that between two resultants so many reads apart."""
-    ends: np.ndarray
-    """Their signal, 2 rows of float32, DN,"""
-    linear: np.ndarray
-    """and linear signal."""
-    second: np.ndarray
-    """The second of the two, int64."""
-    place: np.ndarray
-    """Where in the table of the non-linearity a reading lies, (WIDTH,) of int32,"""
-    part: np.ndarray
-    """how far beyond that, (WIDTH,) of float64,"""
-    below: np.ndarray
-    """what the table has there,"""
-    above: np.ndarray
-    """and at the next place."""
-    result: np.ndarray
-    """Linear signal, (R, WIDTH) of float32, DN."""
-    bad: np.ndarray
-    """Of bool: pixels whose linearity, [0], or inverse, [1], cannot be used."""
-
-
-def new_segment(n_resultants: int, n_p: int, n_q: int, most_reads: int) -> Segment:
-    """Work arrays for polynomials of n_p and n_q coefficients."""
-    n_p, n_q = max(n_p, 2), max(n_q, 2)
-    row = partial(_aligned, WIDTH)
-    return Segment(
-        single=_aligned(n_p * WIDTH, np.float32),
-        p=_aligned(n_p * WIDTH),
-        q=_aligned(n_q * WIDTH),
-        reads=_aligned(most_reads * WIDTH),
-        z=row(),
-        total=row(),
-        start=row(),
-        rate=row(),
-        gap=row(),
-        ends=_aligned(2 * WIDTH, np.float32),
-        linear=_aligned(2 * WIDTH, np.float32),
-        second=row(np.int64),
-        place=row(np.int32),
-        part=row(),
-        below=row(),
-        above=row(),
-        result=np.empty((n_resultants, WIDTH), np.float32),
-        bad=np.empty((2, WIDTH), np.bool_),
-    )
-
-
-def _aligned(n: int, dtype: DTypeLike = np.float64) -> np.ndarray:
-    """An empty array that begins at a cache line, so that no vector lies across two of them."""
-    size = n * np.dtype(dtype).itemsize
-    space = np.empty(size + _LINE, np.uint8)
-    skipped = -space.ctypes.data % _LINE
-    return space[skipped : skipped + size].view(dtype)
 
 
 @kernel
@@ -129,7 +42,7 @@ def _implausible(target, least, most, m):
     """Whether a linear term is 0 or out of bounds."""
     wrong = 0
     for i in range(np.uint64(m)):
-        slope = target[_ROW + i]
+        slope = target[ROW + i]
         wrong |= (slope == 0) | (not slope >= least) | (not slope <= most)
     return wrong != 0
 
@@ -173,7 +86,7 @@ def load(source, y, x0, m, limits, bad, which, target):
     largest, least, most = limits
     for k in range(n):
         row = source[k, y, x0 : x0 + m]
-        if _copy(row, target, np.uint64(k) * _ROW, largest, m):
+        if _copy(row, target, np.uint64(k) * ROW, largest, m):
             _mark(row, bad, which, largest, m)
     for k in range(n, orders):
         for i in range(m):
@@ -188,7 +101,7 @@ def load(source, y, x0, m, limits, bad, which, target):
     if found:
         use_identity(target, bad, which, m)
     top = orders - 1
-    while top > 1 and not _any(target, np.uint64(top) * _ROW, m):
+    while top > 1 and not _any(target, np.uint64(top) * ROW, m):
         top -= 1
     return top
 
@@ -214,7 +127,7 @@ def _two(c, begin, z, row, acc, to, m):
     for i in range(np.uint64(m)):
         x = z[row + i]
         v = acc[to + i] * x + c[begin + i]
-        acc[to + i] = v * x + c[begin - _ROW + i]
+        acc[to + i] = v * x + c[begin - ROW + i]
 
 
 @kernel
@@ -237,16 +150,16 @@ def horner(c, top, z, row, acc, to, m):
     The loops over pixels have functions of their own, because the compiler makes vector
     instructions of them only where no loop is around.
     """
-    row, to = np.uint64(row) * _ROW, np.uint64(to) * _ROW
+    row, to = np.uint64(row) * ROW, np.uint64(to) * ROW
     if top == 10:
         _all_ten(c, z, row, acc, to, m)
         return
-    begin = np.uint64(top) * _ROW
+    begin = np.uint64(top) * ROW
     for i in range(np.uint64(m)):
         acc[to + i] = c[begin + i]
     k = top - 1
     while k >= 1:
-        _two(c, np.uint64(k) * _ROW, z, row, acc, to, m)
+        _two(c, np.uint64(k) * ROW, z, row, acc, to, m)
         k -= 2
     if k == 0:
         _one(c, np.uint64(0), z, row, acc, to, m)
@@ -296,7 +209,7 @@ def add_correction(u, row, tables, channel, values, unit, buffers, m):
     1."""
     n = len(values)
     first, final = values[0], values[n - 1]
-    begin = np.uint64(row) * _ROW
+    begin = np.uint64(row) * ROW
     if unit:
         place, part, below, above = buffers
         _find(u, begin, first, final, place, part, m)
@@ -421,7 +334,7 @@ def mean_of_reads(s, ramp, j, y, x0, times, begin, end, tops, inl, channel, m):
     quick = (len(values) > 0) & unit & (tops[0] == 10)
     for r in range(n):
         if quick:
-            row = np.uint64(r) * _ROW
+            row = np.uint64(r) * ROW
             _find(reads, row, values[0], values[len(values) - 1], place, part, m)
             _look_up(tables, channel, place, below, above, m)
             _add_ten(p, reads, row, part, below, above, total, m)
@@ -439,7 +352,7 @@ def mean_of_reads(s, ramp, j, y, x0, times, begin, end, tops, inl, channel, m):
 @kernel
 def _ten_on_line(c, start, rate, time, reads, r, total, m):
     """`_on_line`, the polynomial of order 10, and `_add`."""
-    row = np.uint64(r) * _ROW
+    row = np.uint64(r) * ROW
     for i in range(np.uint64(m)):
         value = _ten(c, i, start[i] + rate[i] * time)
         reads[row + i] = value
@@ -455,7 +368,7 @@ def _on_line(start, rate, time, z, m):
 
 @kernel
 def _add(rows, r, total, m):
-    row = np.uint64(r) * _ROW
+    row = np.uint64(r) * ROW
     for i in range(np.uint64(m)):
         total[i] += rows[row + i]
 
@@ -469,6 +382,6 @@ def _shift(signal, n, total, m):
 
 @kernel
 def _add_to(shift, rows, r, m):
-    row = np.uint64(r) * _ROW
+    row = np.uint64(r) * ROW
     for i in range(np.uint64(m)):
         rows[row + i] += shift[i]
