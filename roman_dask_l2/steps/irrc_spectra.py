@@ -233,11 +233,14 @@ def _filled(output: np.ndarray, params: IrrcParams) -> np.ndarray:
         _fill(padded.ravel(), missing.ravel(), weights)
     if params.fft_interpolate:
         # The low-pass (1 + cos(2 pi k / L)) / 2 is the mean with weights 1, 2, 1 around a circle.
+        # Only gaps are replaced: they, the sample before each, and the one after.
+        series = np.empty((n, _GAP + 2))
+        series[:, 0] = padded[:, CHANNEL_WIDTH - 1]
+        series[:, -1] = np.roll(padded[:, 0], -1)
+        gaps = padded[:, CHANNEL_WIDTH:]
         for _ in range(3):
-            series = padded.ravel().astype(np.float64)
-            smooth = (np.roll(series, 1) + 2 * series + np.roll(series, -1)) / 4
-            gaps = smooth.reshape(padded.shape)[:, CHANNEL_WIDTH:]
-            padded[:, CHANNEL_WIDTH:] = gaps.astype(np.float32)
+            series[:, 1:-1] = gaps
+            gaps[:] = (series[:, :-2] + 2 * series[:, 1:-1] + series[:, 2:]) / 4
     return padded
 
 
