@@ -172,6 +172,12 @@ def _failed_there(plan: Plan, item: Item) -> Record | None:
     return None
 
 
+def _done_meanwhile(plan: Plan, item: Item) -> Record | None:
+    """The record of an exposure that came to its end while its batch was interrupted."""
+    last = last_line(plan.campaign.manifest, item.identity)
+    return last if (last.get("status"), last.get("batch")) == ("done", plan.batch) else None
+
+
 def after_interruption(outcome: Outcome) -> str:
     """Clean up after workers that were stopped in the middle of an exposure.
 
@@ -182,11 +188,13 @@ def after_interruption(outcome: Outcome) -> str:
         on still work on; empty if all could.
     """
     left = []
-    for identity, item in outcome.in_flight.items():
+    for identity, item in list(outcome.in_flight.items()):
         if not tidy(item.work, item.config):
             who = holder(lock_path(item.config.OUT))
             why = f"{who} works on it" if who else "its lock cannot be taken"
             left.append(f"{identity} ({why})")
+        elif done := _done_meanwhile(outcome.plan, item):
+            outcome.add(done)
     if not left:
         return ""
     return f"unfinished files may stay until the next batch, of {'; '.join(left)}"

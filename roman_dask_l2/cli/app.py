@@ -58,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     messages.end(status, problems)
     if stopper is not None:
         stopper.end(status)
+        # All cleaning up is done: do not look for cycles in what the system takes back at once. It
+        # would take a second.
+        gc.freeze()
     return status
 
 

@@ -28,6 +28,8 @@ class Exposure:
     detector : str
         "WFI01" .. "WFI18".
     optical_element : str
+    exposure_type : str
+        ``meta.exposure.type``, such as "WFI_IMAGE".
     guide_window : tuple of int or None
         (xstart, xstop, ystart, ystop) of the guide window.
     encoding_offset : float
@@ -44,6 +46,7 @@ class Exposure:
     guide_window: tuple[int, int, int, int] | None = None
     encoding_offset: float = 0.0
     exclude_first: bool = True
+    exposure_type: str = "WFI_IMAGE"
 
     def __post_init__(self) -> None:
         for i, reads in enumerate(self.read_pattern):

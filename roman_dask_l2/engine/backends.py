@@ -86,6 +86,8 @@ class Cluster:
         Called now and then: replaces workers that were lost.
     describe : callable
         Why there may be no workers, for the message of a run that is given up.
+    kill_workers : callable
+        Called where the run is interrupted, before the cluster is closed.
     environment : mapping of str to str
         Variables that the workers' processes are born with.
     security : distributed.Security or None
@@ -96,6 +98,7 @@ class Cluster:
     start_workers: Callable[[], int]
     maintain: Callable[[], None] = _nothing
     describe: Callable[[], str] = str
+    kill_workers: Callable[[], None] = _nothing
     environment: Mapping[str, str] = field(default_factory=dict)
     security: Any = None
 

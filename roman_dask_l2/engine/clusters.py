@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -90,6 +91,7 @@ def on_cluster(start: ClusterStarter, options: SchedulerOptions) -> Iterator[Cli
         except (OSError, TimeoutError) as error:
             raise ClusterError(f"{target}: no Dask scheduler answers there") from error
         stack.enter_context(client)
+        stack.enter_context(_ended_at_once(cluster))
         log.info("dashboard: %s", client.dashboard_link)
         # Nannies take variables from here too, and these take precedence.
         with explained(client), _variables(cluster.environment):
@@ -113,7 +115,8 @@ def local_cluster(options: SchedulerOptions, stack: contextlib.ExitStack) -> Clu
         target.scale(wanted)
         return wanted
 
-    return Cluster(target, ask_for_workers, partial(_refill, target, wanted), str, ENVIRONMENT)
+    refill, kill = partial(_refill, target, wanted), partial(_kill_workers, target)
+    return Cluster(target, ask_for_workers, refill, kill_workers=kill, environment=ENVIRONMENT)
 
 
 def slurm_jobs(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluster:
@@ -127,7 +130,7 @@ def slurm_jobs(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluste
     def ask_for_workers() -> int:
         return jobs.submit(options.workers or 1)
 
-    return Cluster(target, ask_for_workers, jobs.replace, jobs.describe)
+    return Cluster(target, ask_for_workers, jobs.replace, jobs.describe, jobs.cancel)
 
 
 def running_cluster(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluster:
@@ -225,6 +228,26 @@ def _refill(cluster: Any, wanted: int) -> None:
         with _variables(ENVIRONMENT):
             cluster.scale(wanted)
             start_workers(cluster, wanted)  # they are born now, not when this is over
+
+
+@contextlib.contextmanager
+def _ended_at_once(cluster: Cluster) -> Iterator[None]:
+    """Where the block is interrupted, its workers do not go on while the cluster closes."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        cluster.kill_workers()
+        raise
+
+
+def _kill_workers(cluster: Any) -> None:
+    """End worker processes of this machine at once: what they are at is of no use any more, and on
+    a busy machine they take longer to end by themselves than there is time for."""
+    for nanny in list(cluster.workers.values()):
+        nanny.close_gracefully("interrupted")  # it starts no other worker
+        if nanny.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(nanny.pid, signal.SIGKILL)
 
 
 def _processes(workers: int | None, threads: int | None) -> tuple[int, int]:

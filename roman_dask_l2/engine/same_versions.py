@@ -66,6 +66,7 @@ def same_versions(client: Client, warn: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(Exception):  # the scheduler may be gone
-            client.unsubscribe_topic(TOPIC)
-            client.unregister_worker_plugin(TOPIC)
+        if client.cluster is None:  # ours ends with the block; its workers may have ended already
+            with suppress(Exception):  # the scheduler may be gone
+                client.unsubscribe_topic(TOPIC)
+                client.unregister_worker_plugin(TOPIC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import logging
 import math
@@ -269,6 +270,21 @@ class Jobs:
         self.cluster.scale(jobs=self._wanted)
         if self._replaced >= REPLACEMENTS * self._wanted:
             log.warning("%d SLURM jobs were replaced, no more will be", self._replaced)
+
+    def cancel(self) -> None:
+        """Cancel all jobs at once, without waiting for SLURM, which may take longer to answer than
+        an interrupted run has: closing the cluster does so one by one."""
+        self._note()
+        if not self._ids:
+            return
+        with contextlib.suppress(OSError):
+            subprocess.Popen(
+                ["scancel", *self._ids],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     def describe(self) -> str:
         """The job script, the state of the jobs, and the end of the last job's log."""

@@ -6,12 +6,14 @@ written, where tiles without jumps leave holes. In the end the list takes the pl
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..core.detector import Window
 from ..core.dq import GROUP
+from ..core.jit import kernel
 from .blocks import Block
 
 ROWS = 256
@@ -39,7 +41,8 @@ class JumpBits:
         if self.packed:
             found = values[: self.bits.planes]
         else:
-            found = np.packbits(values & GROUP["JUMP_DET"] != 0, axis=0, bitorder="little")
+            found = np.zeros((self.bits.planes or 0, *values.shape[1:]), np.uint8)
+            _pack(values, GROUP["JUMP_DET"], found)
         if found.any():
             self.bits.put(found, window)
 
@@ -54,13 +57,26 @@ class JumpBits:
             Window(y, min(y + ROWS, area.y1), area.x0, area.x1)
             for y in range(area.y0, area.y1, ROWS)
         ]
-        parts = [np.zeros((0, 3), np.int16)]
-        for j in range(8 * (self.bits.planes or 0)):
-            plane = self.bits.plane(j // 8)
+        found: list[list[np.ndarray]] = [[] for _ in range(8 * (self.bits.planes or 0))]
+        for k in range(self.bits.planes or 0):
+            plane = self.bits.plane(k)
             for band in bands:
-                y, x = np.nonzero(plane.read(band) & (1 << j % 8))
-                if len(y):
-                    rows = np.empty((len(y), 3), np.int16)
-                    rows[:, 0], rows[:, 1], rows[:, 2] = j, y + (band.y0 - area.y0), x
-                    parts.append(rows)
-        return np.concatenate(parts)
+                bits = plane.read(band)
+                y, x = np.divmod(np.flatnonzero(bits), bits.shape[1])
+                bits = bits[y, x]
+                for j in range(8 * k, 8 * k + 8):
+                    here = np.flatnonzero(bits & (1 << j % 8))
+                    rows = np.empty((len(here), 3), np.int16)
+                    rows[:, 0], rows[:, 1], rows[:, 2] = j, y[here] + (band.y0 - area.y0), x[here]
+                    found[j].append(rows)
+        return np.concatenate([np.zeros((0, 3), np.int16), *itertools.chain(*found)])
+
+
+@kernel
+def _pack(flags: np.ndarray, bit: int, out: np.ndarray) -> None:
+    for j in range(flags.shape[0]):
+        mark = np.uint8(1 << (j & 7))
+        for y in range(flags.shape[1]):
+            for x in range(flags.shape[2]):
+                if flags[j, y, x] & bit:
+                    out[j >> 3, y, x] |= mark

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from ..core.exposure import Exposure
 from ..core.photometry import MJY_PER_SR, NOT_IMAGING
 from ..errors import InputError
 from .layout import Layout, read_layout
+
+LARGEST_OFFSET = 2.0**24
+"""No number of DN added on board is this large; float32 could not add it to a raw signal."""
 
 
 def open_l1(path: Path, *, exclude_first: bool) -> tuple[Layout, Exposure]:
@@ -49,7 +53,7 @@ def l1_exposure(layout: Layout, *, exclude_first: bool) -> Exposure:
     check_side(data.shape[1], str(path))
     pattern = _meta(layout, "exposure", "read_pattern")
     try:
-        read_pattern = tuple(tuple(int(f) for f in reads) for reads in pattern)
+        read_pattern = tuple(tuple(_whole(f) for f in reads) for reads in pattern)
         frame_time = float(_meta(layout, "exposure", "frame_time"))
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(
@@ -63,7 +67,7 @@ def l1_exposure(layout: Layout, *, exclude_first: bool) -> Exposure:
     if not 0 < frame_time < math.inf:
         raise InputError(f"{path}: meta.exposure.frame_time is {frame_time}, expected seconds > 0")
     detector = str(_meta(layout, "instrument", "detector"))
-    if not (detector[:3] == "WFI" and detector[3:].isdigit() and 1 <= int(detector[3:]) <= 18):
+    if not (re.fullmatch("WFI[0-9]{2}", detector) and 1 <= int(detector[3:]) <= 18):
         raise InputError(f"{path}: meta.instrument.detector is {detector!r}, expected WFI01..WFI18")
     element = str(_meta(layout, "instrument", "optical_element"))
     if element not in {*MJY_PER_SR, *NOT_IMAGING}:
@@ -71,6 +75,7 @@ def l1_exposure(layout: Layout, *, exclude_first: bool) -> Exposure:
             f"{path}: meta.instrument.optical_element is {element!r}, expected one of "
             f"{', '.join([*MJY_PER_SR, *NOT_IMAGING])}"
         )
+    guide_window, encoding_offset = _guide_window(layout), _encoding_offset(layout)
     try:
         return Exposure(
             side=data.shape[1],
@@ -78,9 +83,10 @@ def l1_exposure(layout: Layout, *, exclude_first: bool) -> Exposure:
             frame_time=frame_time,
             detector=detector,
             optical_element=element,
-            guide_window=_guide_window(layout),
-            encoding_offset=_encoding_offset(layout),
+            guide_window=guide_window,
+            encoding_offset=encoding_offset,
             exclude_first=exclude_first,
+            exposure_type=str(layout.value("roman", "meta", "exposure", "type") or "WFI_IMAGE"),
         )
     except InputError as error:
         raise InputError(f"{path}: meta.exposure.{error}") from error
@@ -93,13 +99,27 @@ def _meta(layout: Layout, *key: str) -> Any:
     return value
 
 
+def _whole(value: Any) -> int:
+    """The integer that a value of the metadata stands for.
+
+    Raises
+    ------
+    ValueError
+        If it has a fraction; TypeError or OverflowError if it is no number at all.
+    """
+    number = int(value)
+    if isinstance(value, float) and number != value:
+        raise ValueError(f"{value} is not a whole number")
+    return number
+
+
 def _guide_window(layout: Layout) -> tuple[int, int, int, int] | None:
     names = ("window_xstart", "window_xstop", "window_ystart", "window_ystop")
     values = [layout.value("roman", "meta", "guide_star", name) for name in names]
     if any(v is None for v in values):
         return None
     try:
-        xstart, xstop, ystart, ystop = (int(v) for v in values)
+        xstart, xstop, ystart, ystop = (_whole(v) for v in values)
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{layout.path}: meta.guide_star.window_* are {values}, expected whole numbers"
@@ -115,11 +135,13 @@ def _encoding_offset(layout: Layout) -> float:
             continue
         try:
             offset = float(value)
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError):
+            offset = math.inf
+        if not abs(offset) < LARGEST_OFFSET or isinstance(value, bool):
             raise InputError(
                 f"{layout.path}: meta.{section}.data_encoding_offset is {value!r}, "
-                "expected a number"
-            ) from error
+                "expected a number of DN"
+            )
         if offset > -999990:  # -999999 means "not known"
             return offset
     return 0.0

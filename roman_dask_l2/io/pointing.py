@@ -56,7 +56,7 @@ def pointed_wcs(l1: Layout, distortion: Path) -> Wcs:
     InputError
         If the metadata or the file cannot be used.
     """
-    pointing = {key: _angle(l1, key, *known) for key, known in _RANGES.items()}
+    pointing = _pointing(l1)
     scale = _aberration(l1)
     where = f"CALDIR.distortion: {distortion}: coordinate_distortion_transform"
     try:
@@ -81,6 +81,24 @@ def pointed_wcs(l1: Layout, distortion: Path) -> Wcs:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"CALDIR.distortion: {distortion}: {reason[:200]}, {_EXPECTED}") from None
     return replace(wcs, box=box, distortion=distortion)
+
+
+def _pointing(l1: Layout) -> dict[str, float]:
+    """The angles of ``meta.wcsinfo``; all that are wrong are told at once."""
+    found, problems = {}, []
+    for key, known in _RANGES.items():
+        try:
+            found[key] = _angle(l1, key, *known)
+        except InputError as error:
+            problems += error.problems
+    if len(problems) == len(_RANGES):
+        raise InputError(
+            f"{l1.path}: meta.wcsinfo has no usable {', '.join(_RANGES)}, expected numbers, as the "
+            "WCS is made from the pointing"
+        )
+    if problems:
+        raise InputError(problems)
+    return found
 
 
 def _angle(l1: Layout, key: str, most: float, unit: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from math import isfinite
+from math import exp, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class Array:
     required: bool = True
 
 
+LARGEST_DECAY = 65535
+"""DN. A signal that decays cannot be more than the converter reads."""
 UNKNOWN = -999999
 """What stands in Roman metadata for a number that is not known."""
 F, U = "float32", "uint32"
@@ -180,7 +182,8 @@ def open_inputs(
             problems.append(f"{where}{layouts[key].path}: no roman.{'.'.join(rest)}")
     _drop_invalid_amp33(sources)
     if "dark_decay.decay_table" in sources:
-        found = read_decay(sources.pop("dark_decay.decay_table").read(), exposure.detector)
+        table = sources.pop("dark_decay.decay_table").read()
+        found = read_decay(table, exposure.detector, exposure.frame_time)
         place = f"CALDIR.dark_decay: {layouts['dark_decay'].path}: decay_table"
         if isinstance(found, str):
             problems.append(f"{place} {found}")
@@ -292,7 +295,7 @@ def _drop_invalid_amp33(sources: dict[str, Any]) -> None:
             sources.pop(name, None)
 
 
-def read_decay(table: Any, detector: str) -> dict[str, float] | str | None:
+def read_decay(table: Any, detector: str, frame_time: float = 0.0) -> dict[str, float] | str | None:
     """The dark decay of a detector.
 
     Parameters
@@ -300,6 +303,8 @@ def read_decay(table: Any, detector: str) -> dict[str, float] | str | None:
     table : mapping
         Detector -> ``amplitude`` (DN) and ``time_constant`` (s); either may be null.
     detector : str
+    frame_time : float
+        Seconds between frames; the first is read half of that before the decay's time begins.
 
     Returns
     -------
@@ -317,6 +322,11 @@ def read_decay(table: Any, detector: str) -> dict[str, float] | str | None:
             return f"has {name} {value!r} for {detector}, expected a finite number or null"
     if constant <= 0:
         return f"has time_constant {constant} for {detector}, expected seconds > 0"
+    if abs(amplitude) * exp(min(frame_time / 2 / constant, 700)) > LARGEST_DECAY:
+        return (
+            f"has amplitude {amplitude} and time_constant {constant} for {detector}, expected at "
+            f"most {LARGEST_DECAY} DN in the first frame"
+        )
     return {"amplitude": float(amplitude), "time_constant": float(constant)}
 
 

@@ -103,6 +103,11 @@ class Job:
         if "dark_decay" in steps and not corrected:
             name = display_name(self.config.source)
             without.append(f"{name}: no CALDIR.darkdecaysignal, the decay stays in the rate")
+        if "flat_observatory" in steps - {bound.name for bound in self.steps}:
+            own.append(
+                f"{self.config.IN}: meta.exposure.type is {self.exposure.exposure_type}, which is "
+                "no image: it is not divided by the flat field"
+            )
         return [*without, *self.recipe.notes, *self.inputs.notes, *own]
 
     def params(self, step: str) -> Any:

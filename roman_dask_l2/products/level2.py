@@ -386,10 +386,9 @@ def _median_gain(inputs: Inputs) -> tuple[float, int]:
     """Median of the gain file, e/DN, and how many values are not finite."""
     source = inputs.sources["gain.data"]
     gain = source.read()
-    size = gain.size
-    if not all_finite(gain):
-        gain = gain[np.isfinite(gain)]
-    if gain.size == 0:
+    left_out = 0 if all_finite(gain) else int(np.count_nonzero(~np.isfinite(gain)))
+    if left_out == gain.size:
         raise InputError(f"CALDIR.gain: {source.array.path}: no finite gain in roman.data")
-    middle = median(gain) if gain.dtype == np.float32 else float(np.median(gain))
-    return middle, size - gain.size
+    if gain.dtype == np.float32:
+        return median(gain, finite=True), left_out
+    return float(np.median(gain[np.isfinite(gain)])), left_out

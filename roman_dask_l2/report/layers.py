@@ -333,12 +333,15 @@ def _read_spectrum(variance: float, l2: L2, seen: ImageScan, replay: Replay) -> 
     twice; once, if there is no 1/f noise, which is what files that do not tell its amplitudes
     mean to a layer. All go through the correction of inter-pixel capacitance, whose mean square
     gain over the frequencies along columns is B. s^2 is `variance` times the square of the share
-    that a pixel keeps.
+    that a pixel keeps. C counts as 0 where `takes_out_common` says so.
     """
     sigma = replay.median("read.data")
     own, common = (replay.scalar(f"read.anc.{name}") or 0.0 for name in ("U_PINK", "C_PINK"))
     if not sigma:
         return None
+    times = 2 if own or common else 1
+    if takes_out_common(replay):
+        common = 0.0
     gain, share = np.ones(len(FREQUENCIES) - 1), 1.0
     ipc = next((b for b in replay.steps if b.name == "ipc"), None)
     if ipc is not None:
@@ -352,10 +355,15 @@ def _read_spectrum(variance: float, l2: L2, seen: ImageScan, replay: Replay) -> 
     if not k.size and (of_differences := _own_weights(l2, seen)) is not None:
         c = np.median(of_differences, axis=1)
         k = np.diff(-c, prepend=0.0, append=0.0)
-    times = 2 if own or common else 1
     rounding = (k**2).sum() / (k**2 / l2.exposure.n_reads).sum() * times / 12 if k.size else 0.0
     noise = 2 * (sigma**2 + rounding) + (own**2 + common**2) * pink
     return variance * share**2 / sigma**2 * gain * noise
+
+
+def takes_out_common(replay: Replay) -> bool:
+    """Whether the recipe predicts the 1/f noise that is common to all channels at every frequency,
+    from the reference output, and takes it out; offsets of rows leave what varies within them."""
+    return any(bound.name == "refpix_irrc" for bound in replay.steps)
 
 
 def ipc_gain(kernel: np.ndarray, order: int) -> np.ndarray:

@@ -21,8 +21,14 @@ def noise_section(page: Page, facts: Facts) -> None:
         f"are {layers.expectations()} (no dark current, which is not in these layers)"
         + ("" if facts.replay else ", with the median gain, as the gain file is not available")
         + ". The spectrum is that of single rows within readout channels; for R the solid curve "
-        "includes 1/f noise and the correction of inter-pixel capacitance. The column white noise "
-        "of the table is what a typical pixel should have without 1/f noise; in brackets stands "
+        "includes 1/f noise and the correction of inter-pixel capacitance"
+        + (
+            ", but not the 1/f noise common to all channels, which refpix_irrc takes out"
+            if facts.replay and layers.takes_out_common(facts.replay)
+            else ""
+        )
+        + ". The column white noise of the table is what a typical pixel should have without 1/f "
+        "noise; in brackets stands "
         "how many of the pixels without a draw are unmasked."
     )
     if (

@@ -85,7 +85,12 @@ def reference_pixels_section(page: Page, facts: Facts) -> None:
         return
     found = facts.replay.measured.get("refpix")
     if found is None:
-        page.text("The recipe has no step refpix.")
+        page.text(
+            "The recipe corrects channel by channel and frequency by frequency (refpix_irrc): what "
+            "it subtracts is another image for each resultant, and is not shown."
+            if any(bound.name == "refpix_irrc" for bound in facts.replay.steps)
+            else "The recipe has no step refpix."
+        )
         return
     rows, low, slope = found["rows"], found["low"], found["slope"]
     page.text(

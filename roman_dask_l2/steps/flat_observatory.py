@@ -13,6 +13,9 @@ _NO_FLAT, _UNUSABLE, _UNRELIABLE = (
     np.uint32(PIXEL[name]) for name in ("NO_FLAT_FIELD", "DO_NOT_USE", "UNRELIABLE_FLAT")
 )
 
+LEAST = np.float32(1e-4)
+"""No pixel that responds less than this, relative to the others, sees any light."""
+
 
 class FlatObservatoryParams(Params):
     """Parameters of `divide`."""
@@ -97,7 +100,7 @@ def _usable_flat(flat: np.ndarray, known: np.ndarray, check: bool) -> tuple[np.n
     """The flat with 1 where there is none, and its flags with NO_FLAT_FIELD there."""
     usable = ~np.isnan(flat) & (flat != 0) & ((known & _NO_FLAT) == 0)
     if check:
-        usable &= (flat > 0) & (flat < LARGEST)
+        usable &= (flat >= LEAST) & (flat < LARGEST)
     flags = known | np.where(usable, np.uint32(0), _NO_FLAT)
     return np.where(usable, flat, np.float32(1)), flags
 
@@ -105,6 +108,10 @@ def _usable_flat(flat: np.ndarray, known: np.ndarray, check: bool) -> tuple[np.n
 def _references(params: FlatObservatoryParams) -> dict[str, str]:
     references = {"flat": "flat.data", "flat_dq": "flat.dq"}
     return references | ({"flat_err": "flat.err"} if params.include_var_flat else {})
+
+
+IMAGES = {"WFI_IMAGE", "WFI_LOLO", "WFI_WFSC"}
+"""Types of exposures that the flat is for. Others, such as spectra, stay as they are."""
 
 
 step = Step(
@@ -115,6 +122,7 @@ step = Step(
     references=_references,
     params=FlatObservatoryParams,
     sets={"dq": ("DO_NOT_USE", "NO_FLAT_FIELD", "UNRELIABLE_FLAT")},
+    when=lambda exposure, params, available: exposure.exposure_type in IMAGES,
     cal_step="flat_field",
     uniform_light="uniform",
 )

@@ -9,7 +9,7 @@ class IrrcParams(Params):
     """Parameters of `refpix_irrc`."""
 
     zero_bad: bool = True
-    """Count a pixel with BAD_REF_PIXEL as 0; its signal is lost."""
+    """Count a reference pixel with BAD_REF_PIXEL as 0; its signal is lost."""
     remove_offset: bool = True
     """Take each pixel's mean over the resultants out before the correction, and add it back."""
     remove_trends: bool = True
@@ -19,6 +19,8 @@ class IrrcParams(Params):
     around."""
     fft_interpolate: bool = True
     """Smooth what was filled in, three times."""
+    zero_active: bool = False
+    """With `zero_bad`, count an active pixel with that flag as 0 too, as romancal 1.1 does."""
     skip_zeros: bool = False
     """Take a sample that is equal to its pixel's own mean for a missing one: it is left out of the
     trend and of its subtraction, and filled in in the reference output; romancal 1.1 does this."""
@@ -28,7 +30,7 @@ class IrrcParams(Params):
     replace_amp33: bool = False
     """Give the reference output without its trend as the one to store, as romancal 1.1 does."""
     shift_options: bool = False
-    """Let each of the five options above, from `zero_bad` on, obey the one that follows it, and the
+    """Let each of the first five options, from `zero_bad` on, obey the one that follows it, and the
     last one be true, as romancal 1.1 does; nothing changes while all are true."""
 
     @property

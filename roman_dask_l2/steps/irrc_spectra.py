@@ -3,6 +3,7 @@ left and right border and of the reference output."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,10 @@ from ..core.detector import BORDER, CHANNEL_WIDTH, PADDED_WIDTH, Window
 from ..core.dq import PIXEL
 from ..core.exposure import Exposure
 from ..core.jit import kernel
+from .common import replace_bad
 from .irrc_params import IrrcParams
+
+log = logging.getLogger(__name__)
 
 _BAD = np.uint32(PIXEL["BAD_REF_PIXEL"])
 _GAP = PADDED_WIDTH - CHANNEL_WIDTH
@@ -95,6 +99,7 @@ def spectra(
     if params.replace_amp33:
         found["amp33"] = np.empty_like(amp33)
     last = n_channels - 1
+    _warn_of_gaps(rows_bad, left_bad, right_bad)
     for j in range(n_res):
         output = _output(amp33[j], reference_amp33, exposure) - offset
         if params.remove_trends:
@@ -125,6 +130,15 @@ def spectra(
             back = series[:, :CHANNEL_WIDTH] + offset
             found["amp33"][j] = np.minimum(np.abs(back), 65535).astype(np.uint16)
     return found
+
+
+def _warn_of_gaps(rows: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
+    """Say where no reference pixel can be used (bool, True where one cannot)."""
+    empty = 1 + np.flatnonzero(rows.reshape(len(rows), -1, CHANNEL_WIDTH).all(axis=(0, 2)))
+    gaps = [f"in the rows of channel {', '.join(map(str, empty))}"] if empty.size else []
+    gaps += [f"on the {side} side" for side, bad in (("left", left), ("right", right)) if bad.all()]
+    if gaps:
+        log.warning("no usable reference pixel %s: that noise stays", " and ".join(gaps))
 
 
 def _times(rows: np.ndarray, columns: np.ndarray, n: int) -> np.ndarray:
@@ -172,7 +186,7 @@ def _output(amp33: np.ndarray, reference: np.ndarray | None, exposure: Exposure)
     """One resultant of the reference output, float32 (N, 128), DN."""
     values = amp33.astype(np.float32)
     if reference is not None:
-        values += reference.astype(np.float32)
+        values += replace_bad(reference.astype(np.float32), 0.0)[0]
     values -= np.float32(exposure.encoding_offset)
     return values
 
@@ -219,11 +233,14 @@ def _filled(output: np.ndarray, params: IrrcParams) -> np.ndarray:
         _fill(padded.ravel(), missing.ravel(), weights)
     if params.fft_interpolate:
         # The low-pass (1 + cos(2 pi k / L)) / 2 is the mean with weights 1, 2, 1 around a circle.
+        # Only gaps are replaced: they, the sample before each, and the one after.
+        series = np.empty((n, _GAP + 2))
+        series[:, 0] = padded[:, CHANNEL_WIDTH - 1]
+        series[:, -1] = np.roll(padded[:, 0], -1)
+        gaps = padded[:, CHANNEL_WIDTH:]
         for _ in range(3):
-            series = padded.ravel().astype(np.float64)
-            smooth = (np.roll(series, 1) + 2 * series + np.roll(series, -1)) / 4
-            gaps = smooth.reshape(padded.shape)[:, CHANNEL_WIDTH:]
-            padded[:, CHANNEL_WIDTH:] = gaps.astype(np.float32)
+            series[:, 1:-1] = gaps
+            gaps[:] = (series[:, :-2] + 2 * series[:, 1:-1] + series[:, 2:]) / 4
     return padded
 
 

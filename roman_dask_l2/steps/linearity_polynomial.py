@@ -20,10 +20,10 @@ from .polynomial_rows import (
     light,
     load,
     mean_of_reads,
-    new_segment,
     no_inverse,
     use_identity,
 )
+from .polynomial_segment import WIDTH, new_segment
 
 _NO_LIN = np.uint32(PIXEL["NO_LIN_CORR"])
 _DNU = np.uint8(GROUP["DO_NOT_USE"])
@@ -88,13 +88,13 @@ def _linearise(
                 s.bad[0, i] = marked[0][i]
                 s.bad[1, i] = per_read & marked[1][i]
             top = load(coeffs, y, x0, m, limits, s.bad, 0, s.single)
-            for k in range(len(s.p)):
-                _widen(s.single, s.p, k, m)
+            for k in range(len(s.p) // WIDTH):
+                _widen(s.single, s.p, np.uint64(k * WIDTH), m)
             tops = (top, load(inverse, y, x0, m, limits, s.bad, 1, s.q) if per_read else 1)
             finite = _segment(s, ramp, groupdq, y, x0, m, reads, inl, channel, options, tops)
             if not finite:
                 # 0 times infinity: whether orders are left out must not depend on the neighbours.
-                tops = (len(s.p) - 1, len(s.q) - 1)
+                tops = (len(s.p) // WIDTH - 1, len(s.q) // WIDTH - 1)
                 _segment(s, ramp, groupdq, y, x0, m, reads, inl, channel, options, tops)
             if saturated:
                 _saturated(s, ramp, groupdq, y, x0, m, inl, channel, tops)
@@ -152,21 +152,22 @@ def _saturated(s, ramp, groupdq, y, x0, m, inl, channel, tops):
         if not any_saturated(groupdq[j, y, x0 : x0 + m], m)[0]:
             continue
         for i in range(m):
-            s.reads[0, i] = ramp[j, y, x0 + i]
+            s.reads[i] = ramp[j, y, x0 + i]
         if len(values):
-            add_correction(s.reads, 0, tables, channel, values, unit, m)
+            buffers = s.place, s.part, s.below, s.above
+            add_correction(s.reads, 0, tables, channel, values, unit, buffers, m)
         horner(s.p, tops[0], s.reads, 0, s.z, 0, m)
         for i in range(m):
-            raw, value = ramp[j, y, x0 + i], np.float32(s.z[0, i])
+            raw, value = ramp[j, y, x0 + i], np.float32(s.z[i])
             plausible = (value >= raw / _TWO) & (value <= raw * _TWO)
             if groupdq[j, y, x0 + i] & _SATURATED and plausible:
                 s.result[j, i] = value
 
 
 @kernel
-def _widen(single, double, k, m):
-    for i in range(m):
-        double[k, i] = single[k, i]
+def _widen(single, double, begin, m):
+    for i in range(np.uint64(m)):
+        double[begin + i] = single[begin + i]
 
 
 @kernel

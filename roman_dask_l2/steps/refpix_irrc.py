@@ -19,6 +19,7 @@ from ..core.jit import kernel
 from ..core.step import Reduction, Spill, Step, Tile
 from ..errors import InputError
 from ..system.foreign import load
+from .common import LARGEST
 from .irrc_params import IrrcParams
 from .irrc_spectra import border_pixels, border_strips, spectra, spectra_bytes
 
@@ -72,7 +73,7 @@ def correction(
     Raises
     ------
     InputError
-        If a coefficient is not finite: all pixels of the channel would be lost.
+        If a coefficient is not finite or absurdly large: all pixels of the channel would be lost.
     """
     channel = window.x0 // CHANNEL_WIDTH
     n = window.y1
@@ -80,14 +81,15 @@ def correction(
     left, right, output = (measured[name][plane] for name in ("left", "right", "output"))
     total = np.empty(gamma.shape[1], np.complex128)
     scale = float(samples + 2 * params.two_samples_more)
-    if not _weighted_sum(gamma[0], zeta[0], alpha[0], left, right, output, scale, total):
+    finite = _weighted_sum(gamma[0], zeta[0], alpha[0], left, right, output, scale, total)
+    series = _irfft(total, samples) if finite else None
+    if series is None or not max(series.max(), -series.min()) < LARGEST:
         given = {"gamma": gamma, "zeta": zeta, "alpha": alpha}
-        names = [name for name, values in given.items() if not np.isfinite(values).all()]
+        names = [name for name, values in given.items() if not (np.abs(values) < LARGEST).all()]
         raise InputError(
             f"CALDIR.refpix: {', '.join(names or given)} has values that are not finite, or too "
             f"large, in channel {channel + 1}"
         )
-    series = _irfft(total, samples)
     rows = series.reshape(n, PADDED_WIDTH)[:, :CHANNEL_WIDTH].astype(np.float32)
     return rows[:, ::-1] if channel % 2 else rows
 
@@ -202,7 +204,7 @@ def subtract_irrc(
     ramp : ndarray (R, y, x) of float32
         Raw signal, DN.
     pixeldq : ndarray (y, x) of uint32
-        A pixel with BAD_REF_PIXEL counts as 0.
+        A reference pixel with BAD_REF_PIXEL counts as 0; with `zero_active` any pixel.
     correction : ndarray (R, y, x) of float32
         DN, see `correction`.
 
@@ -211,6 +213,9 @@ def subtract_irrc(
     ndarray (R, y, x) of float32
     """
     out, params = np.empty_like(ramp), params.in_force
+    if not params.zero_active and (pixeldq[tile.active] & _BAD).any():
+        pixeldq = pixeldq.copy()
+        pixeldq[tile.active] &= ~_BAD
     _correct(
         ramp,
         pixeldq,

@@ -10,8 +10,9 @@ from pydantic import Field
 from ..core.dq import GROUP, PIXEL
 from ..core.exposure import Exposure
 from ..core.jit import kernel
-from ..core.step import Params, Step
+from ..core.step import Params, Step, Tile
 from ..system.foreign import load
+from .common import replace_bad
 
 # stcal reports its counts per call, here per tile: too many lines.
 logging.getLogger("stcal").setLevel(logging.WARNING)
@@ -35,6 +36,9 @@ class SaturationParams(Params):
     """Pixels around a saturated one that are flagged as well."""
     first: int = Field(default=1, ge=0, le=1)
     """First resultant that is looked at (romancal: 0, as it fits resultant 0 too)."""
+    check_references: bool = True
+    """Take a threshold of an active pixel that is not above zero, infinite or absurdly large for a
+    missing one, as NaN is, and set NO_SAT_CHECK (stcal compares with any number)."""
 
 
 def halo(params: SaturationParams) -> int:
@@ -68,6 +72,7 @@ def flag_saturation(
     threshold: np.ndarray,
     threshold_dq: np.ndarray,
     *,
+    tile: Tile,
     exposure: Exposure,
     params: SaturationParams,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +85,7 @@ def flag_saturation(
     groupdq : ndarray (R, y, x) of uint8
     pixeldq : ndarray (y, x) of uint32
     threshold : ndarray (y, x) of float32
-        Saturation threshold, DN; NaN where there is none.
+        Saturation threshold, DN; NaN where there is none, and see `check_references`.
     threshold_dq : ndarray (y, x) of uint32
 
     Returns
@@ -91,6 +96,12 @@ def flag_saturation(
         `first` on.
     """
     out, pixeldq, saturated = groupdq.copy(), pixeldq.copy(), _SATURATED
+    if params.check_references:
+        active = threshold[tile.active]
+        usable, bad = replace_bad(active, np.nan, positive=True)
+        if bad is not None:
+            threshold = threshold.copy()
+            threshold[tile.active] = usable
     trigger = np.empty(threshold.shape, np.bool_)
     first = params.first
     _find_triggers(ramp, groupdq, threshold, threshold_dq, pixeldq, first, trigger)

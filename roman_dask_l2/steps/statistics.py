@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,8 @@ from ..core.dq import PIXEL
 from ..core.exposure import Exposure
 from ..core.median import median
 from ..core.step import Params, Reduction, Step, Tile
+
+log = logging.getLogger(__name__)
 
 TO_SIGMA = 1.4826
 """Standard deviation of a Gaussian over its median absolute deviation."""
@@ -59,6 +62,8 @@ def summarise(partials: Sequence[np.ndarray], *, exposure: Exposure) -> Mapping[
         nobody measures: -1.
     """
     values = np.concatenate(partials)
+    if not len(values):
+        log.warning("no pixel of the image can be used: all are DO_NOT_USE or have no rate")
     middle = scatter = None
     if len(values):
         middle = median(values)

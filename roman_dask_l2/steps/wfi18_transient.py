@@ -42,8 +42,9 @@ def bands(exposure: Exposure, params: TransientParams) -> list[Window]:
     return [Window(y, min(y + BAND, n - BORDER), 0, n) for y in range(BORDER, n - BORDER, BAND)]
 
 
-Residuals = tuple[np.ndarray, np.ndarray]
-"""Resultant 0 minus its extrapolation, and ``S_4 - S_3``: float64 and float32 (rows, active)."""
+Residuals = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Resultant 0 minus its extrapolation, ``S_4 - S_3`` and its median in each row: float64 and
+float32 (rows, active), float32 (rows,)."""
 Band = tuple[np.ndarray, np.ndarray | Residuals]
 """What is measured on a band of rows, see `row_residuals`."""
 
@@ -81,21 +82,26 @@ def row_residuals(
     expected = s[1] - (s[2] - s[1]) * (t[1] - t[0]) / (t[2] - t[1])
     step = s[4] - s[3]
     if params.swap_medians:
-        return times, (s[0] - expected, step.astype(np.float32))
+        narrow = step.astype(np.float32)
+        return times, (s[0] - expected, narrow, np.median(narrow, axis=1))
     bright = step > np.median(step, axis=1, keepdims=True)
     return times, _clipped_means(s[0] - expected, bright)
 
 
 def _clipped_means(values: np.ndarray, bright: np.ndarray) -> np.ndarray:
-    sigma_clipped_stats = load("astropy.stats").sigma_clipped_stats
-    mean, _, _ = sigma_clipped_stats(values, mask=bright, sigma=3.0, axis=1)
-    return np.asarray(mean)
+    """The mean that ``sigma_clipped_stats`` of astropy gives, without its median and scatter."""
+    clip = load("astropy.stats").SigmaClip(sigma=3.0)
+    dark = np.ma.MaskedArray(values, bright | ~np.isfinite(values))
+    kept = clip(dark, axis=1, masked=False)
+    counted = np.isfinite(kept)
+    with np.errstate(invalid="ignore"):  # nothing is left of a row: NaN
+        return np.asarray(np.where(counted, kept, 0.0).sum(axis=1) / counted.sum(axis=1))
 
 
 def _swapped_means(partials: Sequence[Residuals]) -> np.ndarray:
     """Row means where column x is compared with the median of row x."""
-    medians = np.concatenate([np.median(step, axis=1) for _, step in partials])
-    return np.concatenate([_clipped_means(values, step > medians) for values, step in partials])
+    medians = np.concatenate([of_rows for _, _, of_rows in partials])
+    return np.concatenate([_clipped_means(values, step > medians) for values, step, _ in partials])
 
 
 def held(exposure: Exposure, params: TransientParams) -> float:

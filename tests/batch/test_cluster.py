@@ -182,6 +182,11 @@ def test_an_exposure_that_kills_its_workers(campaign, undisturbed, tools):
     campaign.check(undisturbed)
 
 
+def statuses_of(out: str) -> dict[str, str]:
+    """Exposures of a batch's last table."""
+    return {line.split()[0]: line.split()[1] for line in out.splitlines()[1:-1]}
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_the_client_is_interrupted(campaign, undisturbed, number):
@@ -195,12 +200,13 @@ def test_the_client_is_interrupted(campaign, undisturbed, number):
             process.send_signal(number)
         out, error = process.communicate(timeout=120)
     assert process.returncode == 1, error
-    assert "interrupted" in out
-    assert "interrupted; no unfinished file is left behind" in error
+    assert error.splitlines()[-1].endswith("error: interrupted; no unfinished file is left behind")
+    assert "distributed" not in error
+    assert "interrupted" in (said := statuses_of(out)).values()
+    assert said == {name: states[-1] for name, states in campaign.statuses().items()}
     assert nothing_stray(campaign, limit=0.5)
     assert psutil.wait_procs(children, timeout=30)[1] == []
     assert campaign.at_work() == []
-    assert "interrupted" in {states[-1] for states in campaign.statuses().values()}
     assert campaign.run().returncode == 0
     campaign.check(undisturbed)
 
@@ -332,6 +338,29 @@ def test_what_cannot_be_cleaned_up_is_named(campaign, capsys, monkeypatch):
     assert "interrupted; no unfinished file is left behind" in capsys.readouterr().err
 
 
+def test_what_is_done_by_the_time_of_the_last_word_is_called_done(campaign, capsys, monkeypatch):
+    """A worker may come to the end of its exposure after the client has been interrupted."""
+    from roman_dask_l2.batch import run
+    from roman_dask_l2.batch.work import new_line, write_line
+    from roman_dask_l2.cli.app import main
+
+    def interrupted(outcome, *args, **how):
+        first, second = outcome.plan.todo[:2]
+        outcome.in_flight = {item.identity: item for item in (first, second)}
+        line = new_line(first.work, "done") | {"seconds": 2.0, "cpu_seconds": 1, "peak_memory": 1e9}
+        write_line(campaign.manifest, line)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "execute", interrupted)
+    assert main(["batch", str(campaign.file), "--quiet"]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in out[1:3]] == [
+        [FIRST, "done"],
+        [out[2].split()[0], "interrupted"],
+    ]
+    assert out[-1].startswith("1 done, 0 finished before, 0 failed, 1 interrupted, 2 left")
+
+
 @pytest.mark.faults
 def test_workers_of_others_go_on_when_the_client_is_interrupted(campaign, undisturbed, outside):
     """One that stands still in the middle of an exposure: it is named, and waited for no longer
@@ -366,7 +395,11 @@ def test_the_scheduler_is_killed(campaign, undisturbed, outside):
     assert "the Dask scheduler is gone" in error
     assert "Futures: [" not in error  # as many as exposures were at work
     assert "Traceback" not in error, error
-    assert "interrupted" in out
+    # Its workers end by themselves, and may come to the end of an exposure before that.
+    said = statuses_of(out)
+    done = {name for name, states in campaign.statuses().items() if states == ["done"]}
+    assert set(said.values()) <= {"done", "interrupted"}
+    assert {name for name, is_ in said.items() if is_ == "done"} <= done
     for worker in processes[1:]:
         worker.kill()
         worker.wait()

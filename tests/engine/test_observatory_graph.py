@@ -18,7 +18,7 @@ from roman_dask_l2.steps.registry import find_step
 RECIPE: dict[str, dict] = {
     "photom": {},
     "dq_init": {"guide_window_growth": 0},
-    "saturation": {"first": 0, "grow": 0, "backup": 0},
+    "saturation": {"first": 0, "grow": 0, "backup": 0, "check_references": False},
     "saturated_pixels": {},
     "dark_decay": {"border": True, "double": True},
     "wfi18_transient": {"correct": True, "swap_medians": True},

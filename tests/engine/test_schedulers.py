@@ -542,6 +542,33 @@ def test_without_slurm(monkeypatch, tmp_path):
         pass
 
 
+def test_jobs_of_an_interrupted_run_are_cancelled_at_once(monkeypatch, tmp_path):
+    """All by one command that outlives the program: SLURM may take longer than it may."""
+    said = tmp_path / "said.txt"
+    scripts = {
+        "sbatch": f'echo $$ >> {tmp_path}/jobs; echo "Submitted batch job $$"',
+        "scancel": f'echo "$@" >> {said}',
+    }
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clusters, "_wait_for_workers", interrupted)
+    with pytest.raises(KeyboardInterrupt), running("slurm", workers=2):
+        pass
+    jobs = set((tmp_path / "jobs").read_text().split())
+    assert len(jobs) == 2
+    end = time.monotonic() + 60
+    while not (said.exists() and jobs in [set(line.split()) for line in said.open()]):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 # -- the registry --------------------------------------------------------------------------------
 
 

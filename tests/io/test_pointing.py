@@ -173,6 +173,34 @@ def test_bad_metadata(changes, message, written):
     assert message in line
 
 
+def test_all_that_is_wrong_is_told_at_once(written):
+    with pytest.raises(InputError) as caught:
+        pointed_wcs(L1(ra_ref=None, roll_ref="x"), written())
+    assert ["roll_ref" in caught.value.problems[0], "ra_ref" in caught.value.problems[1]] == [1, 1]
+    nothing = dict.fromkeys(("v2_ref", "v3_ref", "roll_ref", "ra_ref", "dec_ref"))
+    with pytest.raises(InputError) as caught:
+        pointed_wcs(L1(**nothing), written())
+    (line,) = caught.value.problems
+    assert "l1.asdf: meta.wcsinfo has no usable v2_ref, v3_ref, roll_ref, dec_ref, ra_ref" in line
+
+
+@pytest.mark.parametrize("dec", [90.0, -90.0, 89.9999, -89.9999])
+@pytest.mark.parametrize("ra", [0.0, 360.0, 359.9999])
+def test_poles(dec, ra, written):
+    """Solid angles and the way back from the sky are as anywhere else. (gwcs itself gives NaN there
+    unless its bounding box is left out, as a pole lies between no right ascensions.)"""
+    usual = pointed_wcs(L1(dec_ref=10.0), written())
+    wcs = pointed_wcs(L1(dec_ref=dec, ra_ref=ra), written())
+    x, y = np.meshgrid(np.linspace(0, SIDE - 1, 5), np.linspace(0, SIDE - 1, 5))
+    np.testing.assert_allclose(wcs.pixel_area(x, y), usual.pixel_area(x, y), rtol=1e-6)
+    sky = wcs.sky(x, y)
+    assert (sky[0] >= 0).all()
+    assert (sky[0] <= 360).all()
+    back = wcs.gwcs(SIDE).invert(*sky, with_bounding_box=False)
+    expected = usual.gwcs(SIDE).invert(*usual.sky(x, y), with_bounding_box=False)
+    np.testing.assert_allclose(back, expected, atol=1e-5)
+
+
 def test_unknown_aberration_is_told(written, caplog):
     with caplog.at_level(logging.WARNING):
         pointed_wcs(L1(scale=-999999), written())

@@ -52,7 +52,9 @@ def test_page(usual, check_page):
     page = check_page(usual / "l2_report.html")
     for text in (
         "is uniform", "hold read noise twice", "layer RaC1: without reset noise",
-        "No sky was subtracted", *(f"Noise layer {label}." for label in LABELS),
+        "No sky was subtracted", "channel by channel and frequency by frequency (refpix_irrc)",
+        "but not the 1/f noise common to all channels",
+        *(f"Noise layer {label}." for label in LABELS),
     ):  # fmt: skip
         assert text in page.text
     assert "inter-pixel capacitance is not corrected" not in page.text
@@ -91,3 +93,22 @@ def test_core_lies_on_its_curve_with_jumps(usual):
         density = one.counts / one.counts.sum() / np.diff(layers.BINS * one.scale)
         middle = slice(40, 80)
         assert abs(density[middle].mean() / due.density[middle].mean() - 1) < 0.03
+
+
+@pytest.mark.slow
+def test_common_noise_is_not_in_the_curve(simulated, tmp_path):
+    """The correction takes it out of the layer, so that its spectrum is nearly white."""
+    pink = {"C_PINK": 8.0, "U_PINK": 0.0, "RU_PINK": 0.1, "amp33": 1.0}
+    plain = {"side": 512, "seed": 4, "conditions": "plain", "noise": pink}
+    simulation = simulated(references="observatory", stars=0, cosmic_rays=0, **plain)
+    survey = simulated(dark_decay=True, biascorr=False, **plain)
+    path = elsewhere(simulation, tmp_path, ["R"])
+    raw = yaml.safe_load(path.read_text())
+    raw["CALDIR"].pop("readnoise")
+    raw["CALDIR"] |= {key: str(survey.caldir[key]) for key in ("dark", "read")}
+    path.write_text(yaml.safe_dump(raw))
+    assert main([str(path), "--quiet"]) == 0
+    ((one, due),) = looked(tmp_path)
+    _, power = one.spectrum()
+    # The noise of the reference output, and jumps that noise was taken for, add to it.
+    assert 0.9 < np.mean(power[:8] / due.spectra["expected"][:8]) < 1.3

@@ -172,6 +172,20 @@ def test_tables(readings, made, exposure, run_step):
     compare(run_step(step, exposure, window, arrays), expected, window)
 
 
+@pytest.mark.parametrize("tables", [True, False], ids=["tables", "no tables"])
+@pytest.mark.parametrize("orders", [(10, 10), (10, 4), (5, 10)], ids=str)
+def test_order_ten(orders, tables, made, exposure, run_step):
+    """The usual order has loops of its own, for the polynomial and for its inverse."""
+    rng, arrays, window = np.random.default_rng(7), dict(made), Window(20, 50, 100, 256)
+    for name, order in zip(("coeffs", "inverse"), orders, strict=True):
+        arrays[name] = polynomials(rng, exposure.side, order + 1)
+        spoil(rng, arrays[name])
+    if not tables:
+        del arrays["inl_table"], arrays["inl_value"]
+    expected = restated(arrays, exposure.read_pattern, PolynomialParams())
+    compare(run_step(step, exposure, window, arrays), expected, window)
+
+
 def one_pixel(ramp, coeffs, inverse=(0, 1), saturated=(), pattern=None, **options):
     """A pixel alone: linear signal, flags of resultants, flags."""
     ramp = np.array(ramp, np.float32).reshape(-1, 1, 1)

@@ -25,7 +25,9 @@ from roman_dask_l2.steps.irrc_params import IrrcParams
 BAD = PIXEL["BAD_REF_PIXEL"]
 RESULTANTS = 4
 OFFSET = 700.0
-COMPATIBLE = IrrcParams(skip_zeros=True, two_samples_more=True, replace_amp33=True)
+COMPATIBLE = IrrcParams(
+    zero_active=True, skip_zeros=True, two_samples_more=True, replace_amp33=True
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,6 +96,7 @@ def plain(inputs, params):
     count, length = n // 128, n * 140
     read = {name: source.read() for name, source in inputs.sources.items()}
     bad = (read["mask.dq"] & BAD) != 0
+    bad[4:-4, 4:-4] &= params.zero_active
     data = np.where(bad, 0, read["l1.data"]).astype(np.float32)
     amp33 = read["l1.amp33"].astype(np.float32) + read["l1.reference_amp33"] - np.float32(OFFSET)
     # Channels in the order of reading, the reference output last.
@@ -209,6 +212,7 @@ def test_each_option_changes_the_ramp(inputs):
         "remove_trends": False,
         "cosine_interpolate": False,
         "fft_interpolate": False,
+        "zero_active": True,
         "skip_zeros": True,
         "two_samples_more": True,
     }
@@ -263,11 +267,14 @@ def test_spectra_are_not_handed_to_tiles(inputs):
 
 def test_bad_pixels_are_lost_and_seen_by_none(inputs):
     """The value of a bad pixel is nowhere in the result."""
-    expected, _ = whole(inputs, IrrcParams())
-    data, flags = (inputs.sources[name].read() for name in ("l1.data", "mask.dq"))
-    data[:, flags & BAD != 0] = 65000
-    changed = dataclasses.replace(inputs, sources={**inputs.sources, "l1.data": Array(data)})
-    np.testing.assert_array_equal(whole(changed, IrrcParams())[0], expected)
+    for params in (IrrcParams(zero_active=True), IrrcParams()):
+        expected, _ = whole(inputs, params)
+        data, flags = (inputs.sources[name].read() for name in ("l1.data", "mask.dq"))
+        lost = flags & BAD != 0
+        lost[4:-4, 4:-4] &= params.zero_active
+        data[:, lost] = 65000
+        changed = dataclasses.replace(inputs, sources={**inputs.sources, "l1.data": Array(data)})
+        np.testing.assert_array_equal(whole(changed, params)[0], expected)
 
 
 def test_a_frame_that_is_its_own_trend_becomes_constant():

@@ -139,6 +139,28 @@ def test_no_threshold(value, quiet, exposure, run_step, window):
     np.testing.assert_array_equal(result["pixeldq"], expected[window.slices])
 
 
+@pytest.mark.parametrize("value", [0.0, -5.0, np.inf, -np.inf, 1e38])
+def test_threshold_that_is_none(value, quiet, exposure, run_step, window):
+    """As if it were missing; without the check as stcal takes it, and on the border too."""
+    quiet["ramp"][3:, 60, 50] = 65535
+    for place in ((60, 50), (2, 90)):
+        quiet["threshold"][place] = value
+    result = run_step(step, exposure, window, quiet)
+    saturated, no_check = (
+        np.argwhere(result[name] & flag) for name, flag in (("groupdq", SAT), ("pixeldq", NO_CHECK))
+    )
+    inside = window.y0 <= 60 < window.y1 and window.x0 <= 50 < window.x1
+    assert len(no_check) == inside
+    assert {tuple(at[1:] + (window.y0, window.x0)) for at in saturated} <= {
+        (y, x) for y in range(4) for x in range(89, 92)
+    }
+    unchecked = SaturationParams(check_references=False)
+    groupdq, pixeldq = expected_flags(exposure, quiet)
+    result = run_step(step, exposure, window, quiet, unchecked)
+    np.testing.assert_array_equal(result["groupdq"], groupdq[(..., *window.slices)])
+    np.testing.assert_array_equal(result["pixeldq"], pixeldq[window.slices])
+
+
 def test_quiet_tiles_need_no_call(quiet, exposure, run_step, window, monkeypatch):
     """The shortcut says what stcal says."""
     monkeypatch.setattr(saturation, "_call_stcal", lambda *args: pytest.fail("called stcal"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from roman_dask_l2.core.pixel_times import pixel_times
 from roman_dask_l2.core.step import Tile
 from roman_dask_l2.steps.wfi18_transient import (
     TransientParams,
+    _clipped_means,
     _swapped_means,
     bands,
     fit_transient,
@@ -185,3 +187,22 @@ def test_swapped_medians(ramp, exposure, times):
     parts = sum(a.nbytes for _, part in found for a in part)
     assert parts <= held(exposure, swapped) < 1.2 * parts
     assert held(exposure, CORRECT) == 0
+
+
+def test_clipped_means_are_those_of_astropy():
+    """Bit for bit, also of rows with nothing left or with values that are not finite."""
+    from astropy.stats import sigma_clipped_stats
+
+    rng = np.random.default_rng(5)
+    values = rng.normal(0, 10, (9, 700))
+    values[rng.random(values.shape) < 0.02] = 1000
+    values[1, :300], values[2], values[3, 7] = np.nan, np.nan, np.inf
+    bright = rng.random(values.shape) < 0.5
+    bright[4] = True
+    before = values.copy()
+    found = _clipped_means(values, bright)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected, _, _ = sigma_clipped_stats(values, mask=bright, sigma=3.0, axis=1)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(values, before)

@@ -26,6 +26,14 @@ NEWER = (3, 12)
 """The Python that PyIMCOM needs, or a later one."""
 INSTALLING, READING = 1200.0, 300.0
 """Seconds to wait for an installation of PyIMCOM, and for its reader."""
+CATALOGUE = "romancal_catalogue.py"
+CATALOGUE_SUMS = ("aper08_flux", "aper08_flux_err")
+APERTURE = 0.8 / 0.11
+"""Radius (pixels) of the aperture of 0.8 arcsec."""
+NANOJANSKY = 1e15
+"""nJy in a MJy."""
+SYSTEMATIC = 0.005
+"""Of the light: what sources around and edges of pixels leave open."""
 LABELS = ["RS2", "PbS2"]
 OBS, SCA, FILTER = 1, 2, "H158"
 NAME = f"sim_L2_{FILTER}_{OBS}_{SCA}"
@@ -78,7 +86,7 @@ def check_ecosystem(folder: Path) -> tuple[int, list[str]]:
     image = calibrated(folder / "ecosystem", python)
     checks = {**romancal_checks(image, python), **layer_checks(image)}
     other = observatory_image(folder / "observatory-small", python)
-    for name, passed in romancal_checks(other, python).items():
+    for name, passed in (romancal_checks(other, python) | catalogue_checks(other, python)).items():
         checks[f"recipe observatory: {name}"] = passed
     checks |= version_checks(folder / "versions", python)
     checks |= pyimcom_checks(folder / "pyimcom", image)
@@ -127,6 +135,60 @@ def romancal_checks(image: Path, python: Path) -> dict[str, bool]:
             and abs(found["resample"]["ratio"] - 1) < 0.01
         ),
     }
+
+
+def catalogue_checks(image: Path, python: Path) -> dict[str, bool]:
+    """The mission's source catalogue, beside the stars that were simulated."""
+    names = [
+        "romancal's SourceCatalogStep finds the stars, where they are on the sky",
+        "romancal's SourceCatalogStep measures as much light as there is",
+    ]
+    out, program = image.with_name("catalogue.npz"), Path(__file__).with_name(CATALOGUE)
+    out.unlink(missing_ok=True)
+    command = [python, "-W", "ignore", program, image, out]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=image.parent)
+    if done.returncode:
+        say((done.stdout + done.stderr)[-2000:])
+        return dict.fromkeys(names, False)
+    with asdf.open(image) as file, asdf.open(image.with_name("truth.asdf")) as simulated:
+        meta, truth = file["roman"]["meta"], np.array(simulated["truth"]["rate"], float)
+        factor = meta["photometry"]["conversion_megajanskys"] * meta["photometry"]["pixel_area"]
+        found = dict(np.load(out))
+        x, y = found["x_centroid"], found["y_centroid"]
+        ra, dec = meta["wcs"](x, y)
+    off = np.hypot(
+        (found["ra_centroid"] - ra) * np.cos(np.radians(dec)), found["dec_centroid"] - dec
+    )
+    # MJy / sr to nJy; what has a bad pixel has a warning or no sum.
+    light, error = (found[name] / (factor * NANOJANSKY) for name in CATALOGUE_SUMS)
+    whole = (found["warning_flags"] == 0) & np.isfinite(light)
+    whole &= (np.minimum(x, y) > APERTURE) & (np.maximum(x, y) < len(truth) - 1 - APERTURE)
+    places = [star_in(truth, *place) for place in zip(x[whole], y[whole], strict=True)]
+    total, shift = np.transpose(places)
+    pull = (light[whole] - total) / np.hypot(error[whole], SYSTEMATIC * total)
+    say(
+        f"catalogue: {len(x)} sources, {whole.sum()} of them whole; off by {np.median(shift):.4f} "
+        f"pixels, light {np.median(light[whole] / total):.4f}, scatter {np.std(pull):.2f} sigma"
+    )
+    passed = (
+        whole.sum() >= 15 and off.max() < 1e-4 * 0.11 / 3600 and np.median(shift) < 0.05,
+        abs(np.median(light[whole] / total) - 1) < 0.01 and np.std(pull) < 3,
+    )
+    return dict(zip(names, map(bool, passed), strict=True))
+
+
+def star_in(truth: np.ndarray, x: float, y: float) -> tuple[float, float]:
+    """Light above the sky in the catalogue's largest aperture around a place, and how far from
+    there its brightest part has its centre."""
+    part = (np.arange(5) + 0.5) / 5 - 0.5  # a pixel counts by its share of the aperture
+    rows, columns = np.indices(truth.shape)
+    inside = np.mean(
+        [np.hypot(columns + dx - x, rows + dy - y) < APERTURE for dx in part for dy in part], axis=0
+    )
+    above = truth - np.median(truth)
+    core = above * (np.hypot(columns - x, rows - y) < 3)
+    cx, cy = (float((core * at).sum() / core.sum()) for at in (columns, rows))
+    return float((above * inside).sum()), float(np.hypot(cx - x, cy - y))
 
 
 def layer_checks(image: Path) -> dict[str, bool]:
