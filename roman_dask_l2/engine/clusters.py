@@ -157,12 +157,16 @@ def _of_others(target: str, options: SchedulerOptions) -> Any:
     """What lets this process into a cluster that others have started."""
     from distributed import Security
 
-    if not target.startswith("tls://"):
+    files = (options.tls_ca_file, options.tls_cert, options.tls_key)
+    locked = target.startswith("tls://")
+    if options.insecure and (locked or any(files)):
+        what = target if locked else "--tls-ca-file, --tls-cert, --tls-key"
+        raise InputError(f"{what} and --insecure: expected one of them")
+    if not locked:
         if not options.insecure:
             raise InputError(f"{target}: {OPEN_DOOR}; expected tls://host:port, or --insecure")
         log.warning("--insecure: %s", OPEN_DOOR)
         return Security(require_encryption=False)
-    files = (options.tls_ca_file, options.tls_cert, options.tls_key)
     if any(files):
         authority, certificate, key = (Path(f) for f in files if f is not None)
         security = security_of(authority, certificate, key)
