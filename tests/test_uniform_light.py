@@ -17,8 +17,6 @@ from roman_dask_l2.config.recipe import shipped
 from roman_dask_l2.products.level2 import calibrate
 from roman_dask_l2.simulation.wcs import relative_area
 
-pytestmark = pytest.mark.slow
-
 SIDE, SKY = 256, 100.0
 PROMISED = {
     "l1_to_l2": "solid angle",
@@ -57,6 +55,7 @@ def uniform(tmp_path_factory):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", sorted(PROMISED))
 def test_uniform_light(recipe, uniform, tmp_path):
     """The slope against the solid angle is the promised one within 5 standard deviations (a false

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -79,6 +80,7 @@ def on_cluster(start: ClusterStarter, options: SchedulerOptions) -> Iterator[Cli
         stack.callback(client_log.removeFilter, _no_report)
         # It stays, as what it keeps out is said when futures are collected, which may be later.
         logging.getLogger("asyncio").addFilter(_no_interrupted_waits)
+        over = stack.enter_context(_silence())
         stack.enter_context(warnings.catch_warnings())
         # The dashboard's address is logged anyway.
         warnings.filterwarnings("ignore", r"Port \d+ is already in use")
@@ -91,7 +93,7 @@ def on_cluster(start: ClusterStarter, options: SchedulerOptions) -> Iterator[Cli
         except (OSError, TimeoutError) as error:
             raise ClusterError(f"{target}: no Dask scheduler answers there") from error
         stack.enter_context(client)
-        stack.enter_context(_ended_at_once(cluster))
+        stack.enter_context(_ended_at_once(cluster, over))
         log.info("dashboard: %s", client.dashboard_link)
         # Nannies take variables from here too, and these take precedence.
         with explained(client), _variables(cluster.environment):
@@ -157,12 +159,16 @@ def _of_others(target: str, options: SchedulerOptions) -> Any:
     """What lets this process into a cluster that others have started."""
     from distributed import Security
 
-    if not target.startswith("tls://"):
+    files = (options.tls_ca_file, options.tls_cert, options.tls_key)
+    locked = target.startswith("tls://")
+    if options.insecure and (locked or any(files)):
+        what = target if locked else "--tls-ca-file, --tls-cert, --tls-key"
+        raise InputError(f"{what} and --insecure: expected one of them")
+    if not locked:
         if not options.insecure:
             raise InputError(f"{target}: {OPEN_DOOR}; expected tls://host:port, or --insecure")
         log.warning("--insecure: %s", OPEN_DOOR)
         return Security(require_encryption=False)
-    files = (options.tls_ca_file, options.tls_cert, options.tls_key)
     if any(files):
         authority, certificate, key = (Path(f) for f in files if f is not None)
         security = security_of(authority, certificate, key)
@@ -219,7 +225,7 @@ def _no_interrupted_waits(record: logging.LogRecord) -> bool:
     """Where a run is interrupted, each future that was waited for tells asyncio that it is
     cancelled, and nobody asks for that any more: a traceback for each, of no use."""
     kind = record.exc_info[0] if record.exc_info else None
-    return kind is None or kind.__name__ != "AllExit"
+    return kind is None or kind.__name__ not in ("AllExit", "CommClosedError")
 
 
 def _refill(cluster: Any, wanted: int) -> None:
@@ -231,13 +237,34 @@ def _refill(cluster: Any, wanted: int) -> None:
 
 
 @contextlib.contextmanager
-def _ended_at_once(cluster: Cluster) -> Iterator[None]:
+def _ended_at_once(cluster: Cluster, over: threading.Event) -> Iterator[None]:
     """Where the block is interrupted, its workers do not go on while the cluster closes."""
     try:
         yield
     except KeyboardInterrupt:
+        over.set()
         cluster.kill_workers()
         raise
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[threading.Event]:
+    """What distributed says once the event is set is left out: that it does not reach workers
+    which were ended on purpose, for one."""
+    over = threading.Event()
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not over.is_set()
+
+    places: list[logging.Filterer] = [*logging.getLogger("distributed").handlers]
+    places += [logging.getLogger("asyncio"), logging.getLogger("tornado.application")]
+    for place in places:
+        place.addFilter(wanted)
+    try:
+        yield over
+    finally:
+        for place in places:
+            place.removeFilter(wanted)
 
 
 def _kill_workers(cluster: Any) -> None:

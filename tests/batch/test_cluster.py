@@ -387,7 +387,7 @@ def test_workers_of_others_go_on_when_the_client_is_interrupted(campaign, undist
 def test_the_scheduler_is_killed(campaign, undisturbed, outside):
     """Status 3, with what is done so far; what its workers were at, the next batch cleans up."""
     file, processes = outside
-    with campaign.started("--scheduler-file", str(file), "--insecure", "--wait", "5") as process:
+    with campaign.started("--scheduler-file", str(file), "--insecure", "--wait", "20") as process:
         wait_for(lambda: campaign.parts(campaign.out(1, 1)), process)
         processes[0].kill()
         out, error = process.communicate(timeout=120)
@@ -413,13 +413,13 @@ def test_the_scheduler_is_killed(campaign, undisturbed, outside):
 def test_all_workers_are_killed(campaign, undisturbed, outside):
     """And none comes back: status 3 after the limit, no hang."""
     file, processes = outside
-    with campaign.started("--scheduler-file", str(file), "--insecure", "--wait", "5") as process:
+    with campaign.started("--scheduler-file", str(file), "--insecure", "--wait", "20") as process:
         wait_for(lambda: campaign.parts(campaign.out(1, 1)), process)
         for worker in processes[1:]:
             worker.kill()
         out, error = process.communicate(timeout=120)
     assert process.returncode == 3, error
-    assert "all workers are gone, none came back within 5 s" in error
+    assert "all workers are gone, none came back within 20 s" in error
     assert "Traceback" not in error
     again = campaign.run()
     assert again.returncode == 0, again.stderr

@@ -424,6 +424,19 @@ def test_wrong_options(options, message):
         pass
 
 
+def test_certificates_or_no_lock_but_not_both(tmp_path, caplog):
+    """Also where only the scheduler's file says which of the two it is."""
+    file = tmp_path / "scheduler.json"
+    file.write_text(json.dumps({"address": "tls://127.0.0.1:9"}))
+    both = "and --insecure: expected one of them"
+    with pytest.raises(InputError, match=both), running(scheduler_file=file, insecure=True):
+        pass
+    tls = dict.fromkeys(("tls_ca_file", "tls_cert", "tls_key"), __file__)
+    with pytest.raises(InputError, match=both), running("tcp://127.0.0.1:9", insecure=True, **tls):
+        pass
+    assert "can run code as you" not in caplog.text
+
+
 @pytest.mark.parametrize("text", ["", "[1", "{}", '{"address": 1'])
 def test_wrong_scheduler_file(tmp_path, text):
     file = tmp_path / "scheduler.json"
@@ -540,6 +553,17 @@ def test_without_slurm(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="no sbatch on this machine"), running("slurm"):
         pass
+
+
+def test_silence_after_an_interruption():
+    """From the interruption to the end of the block, no longer."""
+    log = logging.getLogger("asyncio")
+    record = log.makeRecord(log.name, logging.ERROR, "", 0, "never retrieved", (), None)
+    with clusters._silence() as over:
+        assert log.filter(record)
+        over.set()
+        assert not log.filter(record)
+    assert log.filter(record)
 
 
 def test_jobs_of_an_interrupted_run_are_cancelled_at_once(monkeypatch, tmp_path):

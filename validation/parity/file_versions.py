@@ -51,8 +51,8 @@ def version_checks(folder: Path, older: Path) -> dict[str, bool]:
     old = _opened(older, made[older])["version"]
     new = _opened(newer, made[newer])["version"]
     if old.split(".")[:2] == new.split(".")[:2]:
-        say(f"not run: versions of files; both environments have roman_datamodels {old}")
-        return {}
+        say(f"both environments have roman_datamodels {old}, two versions are needed")
+        return {"two versions of roman_datamodels": False}
     forward = _opened(newer, made[older])
     back = _opened(older, made[newer])
     taken = _calibrated(newer, made[older]["l1"].with_name("other.yaml"))
