@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -412,9 +413,14 @@ def _check_signature(
         )
 
 
+@lru_cache(maxsize=1024)
+def _parameters(func: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(func).parameters)
+
+
 def accepted(func: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of `context` that `func` takes by name."""
-    parameters = inspect.signature(func).parameters
+    parameters = _parameters(func)
     return {k: v for k, v in context.items() if k in parameters}
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..core.bits import pack
 from ..core.detector import Window
 from ..core.dq import GROUP
-from ..core.jit import kernel
 from .blocks import Block
 
 ROWS = 256
@@ -38,11 +38,8 @@ class JumpBits:
 
     def put(self, values: np.ndarray, window: Window) -> None:
         """Write the jumps of `values`, flags of resultants on `window` of the full frame."""
-        if self.packed:
-            found = values[: self.bits.planes]
-        else:
-            found = np.zeros((self.bits.planes or 0, *values.shape[1:]), np.uint8)
-            _pack(values, GROUP["JUMP_DET"], found)
+        planes, flag = self.bits.planes, GROUP["JUMP_DET"]
+        found = values[:planes] if self.packed else pack(values, flag)
         if found.any():
             self.bits.put(found, window)
 
@@ -70,13 +67,3 @@ class JumpBits:
                     rows[:, 0], rows[:, 1], rows[:, 2] = j, y[here] + (band.y0 - area.y0), x[here]
                     found[j].append(rows)
         return np.concatenate([np.zeros((0, 3), np.int16), *itertools.chain(*found)])
-
-
-@kernel
-def _pack(flags: np.ndarray, bit: int, out: np.ndarray) -> None:
-    for j in range(flags.shape[0]):
-        mark = np.uint8(1 << (j & 7))
-        for y in range(flags.shape[1]):
-            for x in range(flags.shape[2]):
-                if flags[j, y, x] & bit:
-                    out[j >> 3, y, x] |= mark

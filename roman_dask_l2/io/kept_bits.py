@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..core.bits import pack
 from ..core.detector import Window
-from ..steps.ramp_subsets import pack
 from .blocks import Block
 
 ROWS = 256
@@ -71,9 +71,7 @@ class KeptBits:
         values = values[: self.kept.count]
         if not (np.bitwise_or.reduce(values[start:], axis=0) & flags).any():
             return
-        values = values.copy()
-        values[:start] = 0
-        self.bits.put(pack(values, flags), window)
+        self.bits.put(pack(values, flags, start), window)
 
     def read(self, window: Window | None = None) -> np.ndarray:
         """The bits on a window of the full frame."""

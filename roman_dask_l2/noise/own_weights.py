@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..core.bits import unpack
 from ..core.exposure import Exposure
 from ..steps.ramp_params import RampFitParams
-from ..steps.ramp_subsets import subset_weights, unpack
+from ..steps.ramp_subsets import subset_weights
 
 
 def own_weights(

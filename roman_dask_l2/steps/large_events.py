@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field
 from scipy import ndimage
 
+from ..core import bits
 from ..core.detector import BAND, Window
 from ..core.dq import GROUP, PIXEL
 from ..core.exposure import Exposure
@@ -72,20 +73,14 @@ def pack_flags(groupdq: np.ndarray) -> np.ndarray:
         Bit j % 8 of plane j // 8 stands for JUMP_DET in resultant j; then the same for SATURATED
         and for DO_NOT_USE.
     """
-    return np.concatenate([pack(groupdq, GROUP[name]) for name in PACKED])
-
-
-def pack(groupdq: np.ndarray, flag: int) -> np.ndarray:
-    """The bits (ceil(R / 8), y, x) of one flag of `groupdq` (R, y, x)."""
-    return np.packbits(groupdq & np.uint8(flag) != 0, axis=0, bitorder="little")
+    return np.concatenate([bits.pack(groupdq, GROUP[name]) for name in PACKED])
 
 
 def unpack(events: np.ndarray, n_resultants: int) -> np.ndarray:
     """The flags (R, ...) of uint8 that `pack_flags` has packed."""
     found = np.zeros((n_resultants, *events.shape[1:]), np.uint8)
-    for name, bits in zip(PACKED, np.split(events, len(PACKED)), strict=True):
-        one = np.unpackbits(bits, axis=0, count=n_resultants, bitorder="little")
-        found |= one * np.uint8(GROUP[name])
+    for name, packed in zip(PACKED, np.split(events, len(PACKED)), strict=True):
+        found |= bits.unpack(packed, n_resultants) * np.uint8(GROUP[name])
     return found
 
 

@@ -328,28 +328,6 @@ def subset_weights(
     return weights
 
 
-def pack(groupdq: np.ndarray, flags: np.uint8 = EXCLUDING) -> np.ndarray:
-    """Pack into bits which resultants are excluded.
-
-    Parameters
-    ----------
-    groupdq : ndarray (R, y, x) of uint8
-    flags : numpy.uint8
-        A resultant with any of these is.
-
-    Returns
-    -------
-    ndarray (ceil(R / 8), y, x) of uint8
-        Bit j % 8 of plane j // 8 stands for resultant j.
-    """
-    return np.packbits(groupdq & flags != 0, axis=0, bitorder="little")
-
-
-def unpack(bits: np.ndarray, n_resultants: int) -> np.ndarray:
-    """The inverse of `pack`: (R, ...) of bool."""
-    return np.unpackbits(bits, axis=0, count=n_resultants, bitorder="little").astype(bool)
-
-
 def any_excluded(groupdq: np.ndarray) -> bool:
     """Whether any resultant (R, y, x) of uint8 flags is excluded."""
     return bool((np.bitwise_or.reduce(groupdq, axis=0) & EXCLUDING).any())

@@ -52,6 +52,14 @@ def cells(exposure: Exposure, params: SkyParams) -> list[Window]:
     return [Window(*ys, *xs) for ys in edges for xs in edges]
 
 
+def cell_rows(exposure: Exposure, params: SkyParams) -> list[Window]:
+    """Windows of the rows of cells, over all active columns: what is read lies in one piece."""
+    if params.order is None:
+        return []
+    side = exposure.side
+    return [Window(a + BORDER, b + BORDER, BORDER, side - BORDER) for a, b in cell_edges(side)]
+
+
 @kernel
 def _usable(rate, dq, values):
     """Copy the values that are finite and not DO_NOT_USE; returns how many there are."""
@@ -101,22 +109,32 @@ def measure_cell(rate: np.ndarray, dq: np.ndarray, *, params: SkyParams) -> tupl
     return cell_median(rate, None if params.every_pixel else dq)
 
 
+def measure_row(
+    rate: np.ndarray, dq: np.ndarray, *, exposure: Exposure, params: SkyParams
+) -> list[tuple[float, int]]:
+    """`measure_cell` for all cells of a row, on one of the `cell_rows`."""
+    return [
+        measure_cell(rate[:, a:b], dq[:, a:b], params=params) for a, b in cell_edges(exposure.side)
+    ]
+
+
 def fit_cells(
-    partials: Sequence[tuple[float, int]], *, exposure: Exposure, params: SkyParams
+    partials: Sequence[Sequence[tuple[float, int]]], *, exposure: Exposure, params: SkyParams
 ) -> Mapping[str, Any]:
-    """Apply `fit_sky` to the results of `measure_cell`.
+    """Apply `fit_sky` to the results of `measure_row`.
 
     Returns
     -------
     mapping
         ``coefs`` (DN/s), empty if there is no model; numbers of ``cells`` and ``pixels`` left out.
     """
-    medians = [middle for middle, _ in partials]
+    measured = [cell for row in partials for cell in row]
+    medians = [middle for middle, _ in measured]
     coefs = None if params.order is None else fit_sky(medians, params.order, exposure)
     return {
         "coefs": np.zeros(0) if coefs is None else coefs,
         "cells": int(np.count_nonzero(~np.isfinite(medians))),
-        "pixels": sum(left_out for _, left_out in partials),
+        "pixels": sum(left_out for _, left_out in measured),
     }
 
 
@@ -254,7 +272,11 @@ step = Step(
     params=SkyParams,
     settings={"order": "SKYORDER"},
     reduction=Reduction(
-        windows=cells, partial=measure_cell, combine=fit_cells, reads=("rate", "dq"), thin=False
+        windows=cell_rows,
+        partial=measure_row,
+        combine=fit_cells,
+        reads=("rate", "dq"),
+        thin=False,
     ),
 )
 

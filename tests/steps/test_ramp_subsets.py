@@ -7,6 +7,7 @@ from math import sqrt
 import numpy as np
 import pytest
 
+from roman_dask_l2.core.bits import pack, unpack
 from roman_dask_l2.core.detector import Window
 from roman_dask_l2.core.dq import GROUP, PIXEL
 from roman_dask_l2.core.exposure import Exposure
@@ -14,7 +15,7 @@ from roman_dask_l2.core.step import Tile
 from roman_dask_l2.steps.interpolation import interpolate_excluded
 from roman_dask_l2.steps.ramp_fit import fit_ramp, step
 from roman_dask_l2.steps.ramp_params import RampFitParams
-from roman_dask_l2.steps.ramp_subsets import EXCLUDING, pack, subset_weights, unpack
+from roman_dask_l2.steps.ramp_subsets import EXCLUDING, subset_weights
 
 DNU, SAT, JUMP, DROPOUT = (
     GROUP[name] for name in ("DO_NOT_USE", "SATURATED", "JUMP_DET", "DROPOUT")
@@ -195,7 +196,7 @@ def test_weights_of_any_subset():
     exposure, params = Exposure(256, pattern, 3.0), RampFitParams()
     used = rng.random((60, 20)) < 0.6
     ends = rng.integers(2, 24, 60).clip(max=20)
-    bits = pack(np.where(used, 0, DNU).astype(np.uint8).T)
+    bits = pack(np.where(used, 0, DNU).astype(np.uint8).T[:, :, None], DNU)[..., 0]
     assert bits.shape == (3, 60)
     np.testing.assert_array_equal(unpack(bits, 20).T, ~used)
     full = weights(exposure, params, np.zeros(20, int))[0]

@@ -21,11 +21,13 @@ from roman_dask_l2.steps.sky import (
     SkyParams,
     background_mode,
     cell_edges,
+    cell_rows,
     cells,
     fit_cells,
     fit_sky,
     measure_background,
     measure_cell,
+    measure_row,
     medsky,
     step,
     terms,
@@ -51,7 +53,8 @@ def fitted(rate, exposure, order, dq=None, **options):
     dq = np.zeros(rate.shape, np.uint32) if dq is None else dq
     rate = rate.astype(np.float32)
     partials = [
-        measure_cell(rate[w.slices], dq[w.slices], params=params) for w in cells(exposure, params)
+        measure_row(rate[w.slices], dq[w.slices], exposure=exposure, params=params)
+        for w in cell_rows(exposure, params)
     ]
     return params, fit_cells(partials, exposure=exposure, params=params)
 
