@@ -28,8 +28,8 @@ from roman_dask_l2.core.detector import BORDER, Grid, Window, parse_tile  # noqa
 from roman_dask_l2.engine import plan  # noqa: E402
 from roman_dask_l2.io.arrays import _NARROW, PIECE_BYTES, Placed, pieces_kept  # noqa: E402
 from roman_dask_l2.io.references import Inputs  # noqa: E402
+from roman_dask_l2.products.calibration import l2_file  # noqa: E402
 from roman_dask_l2.products.job import Job, prepare  # noqa: E402
-from roman_dask_l2.products.level2 import l2_file  # noqa: E402
 
 PAGE = ROOT / "docs" / "scaling.md"
 SIDE = 4096

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +15,10 @@ from ..config.model import Config
 from ..config.yaml_file import display_name
 from ..core.detector import parse_tile
 from ..engine.amounts import parse_memory
+from ..engine.options import RunOptions
 from ..errors import InputError
 from ..products.job import prepare
-from ..products.memory import choose, layers_of, project
+from ..products.memory import choose, exposures_together, layers_of, project
 from ..products.provenance import Product
 from ..system.processes import cpu_count
 from ..system.text import table
@@ -32,6 +36,10 @@ log = logging.getLogger(__name__)
 
 MARGIN = 1.25
 """Over the projected memory of a calibration: what it was at most for sides of 1024 and 2048."""
+EXPOSURES = 3
+"""Exposures at a time in this process, where memory and `Options.in_flight` allow."""
+OWN = ("IN", "OUT", "FITSWCS", "GWCS", "NOISE", "TEMP")
+"""Keys of the configuration that may differ between exposures which are calibrated together."""
 NOISE = 24
 """Bytes for each pixel of the frame that noise layers take more, measured for the same sides."""
 
@@ -47,7 +55,9 @@ class Options:
     share : str or None
         ``i/n``.
     failed_only, redo : bool
-    limit, in_flight : int or None
+    limit : int or None
+    in_flight : int or None
+        Exposures at a time.
     scheduler : str
         ``local`` or ``synchronous``, for exposures that run in this process.
     threads : int or None
@@ -250,6 +260,25 @@ def _goes_on(item: Item, plan: Plan) -> bool:
     return True
 
 
+def stacks(items: Sequence[Item], most: int) -> Iterator[list[Item]]:
+    """Exposures that are to be calibrated with the same references and settings, `most` at a time;
+    each stack when the first of it is due."""
+    waiting: dict[str, deque[Item]] = {}
+    for item in items:
+        waiting.setdefault(_shared(item), deque()).append(item)
+    for item in items:
+        queue = waiting[_shared(item)]
+        if queue and queue[0] is item:
+            yield [queue.popleft() for _ in range(min(most, len(queue)))]
+
+
+def _shared(item: Item) -> str:
+    """Equal for exposures that can be calibrated together."""
+    if "l2" not in item.reasons:
+        return f"alone {item.identity}"
+    return json.dumps({k: v for k, v in item.config.raw.items() if k not in OWN}, default=str)
+
+
 def require_enough(plan: Plan) -> None:
     """``--memory`` must be enough for the first exposure: the others are much like it.
 
@@ -273,9 +302,9 @@ def require_enough(plan: Plan) -> None:
         choose(job, parse_memory(options.memory), threads, tile, layers)
 
 
-def needed(plan: Plan) -> int:
-    """Bytes that an exposure takes: ``--memory``, the most that the manifest knows of, or else a
-    projection.
+def needed(plan: Plan, *, here: bool) -> int:
+    """Bytes that an exposure takes, or all that are calibrated together in this process (`here`):
+    ``--memory``, the most that the manifest knows of, or else a projection.
 
     0 if it cannot be told.
     """
@@ -294,6 +323,11 @@ def needed(plan: Plan) -> int:
         return 0
     options = plan.options
     tile = parse_tile(options.tile, job.exposure.side)
-    calibration = project(job, tile, options.threads or cpu_count())
+    threads, count = options.threads or cpu_count(), 1
+    if here:
+        most = min(options.in_flight or EXPOSURES, len(plan.todo))
+        given = RunOptions(options.scheduler, options.threads, options.tile)
+        count = exposures_together(job, given, most)
+    calibration = project(job, tile, threads, exposures=count)
     noise = NOISE * job.exposure.side**2 if job.config.NOISE is not None else 0.0
     return int(MARGIN * calibration + noise)

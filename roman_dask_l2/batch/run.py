@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..engine.progress import Progress
-from ..errors import InputError
 from ..system.memory import available
 from . import begun, manifest
 from .fingerprint import product_files
 from .locks import DEAD_AFTER, holder, lock_path, look
 from .outcome import Outcome
-from .plan import Item, Plan, needed, require_enough
-from .work import Record, head, last_line, new_line, run_exposure, tidy, write_line
+from .plan import EXPOSURES, Item, Plan, needed, require_enough, stacks
+from .work import Record, head, last_line, new_line, run_together, tidy, write_line
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -34,21 +33,17 @@ def execute(outcome: Outcome, client: Client | None = None, *, show_progress: bo
     ----------
     outcome : Outcome
     client : distributed.Client, optional
-        Each exposure is one task of a worker. Default: one after the other in this process.
+        Each exposure is one task of a worker. Default: in this process, a few at a time that have
+        their references in common.
     show_progress : bool
         A bar on a terminal, a line now and then elsewhere.
 
     Raises
     ------
     InputError
-        If the manifest cannot be written, or options do not fit the scheduler.
+        If the manifest cannot be written, or ``--memory`` is too little.
     """
     plan = outcome.plan
-    if client is None and plan.todo and (plan.options.in_flight or 1) > 1:
-        raise InputError(
-            f"--in-flight {plan.options.in_flight}: this process does one exposure at a time with "
-            "all threads; for more take --scheduler local-cluster"
-        )
     if client is None:
         require_enough(plan)
     manifest.require_writable(plan.campaign.manifest)
@@ -59,10 +54,10 @@ def execute(outcome: Outcome, client: Client | None = None, *, show_progress: bo
         if item.work.unknown:
             _note_finished(item)
     _note_plan(plan)
-    need = needed(plan)
+    need = needed(plan, here=client is None)
     if client is None and need > (free := available()):
         log.warning(
-            "an exposure takes about %.1f GB of memory, %.1f GB are available", need / 1e9,
+            "this takes about %.1f GB of memory, %.1f GB are available", need / 1e9,
             free / 1e9,
         )  # fmt: skip
     todo: list[Item] = plan.todo
@@ -104,10 +99,10 @@ def _note_finished(item: Item) -> None:
 
 
 def _here(outcome: Outcome, items: Sequence[Item]) -> Iterator[tuple[Item, Record]]:
-    """One after the other in this process."""
-    for item in items:
-        outcome.in_flight[item.identity] = item
-        yield item, run_exposure(item.work)
+    """In this process, a few at a time that have their references in common."""
+    for some in stacks(items, outcome.plan.options.in_flight or EXPOSURES):
+        outcome.in_flight.update({item.identity: item for item in some})
+        yield from zip(some, run_together([item.work for item in some]), strict=True)
 
 
 def _there(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -10,7 +11,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,11 +38,9 @@ from .fingerprint import find_unfinished, product_files
 from .folders import make_folders
 from .leftovers import own_temp, remove_leftovers, remove_stores
 from .locks import Owner, holder, is_lost, is_mine, lock_path, release, take
+from .together import Calibration, Course, Record, Spent, files_read, run_attempts
 
 log = logging.getLogger(__name__)
-
-Record = dict[str, Any]
-"""A line of the manifest; or ``status`` ``finished`` (there was nothing to do) or ``held``."""
 
 LEAVING = "leaving"
 """Status of an exposure that a worker has not begun, because its lifetime is nearly over."""
@@ -122,10 +121,22 @@ def run_exposure(work: Work) -> Record:
         Once everything is cleaned up and the manifest says so. Nothing else: what goes wrong is in
         the record.
     """
+    return run_together([work])[0]
+
+
+def run_together(works: Sequence[Work]) -> list[Record]:
+    """`run_exposure` for several, which are calibrated together where they have their references in
+    common. What goes wrong with one of them is in its record only.
+
+    Returns
+    -------
+    list of dict
+        One for each of `works`.
+    """
     # A Level-1 file that was renamed is no reason for a warning with each exposure.
     warnings.filterwarnings("ignore", message="meta.filename")
     with _one:
-        return _Attempt(work).run()
+        return run_attempts([_Attempt(work).run() for work in works])
 
 
 def on_worker(work: Work) -> Record:
@@ -164,13 +175,14 @@ class _Attempt:
         self._work = work
         self._manifest = Path(work.manifest)
         self._token = uuid.uuid4().hex
-        self._started = datetime.now(UTC)
-        self._clock, self._cpu = time.monotonic(), time.process_time()
         self._seconds: dict[str, float] = {}
         self._fingerprints: dict[Product, str] = {}
         self._reasons: Mapping[Product, str] = {}
 
-    def run(self) -> Record:
+    def run(self) -> Course:
+        """The attempt, which asks for the calibration that it needs; its value is the record."""
+        self._started = datetime.now(UTC)
+        self._clock, self._cpu = time.monotonic(), time.process_time()
         reset_peak()
         try:
             config = configuration(self._work.settings, Path(self._work.campaign))
@@ -182,7 +194,7 @@ class _Attempt:
         if not taken:
             return {"identity": self._work.identity, "status": "held", "by": str(other)}
         try:
-            return self._locked(config, lock, other)
+            return (yield from self._locked(config, lock, other))
         except Exception as error:
             log.debug("%s failed", self._work.identity, exc_info=True)
             if is_lost(lock, self._token):
@@ -192,7 +204,7 @@ class _Attempt:
         finally:
             release(lock)
 
-    def _locked(self, config: Config, lock: Path, dead: Owner | None) -> Record:
+    def _locked(self, config: Config, lock: Path, dead: Owner | None) -> Course:
         note_dead(self._manifest, self._work.identity, dead)
         if dead is not None or self._work.messy:
             remove_leftovers(config)
@@ -210,7 +222,7 @@ class _Attempt:
             log.debug("%s: %s: %s", self._work.identity, product, reason)
         try:
             with heard():
-                self._make(config, reasons)
+                yield from self._make(config, reasons)
             left, _ = find_unfinished(config)
             if left:
                 product, reason = next(iter(left.items()))
@@ -246,28 +258,38 @@ class _Attempt:
         """Whether another batch has done it since this one began, and said so."""
         return last_line(self._manifest, self._work.identity).get("status") == "done"
 
-    def _make(self, config: Config, reasons: Mapping[Product, str]) -> None:
+    def _make(self, config: Config, reasons: Mapping[Product, str]) -> Iterator[Calibration]:
         from ..products.job import prepare
-        from ..products.level2 import calibrate
 
         forget_schemas()
         work = self._work
         options = RunOptions(scheduler=work.scheduler, threads=work.threads, tile=work.tile)
         # What is wrong with the noise is reported before all the work.
         job = prepare(config, noise="noise" in reasons)
-        keep_open({str(path) for path in (config.IN, *job.references.values())})
         if "l2" in reasons:
-            began = time.monotonic()
-            calibrate(job, options, memory=self._memory(job, "l2"))
-            self._seconds["l2"] = round(time.monotonic() - began, 3)
+            asked = Calibration(job, dataclasses.replace(options, memory=self._memory(job, "l2")))
+            with self._away(asked.spent):
+                yield asked
+            self._seconds["l2"] = round(asked.spent.seconds, 3)
         if "noise" in reasons:
             from ..products.noise_layers import generate_noise
 
             began = time.monotonic()
+            keep_open(files_read(job))
             noise = {**config.raw["NOISE"], "TEMP": str(own_temp(config))}
             with_own_temp = dataclasses.replace(job, config=config.replace(NOISE=noise))
             generate_noise(with_own_temp, options, memory=self._memory(job, "noise"))
             self._seconds["noise"] = round(time.monotonic() - began, 3)
+
+    @contextlib.contextmanager
+    def _away(self, spent: Spent) -> Iterator[None]:
+        """Others work in this block: of its time, only what is `spent` counts."""
+        began = Spent(time.monotonic(), time.process_time())
+        try:
+            yield
+        finally:
+            self._clock += time.monotonic() - began.seconds - spent.seconds
+            self._cpu += time.process_time() - began.cpu_seconds - spent.cpu_seconds
 
     def _memory(self, job: Job, product: Product) -> str | float | None:
         """What the work on a product has to stay under, if tiles and threads depend on it."""

@@ -54,8 +54,8 @@ def add(commands: Any, shared: Shared) -> None:
         "--in-flight",
         type=int,
         metavar="N",
-        help="exposures at a time on a Dask cluster (default: one for each worker, as memory "
-        "allows)",
+        help="exposures at a time: on a Dask cluster (default: one for each worker, as memory "
+        "allows), or in this process, of those with the same reference files (default: 3)",
     )
     batch.add_argument(
         "--report",

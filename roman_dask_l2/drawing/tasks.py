@@ -12,8 +12,8 @@ from typing import Any
 
 from ..engine.schedulers import running
 from ..engine.tasks import task_graph
+from ..products.calibration import Target, calibration_graph, l2_file
 from ..products.job import Job, prepare
-from ..products.level2 import calibration_graph, l2_file
 from .canvas import Canvas, Circle, Line, Rect, Text
 
 SIDE = 256
@@ -61,7 +61,7 @@ def tasks_of(job: Job, per_step: bool = False) -> dict[Task, set[Task]]:
     # As many threads as tiles, so that no tile has to wait for another to finish.
     with TemporaryDirectory() as folder, running("local", SIDE // TILE[0]):
         file = l2_file(job, Path(folder) / "l2.asdf")
-        tasks, _ = calibration_graph(job, file, None, TILE, per_step)
+        tasks, _ = calibration_graph([Target(job, file)], TILE, per_step)
         found = task_graph(tasks)
     plain = _named(found)
     return {

@@ -139,11 +139,16 @@ class Ramp:
         Where what is made of it is put: the same variables for all members.
     after : sequence of Delayed
         What must be done before it is read.
+    taps : sequence of Tap
+    scratch : Scratch, optional
+        See `build`, both.
     """
 
     inputs: Inputs
     sinks: Mapping[str, Sink]
     after: Sequence[Delayed] = ()
+    taps: Sequence[Tap] = ()
+    scratch: Scratch | None = None
 
 
 def build_stack(
@@ -151,10 +156,14 @@ def build_stack(
     ramps: Sequence[Ramp],
     grid: Grid,
     in_flight: int | None = None,
-    scratch: Scratch | None = None,
-) -> Lazy:
+) -> list[Lazy]:
     """The same for ramps that share their references: the task of a tile works on all of them, and
     reads each window of a reference array once, see `kernels.run_stack`.
+
+    Returns
+    -------
+    list of Lazy
+        For each ramp. What they share, `seconds`, `work` and `aside`, is in all of them.
 
     Raises
     ------
@@ -172,22 +181,25 @@ def build_stack(
     # In one piece: on a worker too a source that ramps share is one object.
     after = list({done.key: done for ramp in ramps for done in ramp.after}.values())
     shared = constant("stack", [ramp.inputs for ramp in ramps], after)
-    lazy = Lazy({}, {}, [], [], {}, [])
+    lazy = [Lazy({}, flow.measured, [], [], {}, []) for flow in flows]
+    seconds: list[Delayed] = []
     done: list[BoundStep] = []
     for segment in segments:
         work: dict[str, int] = {}
-        for flow in flows:
-            work |= measure_segment(segment.steps, done, flow, scratch, lazy.spilled)
+        for flow, ramp, one in zip(flows, ramps, lazy, strict=True):
+            work |= measure_segment(segment.steps, done, flow, ramp.scratch, one.spilled)
         done += segment.steps
         if not segment.leave:
-            lazy.aside.update(work)
+            for one in lazy:
+                one.aside.update(work)
             continue
+        names_ = {b.name for b in segment.steps}
         plans = []
         for flow, ramp in zip(flows, ramps, strict=True):
             stored = {name: flow.stored[name] for name in segment.enter}
             putting = {name: ramp.sinks[name] for name in segment.leave}
-            plans.append(TilePlan(segment, [], stored, putting, []))
-        names_ = {b.name for b in segment.steps}
+            taps_ = [tap for tap in ramp.taps if tap.step in names_]
+            plans.append(TilePlan(segment, [], stored, putting, taps_))
         found = [{k: v for k, v in flow.measured.items() if k in names_} for flow in flows]
         plan = constant("plan", plans)
         given = {
@@ -196,13 +208,14 @@ def build_stack(
             "measured": List(*map(named, found)),
         }
         needed = [plan, shared, *(value for values in found for value in values.values())]
-        ready = list(lazy.seconds) if segment.enter else []
-        tiles, seconds = _chain(segment, grid, run_tiles, given, needed, ready, in_flight)
-        lazy.work.append(work | {tiles.name: math.prod(grid.shape)})
-        lazy.seconds.append(seconds)
-        for flow, tile_plan in zip(flows, plans, strict=True):
+        ready = list(seconds) if segment.enter else []
+        tiles, spent = _chain(segment, grid, run_tiles, given, needed, ready, in_flight)
+        seconds.append(spent)
+        for flow, tile_plan, one in zip(flows, plans, lazy, strict=True):
             flow.stored.update(tile_plan.sinks)
-            flow.seconds.append(seconds)
+            flow.seconds.append(spent)
+            one.seconds.append(spent)
+            one.work.append(work | {tiles.name: math.prod(grid.shape)})
     return lazy
 
 

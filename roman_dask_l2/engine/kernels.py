@@ -98,7 +98,7 @@ def run_stack(
     shared: dict[tuple[str, int], Any] = {}  # by name, and which source of that name
     for b, names, kept in reference_lives(steps):
         began = time.thread_time()
-        prepared: dict[tuple[int, ...], Any] = {}  # by what it was made of
+        prepared: dict[tuple[Any, ...], Any] = {}  # by what it was made of
         for member, variables in zip(members, have, strict=True):
             references = _references(names, member.inputs, tile, shared)
             context = {
@@ -107,7 +107,7 @@ def run_stack(
                 "params": b.params,
                 "measured": member.measured.get(b.name, {}),
             }
-            key = tuple(map(id, references.values()))
+            key = (member.inputs.exposure, *map(id, references.values()))
             if key not in prepared:
                 prepared[key] = b.step.prepared(references, context)
             if b.step.spill is not None:

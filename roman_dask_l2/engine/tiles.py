@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,17 @@ class TilePlan:
             b.step.idle is not None and b.step.idle(measured[b.name]) for b in self.segment.steps
         )
 
+    def tapping(self, core: Window, outer: Window) -> Callable[..., None]:
+        """What puts variables that are tapped on a tile, as `run_steps` calls it."""
+        cut = core.within(outer)
+
+        def tapped(step: str, variables: Mapping[str, np.ndarray]) -> None:
+            for tap in self.taps:
+                if tap.step == step:
+                    tap.sink.put(variables[tap.variable][(..., *cut)], core)
+
+        return tapped
+
 
 def run_tile(
     window: Window | np.ndarray,
@@ -82,13 +93,7 @@ def run_tile(
     variables = dict(zip(plan.entering, arrays, strict=True))
     variables |= {name: sink.read(outer) for name, sink in plan.stored.items()}
     cut = core.within(outer)
-
-    def tapped(step: str, variables: Mapping[str, np.ndarray]) -> None:
-        for tap in plan.taps:
-            if tap.step == step:
-                tap.sink.put(variables[tap.variable][(..., *cut)], core)
-
-    tile = Tile(outer, side)
+    tile, tapped = Tile(outer, side), plan.tapping(core, outer)
     have = run_steps(segment.steps, variables, tile, inputs, measured, seconds, tapped)
     began = time.thread_time()
     for name, sink in plan.sinks.items():
@@ -122,7 +127,7 @@ def run_tiles(
         if not plan.nothing_to_do(found):
             stored = {name: sink.read(outer) for name, sink in plan.stored.items()}
             todo.append(plan)
-            members.append(Member(given, stored, found))
+            members.append(Member(given, stored, found, plan.tapping(window, outer)))
     have = run_stack(segment.steps, members, Tile(outer, side), seconds)
     began = time.thread_time()
     for plan, variables in zip(todo, have, strict=True):

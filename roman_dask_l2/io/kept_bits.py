@@ -67,7 +67,7 @@ class KeptBits:
 
     def put(self, values: np.ndarray, window: Window) -> None:
         """Write the bits of `values`, the variable on `window` of the full frame."""
-        start, flags = self.kept.start, np.uint8(self.kept.flags)
+        start, flags = self.kept.start, self.kept.flags
         values = values[: self.kept.count]
         if not (np.bitwise_or.reduce(values[start:], axis=0) & flags).any():
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp, isfinite
 from pathlib import Path
@@ -121,6 +121,23 @@ class Inputs:
     def available(self, name: str) -> bool:
         """Whether a source of this name is there."""
         return name in self.sources
+
+
+def share_sources(inputs: Sequence[Inputs]) -> list[Inputs]:
+    """The same for exposures that have references in common: sources that are equal are one object
+    then, from which a task of several exposures knows that one reading will do."""
+    known: dict[str, list[Any]] = {}
+    shared = []
+    for one in inputs:
+        sources = {}
+        for name, source in one.sources.items():
+            others = known.setdefault(name, [])
+            same = next((other for other in others if other == source), source)
+            if same is source:
+                others.append(source)
+            sources[name] = same
+        shared.append(replace(one, sources=sources))
+    return shared
 
 
 def open_inputs(

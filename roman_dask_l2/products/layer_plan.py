@@ -243,25 +243,22 @@ class LayerPlan:
             if _makes_data(steps):
                 sinks["data"] = target = self._image(ramp.name)
                 others = [rate, flags]
-            members.append(graph.Ramp(ramp.inputs, sinks, ramp.after))
+            members.append(graph.Ramp(ramp.inputs, sinks, ramp.after, (), self._store))
             targets.append((target, others))
-        runs: list[tuple[graph.Lazy, list[Spilled]]]
-        given: dict[str, Any] = {"in_flight": in_flight(), "scratch": self._store}
         if len(ramps) > 1 and not self._per_step and plan.stackable(steps, members[0].sinks):
-            lazy = graph.build_stack(steps, members, self._grid, **given)
-            runs = [(lazy, [])] * (len(ramps) - 1) + [(lazy, lazy.spilled)]
+            runs = graph.build_stack(steps, members, self._grid, in_flight())
         else:
             runs = []
             for one in members:
-                more = {"after": one.after, "sinks": one.sinks, **given}
-                lazy = graph.build(steps, one.inputs, self._grid, (), self._per_step, **more)
-                runs.append((lazy, lazy.spilled))
-        for lazy, _ in runs:
+                more: dict[str, Any] = {"after": one.after, "sinks": one.sinks}
+                more |= {"in_flight": in_flight(), "scratch": self._store}
+                runs.append(graph.build(steps, one.inputs, self._grid, (), self._per_step, **more))
+        for lazy in runs:
             for names in lazy.work:
                 work |= names  # lazy.aside is not computed
         return [
-            (target, [*others, *spilled], lazy.seconds[-1])
-            for (target, others), (lazy, spilled) in zip(targets, runs, strict=True)
+            (target, [*others, *lazy.spilled], lazy.seconds[-1])
+            for (target, others), lazy in zip(targets, runs, strict=True)
         ]
 
     def _block_part(

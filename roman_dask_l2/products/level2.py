@@ -9,39 +9,33 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
 import numpy as np
-from dask.delayed import delayed
 
 from ..config.model import Config
-from ..core.detector import BORDER, Grid, Window, parse_tile
+from ..core.detector import BORDER, Grid, parse_tile
 from ..core.exposure import index_dtype
 from ..core.float16 import to_float16
-from ..core.median import median
-from ..core.step import VARIABLES
-from ..engine import graph, plan, tasks
+from ..engine import graph
 from ..engine.options import RunOptions
 from ..engine.progress import Progress, Stage
-from ..engine.schedulers import in_flight, running
+from ..engine.schedulers import running
 from ..engine.tiles import Spent
-from ..errors import InputError
 from ..io.atomic import replacing
-from ..io.blocks import Block
 from ..io.fits import FitsCopy, fits_name
-from ..io.l2 import L2File, naming
+from ..io.l2 import naming
 from ..io.l2_arrays import IMAGE_ARRAYS, stored_images
-from ..io.references import Inputs
-from ..io.spill import TempStore
-from ..steps.common import all_finite
 from ..system.foreign import load_all
 from ..system.processes import cpu_count
-from .job import Job, jump_flags, outputs, prepare
-from .left_out import kept_bits, warnings
+from ..system.workarounds import forget_schemas
+from .calibration import Target, calibration_graph, l2_file, l2_names
+from .job import Job, outputs, prepare
+from .left_out import warnings
 from .memory import tile_and_threads
 from .metadata import l2_model, uniform_light, with_measured
 from .precompile import precompiling
@@ -82,18 +76,12 @@ class Result:
     steps: dict[str, float] = field(default_factory=dict)
 
 
-def _l2_names(job: Job) -> dict[str, str]:
-    """Additional arrays of the L2 file that the recipe requests, with the types in the file."""
-    kinds = {name: VARIABLES[name].dtype for name in job.recipe.outputs}
-    return {name: "float16" if kind == "float32" else kind for name, kind in kinds.items()}
-
-
 def _lazy(job: Job, tile: Any, per_step: bool) -> dict[str, da.Array]:
     """The results as the L2 file names them, cut to the active pixels."""
     grid = Grid(job.exposure.side, parse_tile(tile, job.exposure.side))
     kind = index_dtype(job.exposure.n_resultants)
     made = {w for b in job.steps for w in b.step.writes}
-    types = IMAGE_ARRAYS | {"mask": "bool", "endslice": kind} | _l2_names(job)
+    types = IMAGE_ARRAYS | {"mask": "bool", "endslice": kind} | l2_names(job)
     held = stored_images(made) | {name: name for name in types.keys() - IMAGE_ARRAYS.keys()}
     names = set(held.values()) & made
     lazy = graph.build(job.steps, job.inputs, grid, sorted(names), per_step)
@@ -196,199 +184,131 @@ def calibrate(
     with Progress(options.show_progress) as clock:
         clock.begin("open")
         job = config if isinstance(config, Job) else prepare(config)
-        config = job.config
-        tile, threads = tile_and_threads(job, options)
-        for note in job.notes:
-            log.warning("%s", note)
-        clock.stage("open")
+        return _calibrate([job], options, clock)[0]
+
+
+def calibrate_together(
+    jobs: Sequence[Job], options: RunOptions | None = None, **changes: Any
+) -> list[Result]:
+    """`calibrate` several exposures at once. Where they have reference files in common, each window
+    of these is read once for all of them. The same numbers.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        `alike`.
+    options, **changes
+        As for `calibrate`; in this process.
+
+    Returns
+    -------
+    list of Result
+        Where they share the time, it is divided by their number.
+
+    Raises
+    ------
+    InputError, OSError
+        If something is wrong with one of them; of none there is a file then.
+    """
+    options = RunOptions.of(options, changes)
+    with Progress(options.show_progress) as clock:
+        clock.begin("open")
+        return _calibrate(jobs, options, clock)
+
+
+def _calibrate(jobs: Sequence[Job], options: RunOptions, clock: Progress) -> list[Result]:
+    """See `calibrate` and `calibrate_together`."""
+    first, number = jobs[0], len(jobs)
+    tile, threads = tile_and_threads(first, options)
+    for note in dict.fromkeys(note for job in jobs for note in job.notes):
+        log.warning("%s", note)
+    clock.stage("open")
+    with ExitStack() as files:
+        # Of each exposure its own, which end well or badly by themselves.
+        own = [files.enter_context(ExitStack()) for _ in jobs]
+        targets = [_target(job, its) for job, its in zip(jobs, own, strict=True)]
+        # A given limit of memory is for one process; with one processor nothing is gained.
+        second = options.scheduler == "local" and options.memory is None and cpu_count() > 1
         with (
-            replacing(*outputs(config)) as parts,
-            scratch_store(config, job.steps, job.exposure) as store,
+            precompiling(first) if second else nullcontext(),
+            ThreadPoolExecutor(1) as pool,
         ):
-            file = l2_file(job, parts[0])
-            copy = None
-            if config.FITSOUT:
-                window = file.blocks["data"].window
-                copy = FitsCopy.create(parts[1], window, uniform_light(job))
-            # A given limit of memory is for one process; with one processor nothing is gained.
-            second = options.scheduler == "local" and options.memory is None and cpu_count() > 1
-            with (
-                precompiling(job) if second else nullcontext(),
-                ThreadPoolExecutor(1) as pool,
-            ):
-                load_all(name for bound in job.steps for name in bound.step.imports)
-                with running(options.scheduler, threads) as client:
-                    # Imports for the metadata are slow: do them while tiles are computed.
-                    model = pool.submit(l2_model, job)
-                    graphed = calibration_graph(job, file, copy, tile, options.per_step, store)
-                    found = _compute(file, graphed, clock, client)
-                segments: list[Spent] = found["seconds"]
-                clock.stage("tiles", segments[0].finished)
-                clock.stage("sky", segments[-1].finished)
-                clock.stage("mask")
-                clock.begin("write")
-                steps = _steps(segments)
-                timings = {"stages": dict(clock.seconds), "steps": steps, "tile": list(tile)}
-                with naming(config.IN):
-                    finished = with_measured(model.result(), job, found["measured"])
-                    file.finish(finished, processinfo(job, found) | {"timings": timings})
-        clock.stage("write")
-    for line in warnings(getattr(job.params("sky"), "order", None), found["measured"]):
-        log.warning("%s", line)
-    log.info("wrote %s (%.2f%% of the pixels masked)", config.OUT, 100 * found["masked"])
-    return Result(
-        config.OUT,
-        fits_name(config.OUT) if config.FITSOUT else None,
-        medsky(found["measured"]),
-        found["masked"],
-        clock.seconds,
-        steps,
-    )
+            load_all(name for bound in first.steps for name in bound.step.imports)
+            with running(options.scheduler, threads) as client:
+                # Imports for the metadata are slow: do them while tiles are computed.
+                models = [pool.submit(l2_model, job) for job in jobs]
+                graphed = calibration_graph(targets, tile, options.per_step)
+                found = _compute(graphed, clock, client)
+            segments: list[Spent] = found[0]["seconds"]
+            clock.stage("tiles", segments[0].finished)
+            clock.stage("sky", segments[-1].finished)
+            clock.stage("mask")
+            clock.begin("write")
+            steps = _steps(segments, number)
+            stages = {name: seconds / number for name, seconds in clock.seconds.items()}
+            timings = {"stages": stages, "steps": steps, "tile": list(tile)}
+            named = []
+            for target, model, one, its in zip(targets, models, found, own, strict=True):
+                job = target.job
+                with naming(job.config.IN):
+                    finished = with_measured(model.result(), job, one["measured"])
+                    target.file.finish(finished, processinfo(job, one) | {"timings": timings})
+                forget_schemas()  # asdf keeps those of each file
+                # The disk takes one file while the next one is finished.
+                named.append(pool.submit(its.close))
+            for done in named:
+                done.result()
+    clock.stage("write")
+    for target, one in zip(targets, found, strict=True):
+        job, masked = target.job, _masked(target, one)
+        for line in warnings(getattr(job.params("sky"), "order", None), one["measured"]):
+            log.warning("%s", line)
+        log.info("wrote %s (%.2f%% of the pixels masked)", job.config.OUT, 100 * masked)
+    return [
+        Result(
+            target.job.config.OUT,
+            fits_name(target.job.config.OUT) if target.job.config.FITSOUT else None,
+            medsky(one["measured"]),
+            _masked(target, one),
+            {name: seconds / number for name, seconds in clock.seconds.items()},
+            steps,
+        )
+        for target, one in zip(targets, found, strict=True)
+    ]
 
 
-def _steps(segments: Sequence[Spent]) -> dict[str, float]:
-    """Processor time by step, added up over the segments."""
+def _target(job: Job, files: ExitStack) -> Target:
+    """The files of a calibration, which get their names once `files` ends well."""
+    parts = files.enter_context(replacing(*outputs(job.config)))
+    store = files.enter_context(scratch_store(job.config, job.steps, job.exposure))
+    file, copy = l2_file(job, parts[0]), None
+    if job.config.FITSOUT:
+        copy = FitsCopy.create(parts[1], file.blocks["data"].window, uniform_light(job))
+    return Target(job, file, copy, store)
+
+
+def _masked(target: Target, found: Mapping[str, Any]) -> float:
+    """Fraction of pixels in the combined mask."""
+    return sum(found["masked"]) / int(np.prod(target.file.blocks["mask"].shape))
+
+
+def _steps(segments: Sequence[Spent], number: int) -> dict[str, float]:
+    """Processor time by step, added up over the segments, for each of `number` exposures."""
     total: dict[str, float] = {}
     for segment in segments:
         for name, seconds in segment.steps.items():
-            total[name] = total.get(name, 0.0) + seconds
+            total[name] = total.get(name, 0.0) + seconds / number
     for name, seconds in total.items():
         log.debug("  %-16s %7.2f s of processor time", name, seconds)
     return total
 
 
-def l2_file(job: Job, path: Path) -> L2File:
-    """The L2 file of an exposure, created without pixels."""
-    made = {w for b in job.steps for w in b.step.writes}
-    exposure = job.exposure
-    return L2File(
-        path,
-        exposure.side,
-        exposure.n_resultants,
-        made,
-        _l2_names(job),
-        job.config.SLICEOUT,
-        kept_bits(job),
-        jump_flags(job.steps)[1] if job.config.JUMPOUT else None,
-        job.recipe.border != "raw",
-    )
-
-
-def _border_taps(job: Job, file: L2File) -> list[plan.Tap]:
-    """The mission's L2 files hold the reference pixels as they were read, uncorrected; those of
-    romancal 1.1 have the left and right ones as all steps have left them, and flags of dq_init."""
-    ramps = [b.name for b in job.steps if "ramp" in b.step.writes]
-    if job.recipe.border == "raw":
-        return [plan.Tap(ramps[0], "ramp", file.border())]
-    flags = next(b.name for b in job.steps if "pixeldq" in b.step.writes)
-    return [
-        plan.Tap(ramps[0], "ramp", file.border(("top", "bottom"))),
-        plan.Tap(ramps[-1], "ramp", file.border(("left", "right"))),
-        plan.Tap(flags, "pixeldq", file.border_flags()),
-    ]
-
-
 def _compute(
-    file: L2File, graphed: tuple[dict[str, Any], list[Stage]], clock: Progress, client: Any
-) -> dict[str, Any]:
+    graphed: tuple[list[dict[str, Any]], list[Stage]], clock: Progress, client: Any
+) -> list[dict[str, Any]]:
     """Run the graph: each tile is written to the files as soon as it is finished."""
-    tasks, stages = graphed
+    wanted, stages = graphed
     with clock.counting(stages, client):
-        (found,) = dask.compute(tasks)
-    found["masked"] = sum(found["masked"]) / int(np.prod(file.blocks["mask"].shape))
-    return found
-
-
-def calibration_graph(
-    job: Job,
-    file: L2File,
-    copy: FitsCopy | None,
-    tile: tuple[int, int],
-    per_step: bool = False,
-    store: TempStore | None = None,
-) -> tuple[dict[str, Any], list[Stage]]:
-    """All tasks of a calibration, and the tasks of each stage. Reads no pixels.
-
-    Parameters
-    ----------
-    job : Job
-    file : L2File
-        Created, without pixels.
-    copy : FitsCopy or None
-    tile : tuple of int
-        Rows and columns.
-    per_step : bool
-    store : TempStore, optional
-        Where steps put corrections that are too large for the memory.
-
-    Returns
-    -------
-    tasks : dict
-        Dask collections.
-    stages : list of Stage
-        ``tiles``, ``sky`` and ``copy``.
-    """
-    grid = Grid(job.exposure.side, tile)
-    taps = _border_taps(job, file)
-    if file.bits is not None:
-        kept = file.bits.kept
-        taps.append(plan.Tap(kept.step, kept.variable, file.bits))
-    if file.jumps is not None:
-        taps.append(plan.Tap(*jump_flags(job.steps), file.jumps))
-    lazy = graph.build(
-        job.steps,
-        job.inputs,
-        grid,
-        (),
-        per_step,
-        sinks=file.sinks(),
-        taps=taps,
-        in_flight=in_flight(),
-        scratch=store,
-    )
-    blocks = file.blocks
-    found: dict[str, Any] = {
-        "seconds": lazy.seconds,
-        "measured": lazy.measured,
-        "amp33": delayed(_put_amp33)(
-            job.inputs.sources["l1.amp33"], blocks["amp33"], lazy.measured.get("refpix_irrc", {})
-        ),
-        "medgain": delayed(_median_gain)(job.inputs),
-    }
-    windows = [(grid.window(*place), blocks, copy) for place in np.ndindex(*grid.shape)]
-    copying: dict[str, int] = {}
-    found["masked"] = tasks.fan("copy", _copy, windows, lazy.seconds, copying)
-    later = {task: n for segment in lazy.work[1:] for task, n in segment.items()}
-    stages = [
-        Stage("tiles", lazy.work[0], "tiles"),
-        Stage("sky", later, "parts"),
-        Stage("mask", lazy.aside | copying, "parts"),
-    ]
-    return found, [stage for stage in stages if stage.tasks]
-
-
-def _put_amp33(source: Any, block: Block, measured: Mapping[str, Any]) -> None:
-    """Write the reference output: as the reference-pixel correction leaves it, if it says so, else
-    as it was read."""
-    changed = measured.get("amp33")
-    block.put(source.read() if changed is None else changed, block.window)
-
-
-def _copy(window: Window, blocks: Mapping[str, Block], copy: FitsCopy | None, ready: Any) -> int:
-    """Count the masked pixels of a tile, and copy the tile to the FITS file if there is one."""
-    mask = blocks["mask"].read(window)
-    if copy is not None:
-        copy.put(blocks["data"].read(window), blocks["dq"].read(window), mask, window)
-    return int(mask.sum())
-
-
-def _median_gain(inputs: Inputs) -> tuple[float, int]:
-    """Median of the gain file, e/DN, and how many values are not finite."""
-    source = inputs.sources["gain.data"]
-    gain = source.read()
-    left_out = 0 if all_finite(gain) else int(np.count_nonzero(~np.isfinite(gain)))
-    if left_out == gain.size:
-        raise InputError(f"CALDIR.gain: {source.array.path}: no finite gain in roman.data")
-    if gain.dtype == np.float32:
-        return median(gain, finite=True), left_out
-    return float(np.median(gain[np.isfinite(gain)])), left_out
+        (found,) = dask.compute(wanted)
+    computed: list[dict[str, Any]] = found
+    return computed

@@ -46,6 +46,10 @@ DRAWN = 64
 """Bytes per pixel of the blocks that a tile touches in the task that draws noise on the image."""
 NOISE_FINISH = 12
 """Bytes per pixel of a row of sky cells in the task that adds a layer up."""
+EXPOSURE = 20e6
+"""Bytes that another exposure in the same task takes beside its pixels: metadata, files, graph."""
+TOGETHER = 1.2e9
+"""Bytes that exposures which are calibrated together may take, where no limit is given."""
 ROWS = (256, 128, 64, 32)
 """Heights of full-width tiles that are tried, the fastest first."""
 
@@ -99,6 +103,7 @@ def project(
     threads: int,
     layers: Sequence[Layer] = (),
     depth: int = LAYERS_IN_FLIGHT,
+    exposures: int = 1,
 ) -> float:
     """Estimated peak of resident memory of a calibration, or of making noise layers.
 
@@ -112,6 +117,8 @@ def project(
         The noise layers; none for the calibration.
     depth : int
         How many noisy ramps run together.
+    exposures : int
+        How many exposures like this one are calibrated together.
 
     Returns
     -------
@@ -121,7 +128,7 @@ def project(
     side, inputs = job.exposure.side, job.inputs
     busy = min(threads, math.prod(Grid(side, tile).shape))  # threads that have a tile
     sinks = {w for b in job.steps for w in b.step.writes if VARIABLES[w].dims == "yx"}
-    largest, ramps = 0.0, ramps_together(layers, depth) if layers else 1
+    largest, ramps = 0.0, ramps_together(layers, depth) if layers else exposures
     for segment in plan.make_segments(job.steps, sinks):
         rows, columns = (min(n + 2 * segment.halo, side) for n in tile)
         each = pixel_bytes(segment.steps, inputs, segment.enter, ramps)
@@ -152,7 +159,9 @@ def project(
     if layers and not any(layer.ramp == "own" for layer in layers):
         # Ramps of noise take the exposure's place.
         sources = {name: source for name, source in sources.items() if not name.startswith("l1.")}
-    return BASE + SPARE * (work + _unpacked(sources))
+    own = {name: source for name, source in sources.items() if name.startswith("l1.")}
+    more = (exposures - 1) * (_unpacked(own) + EXPOSURE)
+    return BASE + SPARE * (work + _unpacked(sources) + more)
 
 
 def ramps_together(layers: Sequence[Layer], depth: int) -> int:
@@ -261,6 +270,18 @@ def stack_depth(
         if project(job, tile, threads or cpu_count(), layers, depth) <= limit:
             return depth
     return 1
+
+
+def exposures_together(job: Job, options: RunOptions, most: int) -> int:
+    """How many exposures like this one, `most` at most, can be calibrated together: in this
+    process, and in the memory that it may take."""
+    if options.scheduler not in ("local", "synchronous") or options.per_step:
+        return 1
+    tile, threads = tile_and_threads(job, options)
+    limit = TOGETHER if options.memory is None else parse_memory(options.memory)
+    busy = 1 if options.scheduler == "synchronous" else threads or cpu_count()
+    fitting = (n for n in range(most, 1, -1) if project(job, tile, busy, exposures=n) <= limit)
+    return next(fitting, 1)
 
 
 def layers_of(config: Config, product: Product) -> list[Layer]:

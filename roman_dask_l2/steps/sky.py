@@ -22,6 +22,9 @@ from .mask import DEFAULT_GROWTH, Growth, grown_mask
 BINNING = 4
 """The mode is that of the rate averaged over BINNING x BINNING pixels."""
 
+ROWS = 512
+"""Height of the bands in which it is averaged, a multiple of BINNING."""
+
 _DO_NOT_USE = np.uint32(PIXEL["DO_NOT_USE"])
 
 
@@ -291,10 +294,14 @@ class MedskyParams(Params):
     """With `border`: flag -> pixels masked around it, as that of the step mask."""
 
 
-def whole_frame(exposure: Exposure, params: MedskyParams) -> list[Window]:
-    """One window: the active array; the frame with ``border``."""
-    edge = 0 if params.border else BORDER
-    return [Window(edge, exposure.side - edge, edge, exposure.side - edge)]
+def bands(exposure: Exposure, params: MedskyParams) -> list[Window]:
+    """Bands of rows of the active array; with ``border`` the frame as a whole, as flags grow from
+    one band into the next."""
+    side = exposure.side
+    if params.border:
+        return [Window(0, side, 0, side)]
+    first, last = BORDER, side - BORDER
+    return [Window(y, min(y + ROWS, last), first, last) for y in range(first, last, ROWS)]
 
 
 def _measured(params: MedskyParams) -> tuple[str, ...]:
@@ -308,8 +315,9 @@ def measure_background(
     *,
     tile: Tile,
     params: MedskyParams,
-) -> float:
-    """`background_mode` of the active array; with ``border`` of the frame.
+) -> np.ndarray:
+    """What `background_mode` is the mode of, on a band of the active array; with ``border`` on the
+    frame.
 
     Parameters
     ----------
@@ -322,18 +330,18 @@ def measure_background(
 
     Returns
     -------
-    float
-        DN/s.
+    ndarray (n,) of float64
+        DN/s, see `binned`.
     """
     if mask is None:
         assert dq is not None
         active, whole = tile.active, np.zeros(rate.shape, np.float32)
         whole[active] = rate[active]
         rate, mask = whole, grown_mask(dq, params.growth)
-    return background_mode(rate, mask)
+    return binned(rate, mask)
 
 
-def background_mode(rate: np.ndarray, mask: np.ndarray) -> float:
+def background_mode(values: np.ndarray) -> float:
     """Mode of the smoothed histogram of the rate averaged over 4 x 4 unmasked pixels.
 
     Start at the median, with sigma = (75th - 25th percentile)/1.34898. Three times: evaluate the
@@ -343,17 +351,14 @@ def background_mode(rate: np.ndarray, mask: np.ndarray) -> float:
 
     Parameters
     ----------
-    rate : ndarray (y, x) of float32
-        DN/s.
-    mask : ndarray (y, x) of bool
-        True = not used.
+    values : ndarray (n,) of float64
+        What is `binned`, DN/s.
 
     Returns
     -------
     float
-        DN/s; NaN if no block of 4 x 4 pixels is free of masked ones.
+        DN/s; NaN if there are no values.
     """
-    values = _binned(rate, mask)
     if values.size == 0:
         return float("nan")
     lower, centre, upper = np.percentile(values, [25, 50, 75])
@@ -372,8 +377,9 @@ def background_mode(rate: np.ndarray, mask: np.ndarray) -> float:
 
 
 @kernel
-def _binned(rate, mask):
-    """Means of the BINNING x BINNING blocks without masked pixels, those that are finite."""
+def binned(rate, mask):
+    """Means of the BINNING x BINNING blocks of `rate` (y, x) in which `mask` is False, those that
+    are finite."""
     ny, nx = rate.shape[0] // BINNING, rate.shape[1] // BINNING
     values = np.empty(ny * nx)
     n = 0
@@ -411,8 +417,9 @@ def _smoothed_histogram(values, points, width, bend):
     return out
 
 
-def _only_value(partials: Sequence[float]) -> Mapping[str, Any]:
-    return {"medsky": partials[0]}
+def find_mode(partials: Sequence[np.ndarray]) -> Mapping[str, Any]:
+    """`background_mode` of what `measure_background` has found, in order."""
+    return {"medsky": background_mode(np.concatenate(partials))}
 
 
 def measure_only() -> tuple[()]:
@@ -426,9 +433,9 @@ medsky = Step(
     params=MedskyParams,
     settings={"growth": "MASK"},
     reduction=Reduction(
-        windows=whole_frame,
+        windows=bands,
         partial=measure_background,
-        combine=_only_value,
+        combine=find_mode,
         reads=_measured,
         thin=False,
     ),

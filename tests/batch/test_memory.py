@@ -92,13 +92,13 @@ def test_the_peak_is_that_of_one_exposure():
 def test_what_an_exposure_takes(campaign):
     """A projection at first, then what the manifest knows."""
     plan = make_plan(campaign.file, Options())
-    projected = needed(plan)
+    projected = needed(plan, here=True)
     line = {"identity": "a", "attempt": "x", "status": "done", "products": {"l2": 1.0}}
     text = [line | {"peak_memory": n} for n in (5, 123456789, 7)]
     text += [line | {"status": "failed", "peak_memory": 10**12}]
     text += [line | {"products": {}, "note": "found finished"}]
     campaign.manifest.write_text("".join(json.dumps(entry) + "\n" for entry in text))
-    assert needed(make_plan(campaign.file, Options())) == 123456789
+    assert needed(make_plan(campaign.file, Options()), here=True) == 123456789
     assert 200 * MB < projected < 900 * MB
 
 
@@ -142,9 +142,9 @@ def done_with(monkeypatch, campaign, **changes):
 
     seen = []
 
-    def noted(made, *args, **how):
-        seen.append(how["memory"])
-        return made(*args, **how)
+    def noted(made, job, options, **how):
+        seen.append(how.get("memory", options.memory))
+        return made(job, options, **how)
 
     for module, name in ((level2, "calibrate"), (noise_layers, "generate_noise")):
         monkeypatch.setattr(module, name, partial(noted, getattr(module, name)))

@@ -42,7 +42,7 @@ def test_status(campaign, capsys):
 
 
 def test_status_while_a_batch_runs(campaign, capsys, tools):
-    with campaign.started("--threads", "1", "--tile", "64") as process:
+    with campaign.started("--threads", "1", "--tile", "64", "--in-flight", "1") as process:
         tools.stop_when(process, lambda: campaign.parts(campaign.out(2, 1)))
         found, lines = counts(campaign, capsys)
         assert found == {"done": 1, "failed": 0, "running": 1, "interrupted": 0, "not begun": 2}
@@ -58,7 +58,7 @@ def test_status_while_a_batch_runs(campaign, capsys, tools):
 
 
 def test_status_says_rate_and_end(campaign, capsys, tools):
-    with campaign.started("--threads", "1") as process:
+    with campaign.started("--threads", "1", "--in-flight", "1") as process:
         tools.stop_when(process, lambda: campaign.parts(campaign.out(1, 2)))
         _, lines = counts(campaign, capsys)
         assert any("exposures an hour; 2 left, end about" in line for line in lines), lines
@@ -70,7 +70,7 @@ def test_a_failure_that_the_running_batch_tries_again(campaign, capsys, tools):
     campaign.l1(2, 2).write_bytes(b"nothing")
     assert main(["batch", str(campaign.file), "--quiet", "--only", "obs=2,sca=2"]) == 4
     campaign.l1(2, 2).write_bytes(good)
-    with campaign.started("--threads", "1") as process:
+    with campaign.started("--threads", "1", "--in-flight", "1") as process:
         tools.stop_when(process, lambda: campaign.parts(campaign.out(1, 1)))
         found, lines = counts(campaign, capsys)
         assert found == {
@@ -90,7 +90,7 @@ def test_a_failure_that_the_running_batch_tries_again(campaign, capsys, tools):
 def test_an_interrupted_redo_is_continued(done, capsys, tools, undisturbed):
     """What it did not come to is made again by the next batch, nothing else, and not for ever."""
     before = done.marks()
-    with done.started("--redo", "--threads", "1") as process:
+    with done.started("--redo", "--threads", "1", "--in-flight", "1") as process:
         tools.stop_when(process, lambda: done.parts(done.out(2, 1)))
         process.send_signal(signal.SIGKILL)
         process.wait()

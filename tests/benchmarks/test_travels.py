@@ -10,8 +10,8 @@ import dask
 import pytest
 from programs import load
 
+from roman_dask_l2.products.calibration import Target, calibration_graph, l2_file
 from roman_dask_l2.products.job import prepare
-from roman_dask_l2.products.level2 import calibration_graph, l2_file
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def test_little_travels(simulated, tmp_path):
 def test_graphs_are_small(simulated, tmp_path, tile):
     """Descriptions of files once, and little more for each tile: no array is in it."""
     job = prepare(simulated(conditions=(), seed=77).config)
-    graph, _ = calibration_graph(job, l2_file(job, tmp_path / "l2.asdf"), None, tile)
+    graph, _ = calibration_graph([Target(job, l2_file(job, tmp_path / "l2.asdf"))], tile)
     tiles = math.prod(256 // n for n in tile)
     for form in (graph, *dask.optimize(graph)):
         assert len(cloudpickle.dumps(form)) < 60e3 + 800 * tiles

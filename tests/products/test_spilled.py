@@ -255,7 +255,7 @@ def test_an_error_leaves_nothing(case, monkeypatch):
         return writing(window, *args)
 
     writing = spilling.write_strip
-    monkeypatch.setattr("roman_dask_l2.engine.graph.write_strip", failing)
+    monkeypatch.setattr("roman_dask_l2.engine.measuring.write_strip", failing)
     with pytest.raises(InputError, match="no good"):
         calibrate(case / "config.yaml")
     assert calls

@@ -20,9 +20,12 @@ from roman_dask_l2.steps.mask import grown_mask
 from roman_dask_l2.steps.sky import (
     SkyParams,
     background_mode,
+    bands,
+    binned,
     cell_edges,
     cell_rows,
     cells,
+    find_mode,
     fit_cells,
     fit_sky,
     measure_background,
@@ -31,7 +34,6 @@ from roman_dask_l2.steps.sky import (
     medsky,
     step,
     terms,
-    whole_frame,
 )
 
 ORDERS = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0)]
@@ -240,6 +242,10 @@ def mode(rate, mask):
     return centre
 
 
+def found_mode(rate, mask):
+    return background_mode(binned(rate, mask))
+
+
 @pytest.mark.parametrize("shape", [(248, 248), (121, 90)])
 def test_mode_of_a_skewed_background(shape):
     rng = np.random.default_rng(41)
@@ -247,7 +253,7 @@ def test_mode_of_a_skewed_background(shape):
     rate[rng.random(shape) < 0.003] += 50
     mask = rng.random(shape) < 0.02
     rate = rate.astype(np.float32)
-    assert background_mode(rate, mask) == pytest.approx(mode(rate, mask), abs=1e-8)
+    assert found_mode(rate, mask) == pytest.approx(mode(rate, mask), abs=1e-8)
 
 
 def test_mode_of_a_gaussian_background():
@@ -259,7 +265,7 @@ def test_mode_of_a_gaussian_background():
         rate[y : y + 6, x : x + 6] += rng.exponential(1)
     mask[100:130, 100:200] = True
     rate[mask] = 1e6
-    found = background_mode(rate, mask)
+    found = found_mode(rate, mask)
     # 0.2 / 4 after binning, 16384 blocks, smoothing and contamination
     assert found == pytest.approx(0.5, abs=0.005)
     assert abs(np.median(rate) - 0.5) > 2 * abs(found - 0.5)
@@ -269,26 +275,34 @@ def test_mode_of_a_gaussian_background():
 def test_mode_follows_shift_and_scale(shift, scale):
     rate = np.random.default_rng(47).gamma(4, 1, (64, 64))
     mask = np.zeros(rate.shape, bool)
-    expected = shift + scale * background_mode(rate, mask)
-    assert background_mode(shift + scale * rate, mask) == pytest.approx(expected, abs=1e-6 * scale)
+    expected = shift + scale * found_mode(rate, mask)
+    assert found_mode(shift + scale * rate, mask) == pytest.approx(expected, abs=1e-6 * scale)
 
 
 def test_mode_of_little_or_nothing():
     rate = np.full((64, 64), 3.0, np.float32)
     mask = np.zeros(rate.shape, bool)
-    assert background_mode(rate, mask) == 3
-    assert np.isnan(background_mode(rate, ~mask))
+    assert found_mode(rate, mask) == 3
+    assert np.isnan(found_mode(rate, ~mask))
     rate[:8] = np.nan
-    assert background_mode(rate, mask) == 3
+    assert found_mode(rate, mask) == 3
     rate[:] = np.nan
-    assert np.isnan(background_mode(rate, mask))
+    assert np.isnan(found_mode(rate, mask))
 
 
-def test_mode_sees_the_active_array(exposure):
-    (window,) = whole_frame(exposure, medsky.params())
-    assert window == (4, 252, 4, 252)
-    (window,) = whole_frame(dataclasses.replace(exposure, side=640), medsky.params())
-    assert window == (4, 636, 4, 636)
+@pytest.mark.parametrize("side", [256, 640, 2048, 4096])
+def test_mode_sees_the_active_array(side, exposure):
+    """In bands that no block of 4 x 4 pixels crosses."""
+    windows = bands(dataclasses.replace(exposure, side=side), medsky.params())
+    assert all((w.x0, w.x1) == (4, side - 4) and (w.y0 - 4) % 4 == 0 for w in windows)
+    assert [w.y0 for w in windows] == [4, *(w.y1 for w in windows[:-1])]
+    assert windows[-1].y1 == side - 4
+    rate = np.random.default_rng(61).normal(1, 0.2, (side, side)).astype(np.float32)
+    mask = np.random.default_rng(67).random(rate.shape) < 0.02
+    given = {"tile": Tile(windows[0], side), "params": medsky.params()}
+    partials = [measure_background(rate[w.slices], mask=mask[w.slices], **given) for w in windows]
+    active = np.s_[4:-4, 4:-4]
+    assert find_mode(partials)["medsky"] == found_mode(rate[active], mask[active])
 
 
 def bordered(rate, dq):
@@ -316,16 +330,14 @@ def test_mode_with_the_border(exposure, run_step):
     dq[:, 252] = PIXEL["DROPOUT"]
     dq[:4] |= np.uint32(PIXEL["REFERENCE_PIXEL"])  # masks nothing
     params = medsky.params(border=True)
-    (window,) = whole_frame(exposure, params)
+    (window,) = bands(exposure, params)
     assert window == (0, 256, 0, 256)
     assert medsky.reduction.reads_for(params) == ("rate", "dq")
     tile = Tile(window, 256)
-    found = measure_background(rate, dq=dq, tile=tile, params=params)
+    values = measure_background(rate, dq=dq, tile=tile, params=params)
+    found = background_mode(values)
     assert found == pytest.approx(bordered(rate, dq), abs=1e-8)
-    active = measure_background(
-        rate[4:-4, 4:-4], mask=grown_mask(dq[4:-4, 4:-4], params.growth),
-        tile=tile, params=medsky.params(),
-    )  # fmt: skip
+    active = found_mode(rate[4:-4, 4:-4], grown_mask(dq[4:-4, 4:-4], params.growth))
     assert abs(found - active) > 1e-5
 
 

@@ -1,0 +1,156 @@
+"""Attempts at several exposures, side by side: what they calibrate is calibrated together.
+
+An attempt is a generator: it does what is its own, and yields what it wants to have calibrated. So
+each keeps its lock, its record and its clean-up, whatever becomes of the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..engine.options import RunOptions
+from ..io.arrays import keep_open
+from ..products.calibration import alike
+from ..products.job import Job
+from ..products.memory import exposures_together
+from ..system.stopping import heard
+
+log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+"""A line of the manifest; or ``status`` ``finished`` (there was nothing to do) or ``held``."""
+
+
+@dataclass
+class Spent:
+    """An exposure's share of the time that several have taken together.
+
+    Attributes
+    ----------
+    seconds, cpu_seconds : float
+        On the clock, and of the processors.
+    """
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What an attempt wants to have done.
+
+    Attributes
+    ----------
+    job : Job
+    options : RunOptions
+    spent : Spent
+        Gets the time that it has taken.
+    """
+
+    job: Job
+    options: RunOptions
+    spent: Spent = field(default_factory=Spent)
+
+
+Course = Generator[Calibration, None, Record]
+"""An attempt: goes on when its calibration is done, or raises what has gone wrong with it."""
+
+
+def run_attempts(courses: Sequence[Course]) -> list[Record]:
+    """Run attempts to their end.
+
+    Returns
+    -------
+    list of dict
+        The record of each.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Once all of them have cleaned up.
+    """
+    records: dict[int, Record] = {}
+    waiting: dict[int, Calibration] = {}
+
+    def advance(i: int, error: Exception | None = None) -> None:
+        course = courses[i]
+        try:
+            waiting[i] = next(course) if error is None else course.throw(error)
+        except StopIteration as end:
+            records[i] = end.value
+
+    try:
+        for i in range(len(courses)):
+            advance(i)
+        while waiting:
+            first = next(iter(waiting.values()))
+            ours = [i for i, other in waiting.items() if alike(first.job, other.job)]
+            errors = _calibrate([waiting.pop(i) for i in ours])
+            for i, error in zip(ours, errors, strict=True):
+                advance(i, error)
+    except KeyboardInterrupt:
+        for i, course in enumerate(courses):
+            if i not in records:
+                _interrupt(course)
+        raise
+    return [records[i] for i in range(len(courses))]
+
+
+def _interrupt(course: Course) -> None:
+    """Have an attempt clean up; the one that was interrupted has done so."""
+    try:
+        course.throw(KeyboardInterrupt())
+    except (KeyboardInterrupt, StopIteration):
+        pass
+    except Exception:  # the others are to clean up, too
+        log.debug("an attempt was not cleaned up", exc_info=True)
+
+
+def _calibrate(asked: Sequence[Calibration]) -> list[Exception | None]:
+    """Calibrate exposures that are `alike`, as many at a time as the memory allows; what was wrong
+    with each."""
+    from ..products.level2 import calibrate, calibrate_together
+
+    keep_open({path for one in asked for path in files_read(one.job)})
+    most = exposures_together(asked[0].job, asked[0].options, len(asked))
+    errors: list[Exception | None] = []
+    for begin in range(0, len(asked), most):
+        some = asked[begin : begin + most]
+        if len(some) > 1:
+            try:
+                with heard(), _shared(some):
+                    calibrate_together([one.job for one in some], some[0].options)
+                errors += [None] * len(some)
+                continue
+            except Exception as error:  # it is one exposure's: which one shows if they are alone
+                log.debug("%d exposures together: %s; now one by one", len(some), error)
+        for one in some:
+            try:
+                with heard(), _shared([one]):
+                    calibrate(one.job, one.options)
+                errors.append(None)
+            except Exception as error:
+                errors.append(error)
+    return errors
+
+
+@contextlib.contextmanager
+def _shared(asked: Sequence[Calibration]) -> Iterator[None]:
+    """Share the time of the block out."""
+    clock, cpu = time.monotonic(), time.process_time()
+    try:
+        yield
+    finally:
+        for one in asked:
+            one.spent.seconds += (time.monotonic() - clock) / len(asked)
+            one.spent.cpu_seconds += (time.process_time() - cpu) / len(asked)
+
+
+def files_read(job: Job) -> set[str]:
+    """Paths of the files that tasks of an exposure read."""
+    return {str(path) for path in (job.config.IN, *job.references.values())}
