@@ -58,6 +58,17 @@ COSTS: dict[str, dict[str, float]] = {
         "tasks": 221,
         "anonymous MB": 178.5,
     },
+    "campaign": {
+        "dq_init pixels": 3.375,
+        **{f"{step} pixels": 3.328 for step in TILE_STEPS},
+        **PREPARED,
+        "mask pixels": 3.164,
+        "sky pixels": 3.0,
+        "bytes read per pixel": 291.4,  # three alone: 559
+        "bytes written per pixel": 117.5,
+        "tasks": 131,
+        "anonymous MB": 186.6,
+    },
     "stack": {
         "dq_init pixels": 4.5,
         **{f"{step} pixels": 4.438 for step in TILE_STEPS},
@@ -102,6 +113,18 @@ def _stack(config: Path) -> None:
     generate_noise(given.model_copy(update={"NOISE": noise}), scheduler="synchronous", tile=TILE)
 
 
+def _campaign(config: Path) -> None:
+    """Three exposures of a detector."""
+    from roman_dask_l2.config.model import load_config
+    from roman_dask_l2.products.job import prepare
+    from roman_dask_l2.products.level2 import calibrate_together
+
+    given = load_config(config)
+    outs = [given.OUT.with_name(f"l2_{i}.asdf") for i in range(3)]
+    jobs = [prepare(given.model_copy(update={"OUT": out})) for out in outs]
+    calibrate_together(jobs, scheduler="synchronous", tile=TILE)
+
+
 def _likelihood(config: Path) -> None:
     from roman_dask_l2.config.model import load_config
 
@@ -113,6 +136,7 @@ JOBS = {
     "calibration": _calibrate,
     "noise": _noise,
     "stack": _stack,
+    "campaign": _campaign,
     "likelihood": _likelihood,
 }
 

@@ -364,11 +364,15 @@ class Step:
         """Reference arrays of the kernel under `params`: keyword -> "file.array"."""
         return self.references(params) if callable(self.references) else self.references
 
+    def prepared_from(self, references: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the references of a tile that `prepare` takes."""
+        return {} if self.prepare is None else accepted(self.prepare, references)
+
     def prepared(self, references: Mapping[str, Any], context: Mapping[str, Any]) -> Any:
         """What `prepare` makes of the references of a tile; None without it."""
         if self.prepare is None:
             return None
-        return self.prepare(**accepted(self.prepare, references), **accepted(self.prepare, context))
+        return self.prepare(**self.prepared_from(references), **accepted(self.prepare, context))
 
     def apply(
         self,

@@ -107,9 +107,10 @@ def run_stack(
                 "params": b.params,
                 "measured": member.measured.get(b.name, {}),
             }
-            key = (member.inputs.exposure, *map(id, references.values()))
+            used = b.step.prepared_from(references)
+            key = (member.inputs.exposure, *map(id, used.values()))
             if key not in prepared:
-                prepared[key] = b.step.prepared(references, context)
+                prepared[key] = b.step.prepared(used, context)
             if b.step.spill is not None:
                 correction = member.measured[b.name][b.step.spill.name]
                 references[b.step.spill.name] = correction.read(tile.window)

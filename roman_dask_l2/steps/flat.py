@@ -89,7 +89,6 @@ def _divide(rate, poisson, read, dumo, flat, out_rate, err, out_poisson, out_rea
 def prepare(
     flat: np.ndarray,
     gain: np.ndarray,
-    area: np.ndarray,
     ipc: np.ndarray | None = None,
     flat_dq: np.ndarray | None = None,
     gain_dq: np.ndarray | None = None,
@@ -97,9 +96,9 @@ def prepare(
     tile: Tile,
     params: FlatParams,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What everything is divided by, the flat over the area of pixels, and the flags.
+    """The flat that everything is divided by, and the flags.
 
-    Inter-pixel capacitance is taken out of the flat.
+    Inter-pixel capacitance is taken out of it.
 
     Parameters
     ----------
@@ -107,8 +106,6 @@ def prepare(
         Response of each pixel to a uniform surface brightness, relative.
     gain : ndarray (y, x) of float32 or float64
         e/DN.
-    area : ndarray (y, x) of float64
-        Solid angle of each pixel over that of a (0.11 arcsec)^2 one.
     ipc : ndarray (3, 3, y, x) of float32, optional
     flat_dq, gain_dq : ndarray (y, x) of uint32, optional
 
@@ -130,8 +127,7 @@ def prepare(
         f = deconvolve(f, g, kernel, tile, params.order)
     for more in (flat_dq, gain_dq):
         dq = with_reference_flags(dq, more, tile.active)
-    with np.errstate(all="ignore"):
-        return np.divide(f, area).astype(np.float32), dq
+    return f, dq
 
 
 def divide_flat(
@@ -140,6 +136,7 @@ def divide_flat(
     var_rnoise: np.ndarray,
     dumo: np.ndarray,
     dq: np.ndarray,
+    area: np.ndarray,
     *,
     prepared: tuple[np.ndarray, np.ndarray],
     params: FlatParams,
@@ -153,8 +150,10 @@ def divide_flat(
     var_poisson, var_rnoise : ndarray (y, x) of float32
         (DN/s)^2.
     dq : ndarray (y, x) of uint32
+    area : ndarray (y, x) of float64
+        Solid angle of each pixel over that of a (0.11 arcsec)^2 one.
     prepared : (ndarray (y, x) of float32, ndarray (y, x) of uint32)
-        Flat over area, and flags to join.
+        Flat, and flags to join.
 
     Returns
     -------
@@ -163,7 +162,9 @@ def divide_flat(
         With NO_FLAT_FIELD and NO_GAIN_VALUE on active pixels. A pixel whose rate or error is not
         finite is flagged DO_NOT_USE, unless an option says not to.
     """
-    response, flags = prepared
+    flat, flags = prepared
+    with np.errstate(all="ignore"):
+        response = np.divide(flat, area).astype(np.float32)
     dq = dq | flags
     made = tuple(np.empty(rate.shape, np.float32) for _ in range(5))
     _divide(rate, var_poisson, var_rnoise, dumo, response, *made)

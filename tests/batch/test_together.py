@@ -1,0 +1,124 @@
+"""Exposures that have their references in common are calibrated together in a batch."""
+
+import json
+import signal
+
+import pytest
+
+from roman_dask_l2.batch.plan import Options, make_plan, stacks
+from roman_dask_l2.batch.work import run_together
+from roman_dask_l2.errors import InputError
+from roman_dask_l2.io.arrays import FileArray
+from roman_dask_l2.products import level2
+from roman_dask_l2.system.memory import peak
+
+TOGETHER = level2.calibrate_together
+
+
+@pytest.fixture
+def stacked(monkeypatch):
+    """The numbers of exposures that were calibrated together."""
+    numbers = []
+
+    def noted(jobs, *given, **options):
+        numbers.append(len(jobs))
+        return TOGETHER(jobs, *given, **options)
+
+    monkeypatch.setattr(level2, "calibrate_together", noted)
+    return numbers
+
+
+def works(campaign, **options):
+    return [item.work for item in make_plan(campaign.file, Options(**options)).todo]
+
+
+def test_one_by_one_and_together(campaign, undisturbed):
+    """The campaign that nothing has disturbed is done in stacks of two."""
+    assert campaign.run("--in-flight", "1").returncode == 0
+    campaign.check(undisturbed)
+
+
+def test_which_run_together(campaign):
+    """Those of a detector, in the order in which the first of each is due."""
+    plan = make_plan(campaign.file, Options())
+    names = [[item.identity[-11:] for item in some] for some in stacks(plan.todo, 3)]
+    assert names == [["obs=1,sca=1", "obs=2,sca=1"], ["obs=1,sca=2", "obs=2,sca=2"]]
+    assert [len(some) for some in stacks(plan.todo, 1)] == [1] * 4
+    plan.todo[2].reasons = {"noise": "missing"}
+    assert [len(some) for some in stacks(plan.todo, 3)] == [2, 1, 1]
+
+
+def test_records_of_a_stack(campaign, stacked):
+    records = run_together(works(campaign, only=("sca=1",)))
+    assert stacked == [2]
+    assert [record["status"] for record in records] == ["done", "done"]
+    shares = [record["products"]["l2"] for record in records]
+    assert shares[0] == shares[1] > 0
+    for record in records:
+        both = record["products"]["l2"] + record["products"]["noise"]
+        assert both <= record["seconds"] < both + 2
+        assert 0 < record["cpu_seconds"]
+        assert 0 < record["peak_memory"] <= 2 * peak()
+    # What one did while the other waited is not counted twice.
+    lines = [json.loads(line) for line in campaign.manifest.read_text().splitlines()]
+    assert sum(line["status"] == "done" for line in lines) == 2
+
+
+def test_one_of_a_stack_fails(campaign, undisturbed, stacked, monkeypatch):
+    """In the middle of its pixels, so that all have begun: the others are done all the same."""
+    bad, read = str(campaign.l1(2, 1)), FileArray.read
+
+    def reading(array, *given):
+        if array.path == bad and array.key[-1] == "data":
+            raise InputError(f"{bad}: roman.data is damaged")
+        return read(array, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileArray, "read", reading)
+        records = run_together(works(campaign, only=("sca=1",)))
+    assert stacked == [2]
+    assert [record["status"] for record in records] == ["done", "failed"]
+    assert records[1]["error"] == f"{bad}: roman.data is damaged"
+    assert not campaign.parts(campaign.out(2, 1))
+    assert campaign.run().returncode == 0
+    campaign.check(undisturbed)
+
+
+def test_one_of_a_stack_is_held(campaign, undisturbed, stacked, tools):
+    """By another batch, for which the first one waits when it has done the others."""
+    with campaign.started("--only", "obs=2,sca=1", "--tile", "64") as other:
+        tools.stop_when(other, lambda: campaign.parts(campaign.out(2, 1)))
+        records = run_together(works(campaign, only=("sca=1",)))
+        assert [record["status"] for record in records] == ["done", "held"]
+        assert stacked == []
+        other.send_signal(signal.SIGCONT)
+        other.communicate(timeout=100)
+    assert campaign.run().returncode == 0
+    campaign.check(undisturbed)
+
+
+def test_an_interruption_cleans_up_after_all(campaign, undisturbed, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(level2, "calibrate_together", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_together(works(campaign, only=("sca=1",)))
+    assert list(campaign.statuses().values()) == [["interrupted"]] * 2
+    assert not list(campaign.folder.rglob("*.lock"))
+    assert campaign.run().returncode == 0
+    campaign.check(undisturbed)
+
+
+def test_a_stack_that_is_killed_is_made_again(campaign, undisturbed, tools):
+    with campaign.started("--tile", "64") as process:
+        tools.stop_when(process, lambda: campaign.parts(campaign.out(2, 1)))
+        assert campaign.parts(campaign.out(1, 1))
+        process.kill()
+    assert campaign.run().returncode == 0
+    campaign.check(undisturbed)
+    found = campaign.statuses()
+    assert [found[f"filter=F158,obs={obs},sca=1"] for obs in (1, 2)] == [
+        ["interrupted", "done"]
+    ] * 2
