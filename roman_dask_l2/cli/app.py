@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from ..errors import ClusterError, InputError
 from ..system.logs import Messages
-from ..system.processes import keep_freed
+from ..system.processes import keep_freed, one_thread_each
 from ..system.stopping import Stopper, heard
 from . import batch, look, run, tools
 from .options import PROGRAM, PrintVersion, shared_options
@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # cycles takes a quarter of a second.
     gc.set_threshold(50_000, 20, 20)
     keep_freed()
+    if arguments is None:  # the process is this command's own
+        one_thread_each()
     given = list(sys.argv[1:] if arguments is None else arguments)
     args = make_parser().parse_args(_with_command(given))
     level = logging.DEBUG if args.debug else logging.WARNING if args.quiet else logging.INFO

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 
 from ..errors import ClusterError, InputError, NoWorkers
-from ..system.processes import KEPT, cpu_count
+from ..system.processes import KEPT, ONE_THREAD, cpu_count
 from ..system.workarounds import start_workers
 from .backends import BACKENDS, Backend, Cluster, ClusterStarter, SchedulerOptions
 from .keys import run_keys, security_of
@@ -40,10 +40,7 @@ ENVIRONMENT = {
     # Use freed memory again: with less, each large array is made of new pages.
     **{name: str(value) for name, value in KEPT.items()},
     # One thread per task: Dask has the others.
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMBA_NUM_THREADS": "1",
+    **dict.fromkeys(ONE_THREAD, "1"),
 }
 """What a worker's process must be born with: libraries look only once."""
 

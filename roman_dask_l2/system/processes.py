@@ -107,6 +107,17 @@ def keep_freed() -> None:
                 library.mallopt(_PARAMETERS[name], value)
 
 
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""What tells libraries how many threads to have."""
+
+
+def one_thread_each() -> None:
+    """Libraries that this process has not loaded yet do without threads of their own, where the
+    environment does not say otherwise: Dask has them all, and those of a BLAS only wait, busily."""
+    for name in ONE_THREAD:
+        os.environ.setdefault(name, "1")
+
+
 def give_back() -> None:
     """Return freed memory to the system, which glibc keeps; nothing where it is another library."""
     with contextlib.suppress(OSError, AttributeError):

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from roman_dask_l2.system.processes import KEPT
+from roman_dask_l2.system.processes import KEPT, ONE_THREAD, one_thread_each
 
 # Three blocks of 20 MB at a time: more than glibc keeps by itself.
 _PROGRAM = """
@@ -36,3 +36,26 @@ def test_freed_memory_is_used_again():
 def test_the_environment_comes_first():
     variables = {"MALLOC_TRIM_THRESHOLD_": "65536"}
     assert 2 * _faults("keep", **variables) > _faults("leave", **variables)
+
+
+def test_libraries_have_one_thread_unless_the_environment_says_otherwise(monkeypatch):
+    """A BLAS with threads of its own lets them wait busily after each call."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    for name in ONE_THREAD[1:]:
+        monkeypatch.delenv(name, raising=False)
+    one_thread_each()
+    assert [os.environ[name] for name in ONE_THREAD] == ["3", "1", "1", "1"]
+    for name in ONE_THREAD[1:]:
+        monkeypatch.delenv(name)
+
+
+def test_the_command_gives_a_blas_one_thread(monkeypatch):
+    for name in ONE_THREAD:
+        monkeypatch.delenv(name, raising=False)
+    program = (
+        "import os, sys; from roman_dask_l2.cli.app import main; sys.argv[1:] = ['--version']\n"
+        "try: main()\n"
+        "finally: print(os.environ['OPENBLAS_NUM_THREADS'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "1", done.stderr
