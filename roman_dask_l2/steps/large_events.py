@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field
-from scipy import ndimage
 
 from ..core import bits
 from ..core.detector import BAND, Window
@@ -166,6 +165,8 @@ def event_boxes(flags: np.ndarray, params: LargeEventsParams) -> np.ndarray:
 
     Single pixels with jumps alone are no events.
     """
+    from scipy import ndimage  # slow to import
+
     labels, _ = ndimage.label(flags, np.ones((3, 3), int))
     boxes = []
     for y, x in ndimage.find_objects(labels):
