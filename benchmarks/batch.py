@@ -121,23 +121,33 @@ def on_disk(path: Path) -> int:
 
 def ended(manifest: Path) -> list[dict[str, Any]]:
     """What the manifest says of the exposures, in the order in which they were done."""
-    keys = ("identity", "seconds", "cpu_seconds", "peak_memory", "memory", "products", "output")
+    keys = (
+        "identity",
+        "together",
+        "seconds",
+        "cpu_seconds",
+        "peak_memory",
+        "memory",
+        "products",
+        "output",
+    )
     found = []
     for text in manifest.read_text().splitlines():
         line = json.loads(text)
         if line["status"] == "done":
             began = datetime.fromisoformat(line["started"]).timestamp()
-            found.append({"began": began, **{key: line[key] for key in keys}})
+            ended = datetime.fromisoformat(line["ended"]).timestamp()
+            found.append({"began": began, "ended": ended, **{key: line[key] for key in keys}})
     return found
 
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Of the exposures after the first of each run.
+    """Of the exposures after the first of each run, or after those that ran together with it.
 
     Returns
     -------
     dict
-        ``seconds`` from the end of the first exposure to that of the last, so that all that is
+        ``seconds`` from the end of these to that of the last, so that all that is
         done between exposures is in it, and ``cpu_seconds``, both for each; ``least`` and ``most``
         seconds of one; ``other_detector`` seconds of the first exposures of further detectors;
         ``first`` seconds; ``peak`` and ``anonymous`` bytes; ``growth`` of the resident memory,
@@ -146,15 +156,16 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     spans, cpu, own, changed, first, growths = [], [], [], [], [], []
     for one in runs:
         done = one["exposures"]
-        ends = [line["began"] + line["seconds"] for line in done]
-        spans.append((ends[-1] - ends[0]) / (len(done) - 1))
+        k = done[0].get("together", 1)
+        ends = [line.get("ended", line["began"] + line["seconds"]) for line in done]
+        spans.append((ends[-1] - ends[k - 1]) / (len(done) - k))
         first.append(done[0]["seconds"])
-        cpu += [line["cpu_seconds"] for line in done[1:]]
-        own += [line["seconds"] for line in done[1:]]
+        cpu += [line["cpu_seconds"] for line in done[k:]]
+        own += [line["seconds"] for line in done[k:]]
         for before, line in zip(done[:-1], done[1:], strict=True):
             if _detector(before) != _detector(line):
                 changed.append(line["seconds"])
-        growths.append(growth([line["memory"] for line in done[1:]]))
+        growths.append(growth([line["memory"] for line in done[k:]]))
     return {
         "seconds": float(np.median(spans)),
         "cpu_seconds": float(np.mean(cpu)),

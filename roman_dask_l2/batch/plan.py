@@ -269,7 +269,8 @@ def stacks(items: Sequence[Item], most: int) -> Iterator[list[Item]]:
     for item in items:
         queue = waiting[_shared(item)]
         if queue and queue[0] is item:
-            yield [queue.popleft() for _ in range(min(most, len(queue)))]
+            stacks_left = -(-len(queue) // most)  # as even as can be: 2 and 2, not 3 and 1
+            yield [queue.popleft() for _ in range(-(-len(queue) // stacks_left))]
 
 
 def _shared(item: Item) -> str:

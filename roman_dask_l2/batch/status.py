@@ -114,6 +114,8 @@ def _holds(lock: Path, attempt: str) -> bool:
 
 
 def _ended(line: Mapping[str, Any]) -> float:
+    if "ended" in line:
+        return datetime.fromisoformat(line["ended"]).timestamp()
     return datetime.fromisoformat(line["started"]).timestamp() + line.get("seconds", 0.0)
 
 

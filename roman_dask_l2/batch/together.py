@@ -34,10 +34,13 @@ class Spent:
     ----------
     seconds, cpu_seconds : float
         On the clock, and of the processors.
+    together : int
+        How many they were; 1 if each was on its own in the end.
     """
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    together: int = 1
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,7 @@ def _shared(asked: Sequence[Calibration]) -> Iterator[None]:
         yield
     finally:
         for one in asked:
+            one.spent.together = len(asked)
             one.spent.seconds += (time.monotonic() - clock) / len(asked)
             one.spent.cpu_seconds += (time.process_time() - cpu) / len(asked)
 

@@ -176,6 +176,7 @@ class _Attempt:
         self._manifest = Path(work.manifest)
         self._token = uuid.uuid4().hex
         self._seconds: dict[str, float] = {}
+        self._together = 1
         self._fingerprints: dict[Product, str] = {}
         self._reasons: Mapping[Product, str] = {}
 
@@ -271,6 +272,7 @@ class _Attempt:
             with self._away(asked.spent):
                 yield asked
             self._seconds["l2"] = round(asked.spent.seconds, 3)
+            self._together = asked.spent.together
         if "noise" in reasons:
             from ..products.noise_layers import generate_noise
 
@@ -321,7 +323,9 @@ class _Attempt:
         """Write the line that ends the attempt."""
         give_back()  # or the heap grows by a percent with every exposure, as it falls into pieces
         record = self._line(status) | {
+            "ended": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "reasons": self._reasons,
+            "together": self._together,
             "seconds": round(time.monotonic() - self._clock, 3),
             "cpu_seconds": round(time.process_time() - self._cpu, 3),
             "peak_memory": peak(),

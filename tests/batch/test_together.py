@@ -1,5 +1,6 @@
 """Exposures that have their references in common are calibrated together in a batch."""
 
+import dataclasses
 import json
 import signal
 
@@ -44,6 +45,8 @@ def test_which_run_together(campaign):
     names = [[item.identity[-11:] for item in some] for some in stacks(plan.todo, 3)]
     assert names == [["obs=1,sca=1", "obs=2,sca=1"], ["obs=1,sca=2", "obs=2,sca=2"]]
     assert [len(some) for some in stacks(plan.todo, 1)] == [1] * 4
+    four = [dataclasses.replace(item) for item in plan.todo[:2] * 2]
+    assert [len(some) for some in stacks(four, 3)] == [2, 2]
     plan.todo[2].reasons = {"noise": "missing"}
     assert [len(some) for some in stacks(plan.todo, 3)] == [2, 1, 1]
 
@@ -54,6 +57,8 @@ def test_records_of_a_stack(campaign, stacked):
     assert [record["status"] for record in records] == ["done", "done"]
     shares = [record["products"]["l2"] for record in records]
     assert shares[0] == shares[1] > 0
+    assert [record["together"] for record in records] == [2, 2]
+    assert all(record["started"] < record["ended"] for record in records)
     for record in records:
         both = record["products"]["l2"] + record["products"]["noise"]
         assert both <= record["seconds"] < both + 2

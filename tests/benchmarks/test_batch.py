@@ -87,6 +87,17 @@ def test_exposures_after_the_first(batch_result):
     assert found["growth"] == pytest.approx(100 * 5e6 / 1.01e9)
 
 
+def test_exposures_after_those_that_ran_with_the_first(batch_result):
+    """They end at the same time, and their `seconds` are shares."""
+    (one,) = batch_result["cases"]["calibration"]
+    for line, ended in zip(one["exposures"], (110.0, 110.2, 118.0, 118.4), strict=True):
+        line |= {"together": 2, "ended": ended}
+    found = batch.summary([one])
+    assert found["seconds"] == pytest.approx((118.4 - 110.2) / 2)
+    assert found["cpu_seconds"] == pytest.approx(5 + 4.2)
+    assert (found["least"], found["most"], found["first"]) == (4.2, 5, 9)
+
+
 def test_what_it_means_for_a_survey(batch_result):
     survey = batch.Survey(exposures=1000, detectors=10, layers=3)
     text = batch.survey_page(batch_result, survey)
