@@ -63,6 +63,20 @@ BEYOND = {
     "external array": "!core/externalarray-1.0.0 {fileuri: 'ELSE', target: 0, datatype: int8, "
     "shape: [1]}",
     "huge array": NDARRAY + ", shape: [1000000, 1000000], strides: [0, 0], source: 0}",
+    "huge arrays": "["
+    + ", ".join([NDARRAY + ", shape: [4000, 4000], strides: [0, 0], source: 0}"] * 2)
+    + "]",
+    "axes": "!transform/identity-1.2.0 {n_dims: 300000000}",
+    "axes after one that is none": "[!transform/identity-1.2.0 {n_dims: .nan}, "
+    "!transform/identity-1.2.0 {n_dims: 1e400}, !transform/identity-1.2.0 {n_dims: 300000000}]",
+    "numbers of axes": "!transform/remap_axes-1.3.0 {mapping: [300000000]}",
+    "axes of many": "[" + ", ".join(["!transform/identity-1.2.0 {n_dims: 90}"] * 200) + "]",
+    "terms": "!transform/polynomial-1.2.0 {coefficients: " + NDARRAY
+    + ", shape: [3000, 3000], strides: [0, 0], source: 0}}",
+    "FITS header": "!<tag:astropy.org:astropy/fits/fits-1.2.0> [{header: [[NAXIS, 30000000]]}]",
+    "FITS header of a WCS": "!<tag:astropy.org:astropy/wcs/wcs-1.0.0> {hdulist: "
+    "!fits/fits-1.0.0 [{header: [[NAXIS, 30000000]]}], attrs: {}}",
+    "table": "!<tag:astropy.org:astropy/table/table-1.3.0> {columns: [], colnames: [], qtable: no}",
     "aliases": "[&l0 [1, 1], " + ", ".join(f"&l{i} [*l{i - 1}, *l{i - 1}]" for i in range(1, 40))
     + "]",
     "a circle": "&a [*a]",
