@@ -29,6 +29,14 @@ LISTS = (
 MAPPINGS = ("scheduler_options",)
 """Settings that are not text."""
 
+NO_PAGES = (
+    "--no-dashboard", "--dashboard-address", "127.0.0.1:0",
+    "--preload", "roman_dask_l2.engine.worker_process",
+)  # fmt: skip
+"""Options with which a worker has no pages, whatever stands before them: the last ones count."""
+NO_ROUTES = "export DASK_DISTRIBUTED__WORKER__HTTP__ROUTES='[]'"
+"""There is nothing at the port that Dask opens for them, until the worker closes it."""
+
 
 def defaults_file() -> Path:
     """The commented file of defaults, ``deploy/slurm.yaml``."""
@@ -88,10 +96,9 @@ def load_settings(
         "dashboard_address": "127.0.0.1:8787",
         **settings["scheduler_options"],
     }
-    settings["worker_extra_args"] = [
-        *settings["worker_extra_args"], "--preload", "roman_dask_l2.engine.worker_process",
-    ]  # fmt: skip
+    settings["worker_extra_args"] = [*settings["worker_extra_args"], *NO_PAGES]
     exports = [f"export {name}={value}" for name, value in (environment or {}).items()]
+    exports.append(NO_ROUTES)
     settings["job_script_prologue"] = [*exports, *settings["job_script_prologue"]]
     if not any(str(arg).startswith("--lifetime") for arg in settings["worker_extra_args"]):
         lifetime = _lifetime(settings["walltime"])

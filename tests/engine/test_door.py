@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dask
 import psutil
 import pytest
+from tornado.routing import PathMatches
 
+from roman_dask_l2 import running
+from roman_dask_l2.engine import clusters, slurm
+from roman_dask_l2.engine.door import OPEN_DOOR
 from roman_dask_l2.engine.keys import CERTIFICATE, KEY, PREFIX, run_keys, write_keys
 from roman_dask_l2.errors import InputError
 
 PROGRAM = """
 import sys, time
 from roman_dask_l2 import running
+from roman_dask_l2.engine import clusters, slurm
+from roman_dask_l2.engine.door import OPEN_DOOR
 if __name__ == "__main__":
     with running("local-cluster", workers=1, threads=1):
         open(sys.argv[1], "w").close()
@@ -91,13 +100,63 @@ def test_a_local_cluster_lets_nobody_in(tmp_path):
         ports = [a.port for a in addresses]
         files = [option for path in folder.iterdir() for option in ("--read", path)]
         another = ["--user", 65534, *files] if os.getuid() == 0 else []
-        said = tried(*another, *ports)
-        assert len(said) == 2 * len(ports) + len(another[2:]) // 2
+        # Three at once, as what is refused waits for its time to be over.
+        with ThreadPoolExecutor(3) as pool:
+            ways = (another, [], ["--keys", folder])
+            of_another, without_key, with_key = pool.map(lambda way: tried(*way, *ports), ways)
+        assert len(without_key) == 2 * len(ports)
+        assert len(of_another) == len(without_key) + len(another[2:]) // 2
+        said = of_another + without_key
         assert [line for line in said if not line.startswith("refused")] == []
         # The very client that is refused is let in with the key: it is the key that counts.
-        said = tried("--keys", folder, *ports)
-        assert sum(line.startswith("let in tls://") for line in said) == 3
-        assert not any(line.startswith("let in tcp://") for line in said)
+        assert sum(line.startswith("let in tls://") for line in with_key) == 3
+        assert not any(line.startswith("let in tcp://") for line in with_key)
+
+
+def handlers(router, seen=()):
+    """Paths that a router knows, as regular expressions, and what answers there."""
+    for rule in getattr(router, "rules", ()):
+        if isinstance(rule.target, type):
+            if isinstance(rule.matcher, PathMatches):
+                yield rule.matcher.regex.pattern, rule.target
+        elif rule.target not in seen:
+            yield from handlers(rule.target, (*seen, router))
+
+
+def test_pages_show_and_do_nothing():
+    """Another user asks for every page of the scheduler and sends something to each."""
+    with running("local-cluster", workers=1, threads=1) as client:
+        workers = client.nthreads()
+        scheduler = client.cluster.scheduler
+        plugins = set(scheduler.plugins)
+        known = set()
+        application = scheduler.http_application
+        for app in (application, *application.applications):
+            for router in (app.default_router, app.wildcard_router):
+                known.update(handlers(router))
+        does = ("post", "put", "delete", "patch")
+        kinds = {kind for _, kind in known}
+        assert {kind for kind in kinds if any(name in vars(kind) for name in does)} == set()
+        # One page of each kind, and what must not be there.
+        paths = {kind: path for path, kind in sorted(known, key=str)}.values()
+        paths = {p.rstrip("$?").replace("(.*)", "x").replace("\\.", ".") for p in paths}
+        absent = {
+            "/api/v1/retire_workers", "/api/v1/adaptive_target", "/jupyter/lab", "/eventstream",
+            f"/proxy/{scheduler.http_server.port}/127.0.0.1/status",
+        }  # fmt: skip
+        assert {"/health", "/info/main/workers.html", "/status"} & paths
+        another = ["--user", 65534] if os.getuid() == 0 else []
+        options = [option for path in paths | absent for option in ("--page", path)]
+        said = tried(*another, *options, scheduler.http_server.port)
+        assert len(said) == 5 * len(paths | absent)
+        status = {tuple(line.split()[:2]): line.split()[2] for line in said}
+        assert {status[method, path] for method, path in status if path in absent} == {"404"}
+        sent = {status[method, path] for method, path in status if method != "GET"}
+        assert sent == {"404", "405"}
+        assert "200" in status.values()
+        assert client.nthreads() == workers
+        assert client.submit(int, "3").result(30) == 3
+        assert set(scheduler.plugins) == plugins
 
 
 @pytest.mark.faults
@@ -178,3 +237,150 @@ def test_keys_are_good_where_clocks_are_apart(tmp_path):
     now = datetime.now(UTC)
     assert certificate.not_valid_before_utc < now - timedelta(hours=12)
     assert certificate.not_valid_after_utc > now + timedelta(days=300)
+
+
+# -- what opens the door, and what does not --------------------------------------------------------
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """A SLURM that runs jobs at once, on this machine; yields where it keeps their scripts."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    scripts = {
+        "sbatch": f'cp "$1" {folder}/script; setsid bash "$1" </dev/null >{folder}/log 2>&1 & '
+        f'echo $! >>{folder}/jobs; echo "Submitted batch job $!"',
+        "scancel": "true",
+    }
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/bash\n{script}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    yield folder
+    for job in (folder / "jobs").read_text().split() if (folder / "jobs").exists() else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int(job), signal.SIGKILL)
+
+
+def settings(folder, text):
+    file = folder / "slurm.yaml"
+    file.write_text(f"interface: lo\n{text}\n")
+    return file
+
+
+class Enough(Exception):
+    """The cluster is there; its workers are not waited for."""
+
+
+@pytest.fixture
+def no_workers(monkeypatch):
+    def enough(*_):
+        raise Enough
+
+    monkeypatch.setattr(clusters, "_wait_for_workers", enough)
+
+
+@pytest.mark.parametrize("protocol", ["", "protocol: tcp://", "scheduler_options: {protocol: tcp}"])
+@pytest.mark.parametrize("scheduler", ["local-cluster", "slurm"])
+def test_an_open_door_is_told_in_one_line(
+    scheduler, protocol, sbatch, no_workers, tmp_path, caplog
+):
+    where = {"slurm_config": settings(tmp_path, protocol)} if scheduler == "slurm" else {}
+    with pytest.raises(Enough), running(scheduler, workers=1, insecure=True, **where):
+        pass
+    warned = [r.getMessage() for r in caplog.records if r.name.startswith("roman_dask_l2")]
+    assert warned == [f"--insecure: {OPEN_DOOR}"]
+    assert not list(tmp_path.glob(f"{PREFIX}*"))
+    if scheduler == "slurm":
+        script = (sbatch / "script").read_text()
+        assert "tcp://" in script
+        assert "--tls" not in script
+
+
+@pytest.mark.parametrize(
+    ("text", "insecure", "message"),
+    [
+        ("protocol: tcp://", False, f"protocol tcp://: {OPEN_DOOR}; expected tls://, or"),
+        ("protocol: ws", False, f"protocol ws: {OPEN_DOOR}"),
+        ("scheduler_options: {protocol: 'tcp://'}", False, "scheduler_options: protocol tcp://: "),
+        ("scheduler_options: {security: null}", False, "scheduler_options: security means nothing"),
+        ("scheduler_options: {jupyter: true}", False, "jupyter: whoever reaches the dashboard can"),
+        ("protocol: tls://", True, "protocol tls:// and --insecure: expected one of them"),
+    ],
+)  # fmt: skip
+def test_settings_of_slurm_open_no_door(text, insecure, message, tmp_path, sbatch):
+    file = settings(tmp_path, text)
+    with (
+        pytest.raises(InputError, match=re.escape(message)) as refused,
+        running("slurm", slurm_config=file, insecure=insecure),
+    ):
+        pass
+    assert str(refused.value).startswith("--scheduler slurm: ")
+    assert len(str(refused.value).splitlines()) == 1
+    assert not (sbatch / "jobs").exists()
+
+
+def test_certificates_of_dasks_configuration_let_in():
+    """To an address, without options; and not without them."""
+    with running("local-cluster", workers=1, threads=1) as client:
+        address, security = client.scheduler.address, client.security
+        mine = {
+            "distributed.comm.tls.ca-file": security.tls_ca_file,
+            "distributed.comm.tls.client.cert": security.tls_client_cert,
+            "distributed.comm.tls.client.key": security.tls_client_key,
+        }
+        with dask.config.set(mine), running(address, workers=1) as another:
+            assert another.submit(int, "3").result(30) == 3
+        with (
+            pytest.raises(InputError, match=r"expected .*distributed\.comm\.tls"),
+            running(address, workers=1),
+        ):
+            pass
+
+
+def test_an_allocation_has_the_same_pages():
+    """Its scheduler and workers are told by variables what others are told by Dask's settings."""
+    script = (Path(__file__).parents[2] / "deploy/slurm/one-allocation.sbatch").read_text()
+    exports = "\n".join(re.findall(r"^export DASK_.*$", script, re.MULTILINE))
+    shell = subprocess.run(
+        ["bash", "-c", f"{exports}\nenv"], capture_output=True, text=True, check=True, env={}
+    )
+    told = dask.config.collect_env(dict(re.findall(r"^(\w+)=(.*)$", shell.stdout, re.MULTILINE)))
+    for place in ("scheduler", "worker"):
+        key = f"distributed.{place}.http.routes"
+        assert dask.config.get(key, config=told) == clusters.CONFIGURATION[key]
+    for option in slurm.NO_PAGES:
+        assert option in script
+
+
+LOOK = """
+def dask_setup(worker):
+    app = worker.http_application
+    rules = [rule for router in (app.default_router, app.wildcard_router) for rule in router.rules]
+    with open({!r}, "a") as file:
+        addresses = [s.getsockname()[0] for s in worker.http_server._sockets.values()]
+        names = [r.target.__name__ for r in all_rules(rules) if isinstance(r.target, type)]
+        print(worker._dashboard, addresses, names, len(app.applications), file=file)
+
+def all_rules(rules):
+    for rule in rules:
+        yield rule
+        yield from all_rules(getattr(rule.target, "rules", ()))
+"""
+
+
+def test_workers_of_jobs_have_no_pages_at_any_time(sbatch, tmp_path):
+    """Whatever their options say; looked at as soon as they could have any."""
+    seen, look = tmp_path / "seen", tmp_path / "look.py"
+    look.write_text(LOOK.format(str(seen)))
+    args = ["--preload", str(look), "--dashboard", "--dashboard-address", "0.0.0.0:0"]
+    file = settings(tmp_path, f"worker_extra_args: {args}\ncores: 1\nmemory: 1GB")
+    with running("slurm", workers=1, slurm_config=file, wait=120) as client:
+        (worker,) = client.scheduler_info()["workers"].values()
+        assert "dashboard" not in worker["services"]
+        pids = client.run(os.getpid).values()
+        found = [c for pid in pids for c in psutil.Process(pid).net_connections("tcp")]
+        assert len([c for c in found if c.status == "LISTEN"]) == 1
+    # At the one port that Dask opens: nothing but its list of pages, for this machine.
+    assert seen.read_text().splitlines() == ["False ['127.0.0.1'] ['DirectoryHandler'] 0"]
