@@ -218,6 +218,9 @@ def test_the_owner_of_a_store_is_written_anew(planted, shared):
     planted(shared / OWNER)
     with pytest.raises(FileExistsError):
         own(shared)
+    planted(shared / "store")
+    with pytest.raises(OSError):  # noqa: PT011  (a loop, or not a directory)
+        own(shared / "store")
 
 
 def test_who_owns_a_store_is_believed_of_ones_own(shared, of_another):

@@ -13,13 +13,14 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..system.processes import OWNER, is_orphan, own
+from ..system.processes import OWNER, is_alive, is_orphan, own
 from ..system.stopping import unfinished
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ PREFIX = ".roman-dask-l2-keys-"
 """What the names of directories with keys begin with."""
 
 CERTIFICATE, KEY = "certificate.pem", "key.pem"
+
+STALE = timedelta(days=30)
+"""Age at which keys are removed of whose run it cannot be told that it is over: it was on another
+machine, in another container, or before this machine was started anew."""
 
 AROUND = timedelta(days=1)
 """By which clocks of machines may be apart."""
@@ -54,7 +59,7 @@ def run_keys(folder: Path | None = None) -> Iterator[Security]:
     Raises
     ------
     InputError
-        If they cannot be written there, or others could read them.
+        If they cannot be written there, or others could read or exchange them.
     """
     parent = Path(tempfile.gettempdir()) if folder is None else folder.expanduser().absolute()
     remove_orphans(parent)
@@ -62,6 +67,7 @@ def run_keys(folder: Path | None = None) -> Iterator[Security]:
     with contextlib.ExitStack() as stack:
         try:
             try:
+                check_place(parent)
                 keys = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
                 # Also where a thread that does not end has the process ended by force.
                 stack.enter_context(unfinished(keys))
@@ -145,19 +151,43 @@ def security_of(authority: Path, certificate: Path, key: Path) -> Security:
 
 
 def remove_orphans(parent: Path) -> None:
-    """Remove keys of runs that were killed on this machine."""
+    """Remove keys of runs that were killed on this machine, and old ones."""
     for folder in parent.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
-            if folder.lstat().st_uid == os.getuid() and is_orphan(folder):
+            found = folder.lstat()
+            if found.st_uid != os.getuid():
+                continue
+            old = found.st_mtime < time.time() - STALE.total_seconds()
+            if is_orphan(folder) or (old and not is_alive(folder)):
                 shutil.rmtree(folder)
                 log.info("removed %s, left by a process that was killed", folder)
+
+
+def check_place(parent: Path) -> None:
+    """Nobody but its owner may exchange a directory there for another one, with other keys.
+
+    Raises
+    ------
+    InputError
+    """
+    mode = parent.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise InputError(
+            f"{parent}: every user could exchange the keys of the run there, expected a directory "
+            "that others may not write to, or that has the sticky bit"
+        )
 
 
 def main(arguments: list[str]) -> int:
     """Make keys in the directory `arguments[0]` for the process `arguments[1]`."""
     folder = Path(arguments[0])
-    remove_orphans(folder.absolute().parent)
-    write_keys(folder, int(arguments[1]))
+    try:
+        check_place(folder.absolute().parent)
+        remove_orphans(folder.absolute().parent)
+        write_keys(folder, int(arguments[1]))
+    except (InputError, OSError) as error:
+        print(f"roman-dask-l2: error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

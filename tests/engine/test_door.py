@@ -21,15 +21,16 @@ import pytest
 from tornado.routing import PathMatches
 
 from roman_dask_l2 import running
-from roman_dask_l2.engine import clusters, slurm
+from roman_dask_l2.engine import clusters, keys, slurm
 from roman_dask_l2.engine.door import OPEN_DOOR
 from roman_dask_l2.engine.keys import CERTIFICATE, KEY, PREFIX, run_keys, write_keys
 from roman_dask_l2.errors import InputError
+from roman_dask_l2.system.processes import OWNER
 
 PROGRAM = """
 import sys, time
 from roman_dask_l2 import running
-from roman_dask_l2.engine import clusters, slurm
+from roman_dask_l2.engine import clusters, keys, slurm
 from roman_dask_l2.engine.door import OPEN_DOOR
 if __name__ == "__main__":
     with running("local-cluster", workers=1, threads=1):
@@ -218,6 +219,46 @@ def test_keys_are_for_their_owner(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["open"]
 
 
+@pytest.mark.parametrize("whose", ["of another boot", "of a run that lives", "of one that is dead"])
+@pytest.mark.parametrize("days", [0, 29, 31])
+def test_old_keys_are_removed(whose, days, tmp_path):
+    """Those of which nobody can tell whether their run lives, such as of a container, go some
+    day."""
+    folder = tmp_path / f"{PREFIX}abcd"
+    folder.mkdir(mode=0o700)
+    write_keys(folder)
+    owner = folder / OWNER
+    if whose != "of a run that lives":
+        boot, pid, born = owner.read_text().splitlines()
+        owner.write_text(
+            f"another boot\n{pid}\n{born}\n" if "boot" in whose else f"{boot}\n{2**22 + 1}\n1.0\n"
+        )
+    then = time.time() - 86400 * days
+    os.utime(folder, (then, then))
+    with run_keys(tmp_path):
+        pass
+    stays = whose == "of a run that lives" or (whose == "of another boot" and days < 30)
+    assert folder.exists() == stays
+
+
+@pytest.mark.parametrize(("mode", "fine"), [(0o777, False), (0o1777, True), (0o775, True)])
+def test_keys_cannot_be_exchanged_by_everybody(mode, fine, tmp_path):
+    """In a directory without the sticky bit whoever may write there may rename what others have."""
+    place = tmp_path / "place"
+    place.mkdir()
+    place.chmod(mode)
+    if fine:
+        with run_keys(place):
+            assert len(list(place.iterdir())) == 1
+    else:
+        with pytest.raises(InputError, match="every user could exchange the keys"), run_keys(place):
+            pass
+        folder = place / "keys"
+        folder.mkdir(mode=0o700)
+        assert keys.main([str(folder), str(os.getpid())]) == 2
+        assert list(folder.iterdir()) == []
+
+
 def test_a_planted_link_is_not_followed(tmp_path):
     """By somebody who guesses the name of the directory, if that were possible."""
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
@@ -248,7 +289,7 @@ def sbatch(tmp_path, monkeypatch):
     folder = tmp_path / "slurm"
     folder.mkdir()
     scripts = {
-        "sbatch": f'cp "$1" {folder}/script; setsid bash "$1" </dev/null >{folder}/log 2>&1 & '
+        "sbatch": f'cp "$1" {folder}/script; setsid bash {folder}/script </dev/null >{folder}/log 2>&1 & '
         f'echo $! >>{folder}/jobs; echo "Submitted batch job $!"',
         "scancel": "true",
     }
@@ -281,8 +322,11 @@ def no_workers(monkeypatch):
     monkeypatch.setattr(clusters, "_wait_for_workers", enough)
 
 
-@pytest.mark.parametrize("protocol", ["", "protocol: tcp://", "scheduler_options: {protocol: tcp}"])
-@pytest.mark.parametrize("scheduler", ["local-cluster", "slurm"])
+@pytest.mark.parametrize(
+    ("scheduler", "protocol"),
+    [("local-cluster", ""), ("slurm", ""), ("slurm", "protocol: tcp://"),
+     ("slurm", "scheduler_options: {protocol: tcp}")],
+)  # fmt: skip
 def test_an_open_door_is_told_in_one_line(
     scheduler, protocol, sbatch, no_workers, tmp_path, caplog
 ):
