@@ -288,8 +288,9 @@ def sbatch(tmp_path, monkeypatch):
     """A SLURM that runs jobs at once, on this machine; yields where it keeps their scripts."""
     folder = tmp_path / "slurm"
     folder.mkdir()
+    script = folder / "script"
     scripts = {
-        "sbatch": f'cp "$1" {folder}/script; setsid bash {folder}/script </dev/null >{folder}/log 2>&1 & '
+        "sbatch": f'cp "$1" {script}; setsid bash {script} </dev/null >{folder}/log 2>&1 & '
         f'echo $! >>{folder}/jobs; echo "Submitted batch job $!"',
         "scancel": "true",
     }
