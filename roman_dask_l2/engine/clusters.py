@@ -22,6 +22,7 @@ from ..system.processes import cpu_count
 from ..system.workarounds import start_workers
 from .backends import BACKENDS, Backend, Cluster, ClusterStarter, SchedulerOptions
 from .door import check_protocol, security_of_others, security_of_run
+from .private import private_scratch
 from .progress import HEARTBEAT
 from .watch import ANSWER, POLL, compare_versions, duration_text, explained, watched
 
@@ -107,6 +108,7 @@ def on_cluster(start: ClusterStarter, options: SchedulerOptions) -> Iterator[Cli
 
 def local_cluster(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluster:
     """Worker processes on this machine."""
+    stack.enter_context(private_scratch())
     wanted, threads = _processes(options.workers, options.threads)
     security = security_of_run(options, stack)
     started = _local_cluster(threads, options.memory, options.interface, security)
@@ -125,6 +127,7 @@ def slurm_jobs(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluste
     settings = _slurm_settings(options)
     folder = settings.pop("shared_temp_directory", None)
     security = security_of_run(options, stack, Path(folder) if folder else Path.cwd())
+    stack.enter_context(private_scratch())
     jobs = _slurm(settings, security)
     target = stack.enter_context(jobs.cluster)
 

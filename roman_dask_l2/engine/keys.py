@@ -7,35 +7,26 @@ They are made for one run and removed with it.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import shutil
 import stat
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..system.processes import OWNER, is_alive, is_orphan, own
-from ..system.stopping import unfinished
+from ..system.processes import OWNER, own
+from .private import check_place, named, private_folder, remove_orphans
 
 if TYPE_CHECKING:
     from distributed import Security
-
-log = logging.getLogger(__name__)
 
 PREFIX = ".roman-dask-l2-keys-"
 """What the names of directories with keys begin with."""
 
 CERTIFICATE, KEY = "certificate.pem", "key.pem"
-
-STALE = timedelta(days=30)
-"""Age at which keys are removed of whose run it cannot be told that it is over: it was on another
-machine, in another container, or before this machine was started anew."""
 
 AROUND = timedelta(days=1)
 """By which clocks of machines may be apart."""
@@ -62,24 +53,10 @@ def run_keys(folder: Path | None = None) -> Iterator[Security]:
         If they cannot be written there, or others could read or exchange them.
     """
     parent = Path(tempfile.gettempdir()) if folder is None else folder.expanduser().absolute()
-    remove_orphans(parent)
-    keys = None
-    with contextlib.ExitStack() as stack:
-        try:
-            try:
-                check_place(parent)
-                keys = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-                # Also where a thread that does not end has the process ended by force.
-                stack.enter_context(unfinished(keys))
-                write_keys(keys)
-            except OSError as error:
-                raise InputError(
-                    f"{parent}: the keys of the run cannot be written there ({error.strerror})"
-                ) from error
-            yield security_of(keys / CERTIFICATE, keys / CERTIFICATE, keys / KEY)
-        finally:
-            if keys is not None:
-                shutil.rmtree(keys, ignore_errors=True)
+    with private_folder(parent, PREFIX, "the keys of the run") as keys:
+        with named(parent, "the keys of the run"):
+            write_keys(keys)
+        yield security_of(keys / CERTIFICATE, keys / CERTIFICATE, keys / KEY)
 
 
 def write_keys(folder: Path, pid: int | None = None) -> None:
@@ -150,40 +127,12 @@ def security_of(authority: Path, certificate: Path, key: Path) -> Security:
     return Security(require_encryption=True, tls_ca_file=str(authority), **files)
 
 
-def remove_orphans(parent: Path) -> None:
-    """Remove keys of runs that were killed on this machine, and old ones."""
-    for folder in parent.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):
-            found = folder.lstat()
-            if found.st_uid != os.getuid():
-                continue
-            old = found.st_mtime < time.time() - STALE.total_seconds()
-            if is_orphan(folder) or (old and not is_alive(folder)):
-                shutil.rmtree(folder)
-                log.info("removed %s, left by a process that was killed", folder)
-
-
-def check_place(parent: Path) -> None:
-    """Nobody but its owner may exchange a directory there for another one, with other keys.
-
-    Raises
-    ------
-    InputError
-    """
-    mode = parent.stat().st_mode
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        raise InputError(
-            f"{parent}: every user could exchange the keys of the run there, expected a directory "
-            "that others may not write to, or that has the sticky bit"
-        )
-
-
 def main(arguments: list[str]) -> int:
     """Make keys in the directory `arguments[0]` for the process `arguments[1]`."""
     folder = Path(arguments[0])
     try:
-        check_place(folder.absolute().parent)
-        remove_orphans(folder.absolute().parent)
+        check_place(folder.absolute().parent, "the keys of the run")
+        remove_orphans(folder.absolute().parent, PREFIX)
         write_keys(folder, int(arguments[1]))
     except (InputError, OSError) as error:
         print(f"roman-dask-l2: error: {error}", file=sys.stderr)

@@ -19,6 +19,7 @@ from ..errors import ClusterError, InputError
 from ..system.text import nearest
 from ..system.workarounds import start_workers
 from .amounts import parse_memory
+from .private import SCRATCH
 
 log = logging.getLogger(__name__)
 
@@ -98,12 +99,24 @@ def load_settings(
     }
     settings["worker_extra_args"] = [*settings["worker_extra_args"], *NO_PAGES]
     exports = [f"export {name}={value}" for name, value in (environment or {}).items()]
-    exports.append(NO_ROUTES)
+    exports += [NO_ROUTES, *_scratch(settings.pop("local_directory"))]
     settings["job_script_prologue"] = [*exports, *settings["job_script_prologue"]]
     if not any(str(arg).startswith("--lifetime") for arg in settings["worker_extra_args"]):
         lifetime = _lifetime(settings["walltime"])
         settings["worker_extra_args"] = [*settings["worker_extra_args"], *lifetime]
     return {key: value for key, value in settings.items() if value is not None}
+
+
+def _scratch(folder: str | None) -> list[str]:
+    """Lines of a job script that make a directory for the worker's own files in which nobody else
+    can put anything, and remove it. In `folder` variables of the node may stand."""
+    place = "${TMPDIR:-/tmp}" if folder is None else folder
+    name = f"{place}/{SCRATCH}XXXXXXXX"
+    return [
+        f'mkdir -p "{place}"',
+        f'export DASK_TEMPORARY_DIRECTORY="$(mktemp -d "{name}")" || exit 1',
+        """trap 'rm -rf "$DASK_TEMPORARY_DIRECTORY"' EXIT""",
+    ]
 
 
 def _check_interface(interface: str) -> None:

@@ -24,6 +24,7 @@ from roman_dask_l2 import running
 from roman_dask_l2.engine import clusters, keys, slurm
 from roman_dask_l2.engine.door import OPEN_DOOR
 from roman_dask_l2.engine.keys import CERTIFICATE, KEY, PREFIX, run_keys, write_keys
+from roman_dask_l2.engine.private import SCRATCH
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.system.processes import OWNER
 
@@ -429,3 +430,49 @@ def test_workers_of_jobs_have_no_pages_at_any_time(sbatch, tmp_path):
         assert len([c for c in found if c.status == "LISTEN"]) == 1
     # At the one port that Dask opens: nothing but its list of pages, for this machine.
     assert seen.read_text().splitlines() == ["False ['127.0.0.1'] ['DirectoryHandler'] 0"]
+
+
+# -- what Dask keeps on a disk ---------------------------------------------------------------------
+
+
+def test_scratch_of_others_is_not_used(tmp_path):
+    """Somebody else was the first to make Dask's usual directory, and has put links into it."""
+    place, victim = tmp_path / "tmp", tmp_path / "victim"
+    planted = place / "dask-scratch-space"
+    planted.mkdir(parents=True)
+    planted.chmod(0o777)
+    victim.write_text("precious")
+    for name in ("global.lock", "purge.lock"):
+        (planted / name).symlink_to(victim)
+    with started(tmp_path) as process:
+        assert victim.read_text() == "precious"
+        assert len(list(planted.iterdir())) == 2
+        (scratch,) = place.glob(f"{SCRATCH}*")
+        assert stat.S_IMODE(scratch.stat().st_mode) == 0o700
+        assert len(list((scratch / "dask-scratch-space").glob("worker-*[!k]"))) == 1
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    assert [p.name for p in place.iterdir()] == ["dask-scratch-space"]
+
+
+@pytest.mark.parametrize("own", [None, "$TMPDIR/mine"])
+def test_scratch_of_jobs_is_private(own, sbatch, tmp_path, monkeypatch):
+    place = tmp_path / "tmp"
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    file = settings(tmp_path, f"cores: 1\nmemory: 1GB\nlocal_directory: {own or 'null'}")
+
+    def where(dask_worker):
+        return dask_worker.local_directory
+
+    with running("slurm", workers=1, slurm_config=file, wait=120) as client:
+        (worker,) = client.run(where).values()
+        below = Path(worker).relative_to(place).parts
+        assert below[:-3] == (() if own is None else ("mine",))
+        assert below[-3].startswith(SCRATCH)
+        private = Path(worker).parents[1]
+        assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    end = time.monotonic() + 60
+    while private.exists():  # the job ends when its scheduler has
+        assert time.monotonic() < end
+        time.sleep(0.1)
