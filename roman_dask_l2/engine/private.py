@@ -1,5 +1,8 @@
 """Directories of a run that nobody else can look into or exchange: for its keys, and for what Dask
-keeps on a disk."""
+keeps on a disk.
+
+``python -m roman_dask_l2.engine.private FOLDER PID`` makes one of the second kind for a job script.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import logging
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -114,3 +118,26 @@ def check_place(parent: Path, what: str) -> None:
             f"{parent}: every user could exchange {what} there, expected a directory "
             "that others may not write to, or that has the sticky bit"
         )
+
+
+def main(arguments: list[str]) -> int:
+    """Make a directory for Dask's files in the directory `arguments[0]`, of use as long as there is
+    the process `arguments[1]`, and print its name."""
+    parent = Path(arguments[0]).absolute()
+    what = "Dask's temporary files"
+    try:
+        with named(parent, what):
+            parent.mkdir(parents=True, exist_ok=True)
+            check_place(parent, what)
+            remove_orphans(parent, SCRATCH)
+            folder = tempfile.mkdtemp(prefix=SCRATCH, dir=parent)
+            own(Path(folder), int(arguments[1]))
+    except InputError as error:
+        print(f"roman-dask-l2: error: {error}", file=sys.stderr)
+        return 2
+    print(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

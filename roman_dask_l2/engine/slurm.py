@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from ..errors import ClusterError, InputError
 from ..system.text import nearest
 from ..system.workarounds import start_workers
 from .amounts import parse_memory
-from .private import SCRATCH
 
 log = logging.getLogger(__name__)
 
@@ -99,22 +99,23 @@ def load_settings(
     }
     settings["worker_extra_args"] = [*settings["worker_extra_args"], *NO_PAGES]
     exports = [f"export {name}={value}" for name, value in (environment or {}).items()]
-    exports += [NO_ROUTES, *_scratch(settings.pop("local_directory"))]
-    settings["job_script_prologue"] = [*exports, *settings["job_script_prologue"]]
+    exports.append(NO_ROUTES)
+    scratch = _scratch(settings.pop("local_directory"), settings["python"] or sys.executable)
+    settings["job_script_prologue"] = [*exports, *settings["job_script_prologue"], *scratch]
     if not any(str(arg).startswith("--lifetime") for arg in settings["worker_extra_args"]):
         lifetime = _lifetime(settings["walltime"])
         settings["worker_extra_args"] = [*settings["worker_extra_args"], *lifetime]
     return {key: value for key, value in settings.items() if value is not None}
 
 
-def _scratch(folder: str | None) -> list[str]:
+def _scratch(folder: str | None, python: str) -> list[str]:
     """Lines of a job script that make a directory for the worker's own files in which nobody else
     can put anything, and remove it. In `folder` variables of the node may stand."""
     place = "${TMPDIR:-/tmp}" if folder is None else folder
-    name = f"{place}/{SCRATCH}XXXXXXXX"
+    make = f'{python} -m roman_dask_l2.engine.private "{place}" $$'
     return [
-        f'mkdir -p "{place}"',
-        f'export DASK_TEMPORARY_DIRECTORY="$(mktemp -d "{name}")" || exit 1',
+        f'DASK_TEMPORARY_DIRECTORY="$({make})" || exit 1',
+        "export DASK_TEMPORARY_DIRECTORY",
         """trap 'rm -rf "$DASK_TEMPORARY_DIRECTORY"' EXIT""",
     ]
 

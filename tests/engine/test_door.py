@@ -21,17 +21,18 @@ import pytest
 from tornado.routing import PathMatches
 
 from roman_dask_l2 import running
-from roman_dask_l2.engine import clusters, keys, slurm
+from roman_dask_l2.engine import clusters, keys, private, slurm
 from roman_dask_l2.engine.door import OPEN_DOOR
 from roman_dask_l2.engine.keys import CERTIFICATE, KEY, PREFIX, run_keys, write_keys
 from roman_dask_l2.engine.private import SCRATCH
 from roman_dask_l2.errors import InputError
+from roman_dask_l2.system import processes
 from roman_dask_l2.system.processes import OWNER
 
 PROGRAM = """
 import sys, time
 from roman_dask_l2 import running
-from roman_dask_l2.engine import clusters, keys, slurm
+from roman_dask_l2.engine import clusters, keys, private, slurm
 from roman_dask_l2.engine.door import OPEN_DOOR
 if __name__ == "__main__":
     with running("local-cluster", workers=1, threads=1):
@@ -465,14 +466,27 @@ def test_scratch_of_jobs_is_private(own, sbatch, tmp_path, monkeypatch):
     def where(dask_worker):
         return dask_worker.local_directory
 
+    stale = place / "mine" / f"{SCRATCH}abcd" if own else place / f"{SCRATCH}abcd"
+    stale.mkdir(parents=True)
+    processes.own(stale)
+    boot = (stale / OWNER).read_text().splitlines()[0]
+    (stale / OWNER).write_text(f"{boot}\n{2**22 + 1}\n1.0\n")  # of a job that was killed
     with running("slurm", workers=1, slurm_config=file, wait=120) as client:
+        assert not stale.exists()
         (worker,) = client.run(where).values()
         below = Path(worker).relative_to(place).parts
         assert below[:-3] == (() if own is None else ("mine",))
         assert below[-3].startswith(SCRATCH)
-        private = Path(worker).parents[1]
-        assert stat.S_IMODE(private.stat().st_mode) == 0o700
+        mine = Path(worker).parents[1]
+        assert stat.S_IMODE(mine.stat().st_mode) == 0o700
     end = time.monotonic() + 60
-    while private.exists():  # the job ends when its scheduler has
+    while mine.exists():  # the job ends when its scheduler has
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def test_scratch_of_a_job_cannot_be_exchanged(tmp_path, capsys):
+    tmp_path.chmod(0o777)
+    assert private.main([str(tmp_path), str(os.getpid())]) == 2
+    assert "every user could exchange Dask's temporary files there" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
