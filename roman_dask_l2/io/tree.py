@@ -36,6 +36,7 @@ _CONVERTED = re.compile(
 )
 """Tags of what asdf and astropy make of more than numbers and transforms: tables, FITS files and
 headers. They do whatever is asked for, such as a header of a thousand million axes."""
+_ARRAY = re.compile(r"tag:stsci\.edu:asdf/core/ndarray-")
 _STANDARD = "tag:yaml.org,2002:"
 """What begins the tags that YAML gives to what has none."""
 
@@ -72,9 +73,25 @@ def parse_checked_tree(path: str, head: bytes) -> Any:
             raise InputError(f"{path}: has the tag {shown(node.tag)}, expected numbers and a gwcs")
         if isinstance(node.value, list):
             pairs = node.value and isinstance(node.value[0], tuple)
+            if pairs and _ARRAY.match(node.tag):
+                _check_array(path, node)
             left += [n for pair in node.value for n in pair] if pairs else node.value
     check_tree(path, tree)
     return tree
+
+
+def _check_array(path: str, node: Any) -> None:
+    """What an array is made of has its numbers here, or in a block or a file beside this one: asdf
+    takes a text under ``data`` for the address of a file, too."""
+    entries = {key.value: value for key, value in node.value if isinstance(key.value, str)}
+    if "<<" in entries:
+        raise InputError(f"{path}: an array is merged of others, expected its own entries")
+    for key in ("source", "data"):
+        value = entries.get(key)
+        if value is None or value.tag != f"{_STANDARD}str":
+            continue
+        if key == "data" or resolve(path, value.value) is None:
+            raise InputError(f"{path}: an array lies in {shown(value.value)}, {BESIDE}")
 
 
 def parse_tree_and_tag(head: bytes, name: str) -> tuple[Any, str | None]:

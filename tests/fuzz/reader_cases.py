@@ -279,7 +279,9 @@ class Watch:
             return
         if event == "open":
             path = arguments[0]
-            if not isinstance(path, int) and not os.fsdecode(path).startswith(self.folders):
+            if isinstance(path, int):
+                return
+            if not f"{os.fsdecode(path)}/".startswith(self.folders):
                 self.seen.append(f"opened {path!r}")
         elif event.startswith(("os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.remove",
                                "os.rename", "os.mkdir", "subprocess.", "socket.", "urllib.",

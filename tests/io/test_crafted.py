@@ -59,6 +59,11 @@ BEYOND = {
     "upwards": NDARRAY + ", shape: [4], source: '../elsewhere/secret.asdf'}",
     "upwards, quoted": NDARRAY + ", shape: [4], source: '%2e%2e/elsewhere/secret.asdf'}",
     "http": NDARRAY + ", shape: [4], source: 'http://127.0.0.1:9/a.asdf'}",
+    "text as data": "!core/ndarray-1.1.0 {datatype: int8, shape: [4], data: 'ELSE'}",
+    "text as data alone": "!core/ndarray-1.1.0 {data: '../elsewhere/secret.asdf'}",
+    "URL as data": "!core/ndarray-1.0.0 {data: 'http://127.0.0.1:9/a.asdf'}",
+    "source alone": "!core/ndarray-1.1.0 {source: 'ELSE', byteorder: little}",
+    "merged": "!core/ndarray-1.1.0 {<<: {data: 'ELSE'}}",
     "device": NDARRAY + ", shape: [4], source: '/dev/zero'}",
     "external array": "!core/externalarray-1.0.0 {fileuri: 'ELSE', target: 0, datatype: int8, "
     "shape: [1]}",
