@@ -111,7 +111,8 @@ def inline_array(node: Any, where: str) -> np.ndarray:
     try:
         data = node["data"] if isinstance(node, dict) else node
         _check_numbers(data)
-        values = np.asarray(data, None if name is None else np.dtype(TYPES[name]))
+        with np.errstate(over="ignore"):  # what is too large for its type is infinite
+            values = np.asarray(data, None if name is None else np.dtype(TYPES[name]))
         if shape is not None:
             if values.size == 0:
                 values = values.reshape(shape)

@@ -7,8 +7,10 @@ import bz2
 import json
 import os
 import signal
+import site
 import struct
 import sys
+import sysconfig
 import traceback
 import zlib
 from collections.abc import Callable
@@ -270,7 +272,10 @@ class Watch:
     """What happens while a case is tried: files that are opened, programs, connections."""
 
     def __init__(self, *folders: Path) -> None:
-        self.folders, self.on = tuple(f"{folder}/" for folder in folders), False
+        # What is imported late is read, too.
+        packages = {*site.getsitepackages(), *sysconfig.get_paths().values()}
+        self.folders = tuple(f"{folder}/" for folder in (*folders, *packages))
+        self.on = False
         self.seen: list[str] = []
         sys.addaudithook(self._hook)
 
@@ -379,7 +384,7 @@ class Trial:
         finally:
             self.watch.on = False
             signal.setitimer(signal.ITIMER_REAL, 0)
-        assert not self.watch.seen, self.watch.seen
+        assert not self.watch.seen, list(self.watch.seen)
         assert not (self.path.parent / "ran").exists()
 
 

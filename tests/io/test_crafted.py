@@ -151,3 +151,12 @@ def test_no_array_is_too_large_in_a_file_of_ones_own(simulated):
     for path in (made.l1, *made.caldir.values()):
         with open_asdf(Path(path)) as file:
             assert "roman" in file.tree
+
+
+def test_numbers_too_large_for_their_type_are_infinite(tmp_path):
+    """Without a word of NumPy's in the terminal."""
+    array = f"!core/ndarray-1.1.0 {{data: [{10**71}, 1.0], datatype: float32, shape: [2]}}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        values = read_layout(written(tmp_path, array)).array("wcs").read()
+    assert list(values) == [np.inf, 1]
