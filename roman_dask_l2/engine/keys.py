@@ -135,7 +135,7 @@ def main(arguments: list[str]) -> int:
         remove_orphans(folder.absolute().parent, PREFIX)
         write_keys(folder, int(arguments[1]))
     except (InputError, OSError) as error:
-        print(f"roman-dask-l2: error: {error}", file=sys.stderr)
+        sys.stderr.write(f"roman-dask-l2: error: {error}\n")
         return 2
     return 0
 

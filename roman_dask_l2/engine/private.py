@@ -133,9 +133,9 @@ def main(arguments: list[str]) -> int:
             folder = tempfile.mkdtemp(prefix=SCRATCH, dir=parent)
             own(Path(folder), int(arguments[1]))
     except InputError as error:
-        print(f"roman-dask-l2: error: {error}", file=sys.stderr)
+        sys.stderr.write(f"roman-dask-l2: error: {error}\n")
         return 2
-    print(folder)
+    sys.stdout.write(f"{folder}\n")
     return 0
 
 
