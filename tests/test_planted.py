@@ -23,7 +23,7 @@ from roman_dask_l2.io.blocks import Block
 from roman_dask_l2.io.fits import create_fits
 from roman_dask_l2.io.inplace import InPlaceFile
 from roman_dask_l2.io.layout import read_layout
-from roman_dask_l2.io.spill import remove_store, temp_store
+from roman_dask_l2.io.spill import Spilled, remove_store, temp_store
 from roman_dask_l2.io.wcs import load_wcs
 from roman_dask_l2.system.files import is_private, open_regular, write_new
 from roman_dask_l2.system.logs import JsonLines
@@ -180,19 +180,47 @@ def test_links_in_a_store_are_removed_and_not_what_they_lead_to(planted, shared)
 
 def test_a_store_that_was_exchanged_is_not_written_to(planted, shared):
     with temp_store(shared, 0) as store:
-        spilled = store.create("cube", (8, 8), (8, 8), "float32")
+        spilled = store.create("inside", (8, 8), (8, 8), "float32")  # as the planted one has
         os.rename(store.path, shared / "away")
         planted(Path(store.path))
         with pytest.raises(OSError):  # noqa: PT011  (a loop, or not a directory)
             spilled.put(zeros(), Window(0, 8, 0, 8))
-        with pytest.raises(OSError):  # noqa: PT011
-            spilled.read()
+        for use in (
+            spilled.read,
+            lambda: store.create("another", (8, 8), (8, 8), "float32"),
+            lambda: store.write_note("finished", {"label": "R"}),
+            lambda: store.note("finished"),
+        ):
+            with pytest.raises(OSError):  # noqa: PT011
+                use()
+        store.drop(spilled)
+
+
+@pytest.mark.parametrize("name", ["cube", "finished.json"])
+def test_a_link_in_a_store_is_not_followed(planted, shared, name):
+    """If somebody could put one there."""
+    with temp_store(shared, 0) as store:
+        link = Path(store.path) / name
+        planted(link)
+        if name == "cube":
+            store.drop(Spilled(store.path, "cube", (8, 8), (8, 8), "float32"))
+            with pytest.raises(FileExistsError):
+                store.create("cube", (8, 8), (8, 8), "float32")
+            assert link.is_symlink()
+        else:
+            with pytest.raises(OSError, match="symbolic"):
+                store.note("finished")
+            store.write_note("finished", {"label": "R"})  # takes its place
+            assert store.note("finished") == {"label": "R"}
 
 
 def test_the_owner_of_a_store_is_written_anew(planted, shared):
     planted(shared / OWNER)
     with pytest.raises(FileExistsError):
         own(shared)
+    planted(shared / "store")
+    with pytest.raises(OSError):  # noqa: PT011  (a loop, or not a directory)
+        own(shared / "store")
 
 
 def test_who_owns_a_store_is_believed_of_ones_own(shared, of_another):

@@ -21,7 +21,8 @@ from ..errors import ClusterError, InputError, NoWorkers
 from ..system.processes import KEPT, ONE_THREAD, cpu_count
 from ..system.workarounds import start_workers
 from .backends import BACKENDS, Backend, Cluster, ClusterStarter, SchedulerOptions
-from .keys import run_keys, security_of
+from .door import check_protocol, security_of_others, security_of_run
+from .private import private_scratch
 from .progress import HEARTBEAT
 from .watch import ANSWER, POLL, compare_versions, duration_text, explained, watched
 
@@ -52,13 +53,12 @@ CONFIGURATION: dict[str, Any] = {
     "distributed.deploy.lost-worker-timeout": "30s",
     # Until a worker's port for them is closed, it has no pages.
     "distributed.worker.http.routes": [],
+    # Those of the scheduler show something and do nothing.
+    "distributed.scheduler.http.routes": ["roman_dask_l2.engine.pages"],
 }
 
 WORKER_PROCESS = "roman_dask_l2.engine.worker_process"
 """What a worker loads first: it has no pages, and ends at once."""
-
-OPEN_DOOR = "whoever reaches the ports of scheduler and workers can run code as you"
-"""What plain tcp:// means."""
 
 
 # -- clusters ------------------------------------------------------------------------------------
@@ -105,8 +105,9 @@ def on_cluster(start: ClusterStarter, options: SchedulerOptions) -> Iterator[Cli
 
 def local_cluster(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluster:
     """Worker processes on this machine."""
+    stack.enter_context(private_scratch())
     wanted, threads = _processes(options.workers, options.threads)
-    security = _security(options, stack)
+    security = security_of_run(options, stack)
     started = _local_cluster(threads, options.memory, options.interface, security)
     target = stack.enter_context(started)
 
@@ -122,7 +123,8 @@ def slurm_jobs(options: SchedulerOptions, stack: contextlib.ExitStack) -> Cluste
     """SLURM jobs with workers in them."""
     settings = _slurm_settings(options)
     folder = settings.pop("shared_temp_directory", None)
-    security = _security(options, stack, Path(folder) if folder else Path.cwd())
+    security = security_of_run(options, stack, Path(folder) if folder else Path.cwd())
+    stack.enter_context(private_scratch())
     jobs = _slurm(settings, security)
     target = stack.enter_context(jobs.cluster)
 
@@ -136,53 +138,9 @@ def running_cluster(options: SchedulerOptions, stack: contextlib.ExitStack) -> C
     """A cluster that others have started."""
     wait = WAIT if options.wait is None else options.wait
     target = _address(options.scheduler, options.scheduler_file, wait)
-    return Cluster(target, lambda: options.workers or 1, security=_of_others(target, options))
-
-
-def _security(
-    options: SchedulerOptions, stack: contextlib.ExitStack, folder: Path | None = None
-) -> Any:
-    """Keys of the run; without any an object that asks for none, whatever Dask's configuration
-    says."""
-    if options.insecure:
-        from distributed import Security
-
-        log.warning("--insecure: %s", OPEN_DOOR)
-        return Security(require_encryption=False)
-    return stack.enter_context(run_keys(folder))
-
-
-def _of_others(target: str, options: SchedulerOptions) -> Any:
-    """What lets this process into a cluster that others have started."""
-    from distributed import Security
-
-    files = (options.tls_ca_file, options.tls_cert, options.tls_key)
-    locked = target.startswith("tls://")
-    if options.insecure and (locked or any(files)):
-        what = target if locked else "--tls-ca-file, --tls-cert, --tls-key"
-        raise InputError(f"{what} and --insecure: expected one of them")
-    if not locked:
-        if not options.insecure:
-            raise InputError(f"{target}: {OPEN_DOOR}; expected tls://host:port, or --insecure")
-        log.warning("--insecure: %s", OPEN_DOOR)
-        return Security(require_encryption=False)
-    if any(files):
-        authority, certificate, key = (Path(f) for f in files if f is not None)
-        security = security_of(authority, certificate, key)
-    else:
-        security = Security(require_encryption=True)
-        found = security.get_tls_config_for_role("client")
-        if not (found["ca_file"] and found["cert"]):
-            raise InputError(
-                f"{target}: expected --tls-ca-file, --tls-cert and --tls-key, or "
-                "distributed.comm.tls in Dask's configuration"
-            )
-    try:
-        security.get_connection_args("client")
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        named = ", ".join(str(f) for f in files if f is not None) or "distributed.comm.tls"
-        raise InputError(f"{named}: no usable certificates and key ({error})") from error
-    return security
+    return Cluster(
+        target, lambda: options.workers or 1, security=security_of_others(target, options)
+    )
 
 
 _EVERY_CLUSTER = {"workers", "wait", "performance_report", "insecure"}
@@ -334,8 +292,7 @@ def _slurm_settings(options: SchedulerOptions) -> dict[str, Any]:
 
     file = None if options.slurm_config is None else Path(options.slurm_config)
     settings = load_settings(file, options.threads, options.memory, options.interface, ENVIRONMENT)
-    if not options.insecure and str(settings.get("protocol", "tls")).startswith("tcp"):
-        raise InputError(f"--scheduler slurm: protocol tcp://: {OPEN_DOOR}; expected --insecure")
+    check_protocol(settings, bool(options.insecure))
     return settings
 
 

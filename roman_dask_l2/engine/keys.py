@@ -7,9 +7,7 @@ They are made for one run and removed with it.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import shutil
 import stat
 import sys
 import tempfile
@@ -19,13 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..system.processes import OWNER, is_orphan, own
-from ..system.stopping import unfinished
+from ..system.processes import OWNER, own
+from .private import check_place, named, private_folder, remove_orphans
 
 if TYPE_CHECKING:
     from distributed import Security
-
-log = logging.getLogger(__name__)
 
 PREFIX = ".roman-dask-l2-keys-"
 """What the names of directories with keys begin with."""
@@ -54,26 +50,13 @@ def run_keys(folder: Path | None = None) -> Iterator[Security]:
     Raises
     ------
     InputError
-        If they cannot be written there, or others could read them.
+        If they cannot be written there, or others could read or exchange them.
     """
     parent = Path(tempfile.gettempdir()) if folder is None else folder.expanduser().absolute()
-    remove_orphans(parent)
-    keys = None
-    with contextlib.ExitStack() as stack:
-        try:
-            try:
-                keys = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-                # Also where a thread that does not end has the process ended by force.
-                stack.enter_context(unfinished(keys))
-                write_keys(keys)
-            except OSError as error:
-                raise InputError(
-                    f"{parent}: the keys of the run cannot be written there ({error.strerror})"
-                ) from error
-            yield security_of(keys / CERTIFICATE, keys / CERTIFICATE, keys / KEY)
-        finally:
-            if keys is not None:
-                shutil.rmtree(keys, ignore_errors=True)
+    with private_folder(parent, PREFIX, "the keys of the run") as keys:
+        with named(parent, "the keys of the run"):
+            write_keys(keys)
+        yield security_of(keys / CERTIFICATE, keys / CERTIFICATE, keys / KEY)
 
 
 def write_keys(folder: Path, pid: int | None = None) -> None:
@@ -144,20 +127,16 @@ def security_of(authority: Path, certificate: Path, key: Path) -> Security:
     return Security(require_encryption=True, tls_ca_file=str(authority), **files)
 
 
-def remove_orphans(parent: Path) -> None:
-    """Remove keys of runs that were killed on this machine."""
-    for folder in parent.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if folder.lstat().st_uid == os.getuid() and is_orphan(folder):
-                shutil.rmtree(folder)
-                log.info("removed %s, left by a process that was killed", folder)
-
-
 def main(arguments: list[str]) -> int:
     """Make keys in the directory `arguments[0]` for the process `arguments[1]`."""
     folder = Path(arguments[0])
-    remove_orphans(folder.absolute().parent)
-    write_keys(folder, int(arguments[1]))
+    try:
+        check_place(folder.absolute().parent, "the keys of the run")
+        remove_orphans(folder.absolute().parent, PREFIX)
+        write_keys(folder, int(arguments[1]))
+    except (InputError, OSError) as error:
+        sys.stderr.write(f"roman-dask-l2: error: {error}\n")
+        return 2
     return 0
 
 

@@ -13,9 +13,10 @@ import dask
 
 from ..errors import InputError
 from ..system.processes import cpu_count
-from . import clusters  # its backends, too
+from . import clusters  # noqa: F401  (its backends)
 from .amounts import parse_memory
 from .backends import BACKENDS, Backend, SchedulerOptions
+from .door import OPEN_DOOR
 from .watch import explained
 
 if TYPE_CHECKING:
@@ -213,8 +214,9 @@ def check_options(options: SchedulerOptions) -> Backend:
 def _about_the_door(options: SchedulerOptions) -> list[str]:
     """What is wrong with certificates and addresses."""
     if options.scheduler.startswith("tcp://") and not options.insecure:
-        door = clusters.OPEN_DOOR
-        return [f"--scheduler {options.scheduler}: {door}; expected tls://host:port, or --insecure"]
+        return [
+            f"--scheduler {options.scheduler}: {OPEN_DOOR}; expected tls://host:port, or --insecure"
+        ]
     if options.scheduler.startswith("tls://") and options.insecure:
         return [f"--scheduler {options.scheduler} and --insecure: expected one of them"]
     files = {key: getattr(options, key) for key in ("tls_ca_file", "tls_cert", "tls_key")}

@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,14 @@ LISTS = (
 )  # fmt: skip
 MAPPINGS = ("scheduler_options",)
 """Settings that are not text."""
+
+NO_PAGES = (
+    "--no-dashboard", "--dashboard-address", "127.0.0.1:0",
+    "--preload", "roman_dask_l2.engine.worker_process",
+)  # fmt: skip
+"""Options with which a worker has no pages, whatever stands before them: the last ones count."""
+NO_ROUTES = "export DASK_DISTRIBUTED__WORKER__HTTP__ROUTES='[]'"
+"""There is nothing at the port that Dask opens for them, until the worker closes it."""
 
 
 def defaults_file() -> Path:
@@ -88,15 +97,27 @@ def load_settings(
         "dashboard_address": "127.0.0.1:8787",
         **settings["scheduler_options"],
     }
-    settings["worker_extra_args"] = [
-        *settings["worker_extra_args"], "--preload", "roman_dask_l2.engine.worker_process",
-    ]  # fmt: skip
+    settings["worker_extra_args"] = [*settings["worker_extra_args"], *NO_PAGES]
     exports = [f"export {name}={value}" for name, value in (environment or {}).items()]
-    settings["job_script_prologue"] = [*exports, *settings["job_script_prologue"]]
+    exports.append(NO_ROUTES)
+    scratch = _scratch(settings.pop("local_directory"), settings["python"] or sys.executable)
+    settings["job_script_prologue"] = [*exports, *settings["job_script_prologue"], *scratch]
     if not any(str(arg).startswith("--lifetime") for arg in settings["worker_extra_args"]):
         lifetime = _lifetime(settings["walltime"])
         settings["worker_extra_args"] = [*settings["worker_extra_args"], *lifetime]
     return {key: value for key, value in settings.items() if value is not None}
+
+
+def _scratch(folder: str | None, python: str) -> list[str]:
+    """Lines of a job script that make a directory for the worker's own files in which nobody else
+    can put anything, and remove it. In `folder` variables of the node may stand."""
+    place = "${TMPDIR:-/tmp}" if folder is None else folder
+    make = f'{python} -m roman_dask_l2.engine.private "{place}" $$'
+    return [
+        f'DASK_TEMPORARY_DIRECTORY="$({make})" || exit 1',
+        "export DASK_TEMPORARY_DIRECTORY",
+        """trap 'rm -rf "$DASK_TEMPORARY_DIRECTORY"' EXIT""",
+    ]
 
 
 def _check_interface(interface: str) -> None:

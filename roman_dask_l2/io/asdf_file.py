@@ -11,7 +11,7 @@ from typing import Any
 from ..system.files import open_regular
 from ..system.foreign import alone, load_asdf
 from .scan import naming_file, scan_open
-from .tree import check_tree, parse_tree
+from .tree import parse_checked_tree
 
 
 @contextlib.contextmanager
@@ -32,7 +32,8 @@ def open_asdf(path: str | os.PathLike[str], **options: Any) -> Iterator[Any]:
     Raises
     ------
     InputError
-        If it is no ASDF file, or its tree names files that lie elsewhere.
+        If it is no ASDF file, or its tree names files that lie elsewhere or has what takes much
+        to be made.
     OSError
         If it cannot be read.
     """
@@ -42,8 +43,7 @@ def open_asdf(path: str | os.PathLike[str], **options: Any) -> Iterator[Any]:
     with alone(), open_regular(path, "an ASDF file") as stream:
         with naming_file(Path(path)):
             head, _, _, _ = scan_open(stream, Path(path))
-            tree = parse_tree(head)
-        check_tree(str(path), tree)
+            parse_checked_tree(str(path), head)
         stream.seek(0)
         with load_asdf().open(stream, uri=uri, **options) as file:
             yield file

@@ -101,7 +101,7 @@ class Spilled:
         rows = part if whole else np.empty((part.shape[0], width), self.dtype)
         path = self._path(index)
         try:
-            with self._opened() as store:
+            with _opened(self.store) as store:
                 fd = os.open(path, os.O_RDONLY | NOT_THROUGH, dir_fd=store)
         except FileNotFoundError:
             raise NotWritten(f"{self.store}/{path}: chunk was not written") from None
@@ -138,7 +138,7 @@ class Spilled:
         path = self._path(index)
         part_path = f"{path}.{uuid.uuid4().hex}.partial"
         try:
-            with self._opened() as store:
+            with _opened(self.store) as store:
                 # One level at a time, beginning in the array: a task that outlives a failed run
                 # must not bring its store back.
                 folder = self.name
@@ -159,14 +159,22 @@ class Spilled:
         """File of a chunk in the store, as zarr's default names it."""
         return os.path.join(self.name, "c", *map(str, index))
 
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[int]:
-        """The store: a directory, whatever else others may have put in its place."""
-        store = os.open(self.store, os.O_RDONLY | os.O_DIRECTORY | NOT_THROUGH)
-        try:
-            yield store
-        finally:
-            os.close(store)
+
+@contextlib.contextmanager
+def _opened(store: str) -> Iterator[int]:
+    """A store: a directory, whatever else others may have put in its place."""
+    folder = os.open(store, os.O_RDONLY | os.O_DIRECTORY | NOT_THROUGH)
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _put_whole(store: int, name: str, data: bytes) -> None:
+    """A file of a store that is there as a whole or not at all, in place of what was there."""
+    part = f"{name}.{uuid.uuid4().hex}.partial"
+    write_new(part, data, store)
+    os.replace(part, name, src_dir_fd=store, dst_dir_fd=store)
 
 
 @dataclass(frozen=True)
@@ -183,12 +191,17 @@ class TempStore:
     def create(
         self, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str
     ) -> Spilled:
-        """Make an array of which nothing is written yet."""
+        """Make an array of which nothing is written yet.
+
+        Zarr describes it in memory; it would follow what others have put in the store's place.
+        """
         import zarr
         from zarr.codecs import BytesCodec
+        from zarr.storage import MemoryStore
 
+        files: dict[str, Any] = {}
         zarr.create_array(
-            store=self.path,
+            store=MemoryStore(files),
             name=name,
             shape=shape,
             chunks=chunks,
@@ -196,28 +209,42 @@ class TempStore:
             serializer=BytesCodec(endian=sys.byteorder),
             compressors=None,  # noise does not compress
             fill_value=0,
-            overwrite=True,
         )
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.path, 0o700)
+        with _opened(self.path) as store:
+            _remove(store, name)
+            os.mkdir(name, dir_fd=store)
+            for file, content in files.items():
+                _put_whole(store, file, content.to_bytes())
         return Spilled(self.path, name, shape, chunks, dtype)
 
     def write_note(self, name: str, value: dict[str, Any]) -> None:
         """Keep a few words beside the arrays; they are there as a whole or not at all."""
-        path = f"{self.path}/{name}.json"
-        part = f"{path}.{uuid.uuid4().hex}.partial"
-        write_new(Path(part), json.dumps(value))
-        os.replace(part, path)
+        with _opened(self.path) as store:
+            _put_whole(store, f"{name}.json", json.dumps(value).encode())
 
     def note(self, name: str) -> dict[str, Any] | None:
         """A note, None if it was never written."""
+        flags = os.O_RDONLY | os.O_NONBLOCK | NOT_THROUGH
         try:
-            value: dict[str, Any] = json.loads(Path(f"{self.path}/{name}.json").read_text())
+            with _opened(self.path) as store:
+                file = os.open(f"{name}.json", flags, dir_fd=store)
         except FileNotFoundError:
             return None
+        with open(file) as text:
+            value: dict[str, Any] = json.load(text)
         return value
 
     def drop(self, spilled: Spilled) -> None:
         """Remove an array and give its space back."""
-        shutil.rmtree(Path(self.path) / spilled.name, ignore_errors=True)
+        with contextlib.suppress(OSError), _opened(self.path) as store:
+            _remove(store, spilled.name)
+
+
+def _remove(store: int, name: str) -> None:
+    """Remove an array from a store; links are not followed."""
+    shutil.rmtree(name, ignore_errors=True, dir_fd=store)
 
 
 def temp_place(temp: Path) -> tuple[Path, str]:

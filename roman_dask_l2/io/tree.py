@@ -20,10 +20,23 @@ TYPES = {
     "bool8": "bool",
 }
 """Types of arrays, as the tree names them, and as NumPy does."""
-_MADE_WHOLE = re.compile(r"\.(wcs|roman\.meta)\b")
+_MADE_WHOLE = re.compile(r"\.(wcs|roman\.(meta|coordinate_distortion_transform))\b")
 """Where a tree has what asdf makes as a whole,"""
 _MOST_ELEMENTS = 1 << 24
-"""and the most elements that an array has there."""
+"""and the most elements that all arrays have there."""
+_AXES = {"n_dims", "n_inputs", "n_outputs", "naxes", "mapping", "axes_order"}
+_TERMS = {"coefficients"}
+"""Keys of a transform whose value says how many objects are made of it: a name for each axis, a
+parameter for each term of a polynomial."""
+_MOST_OBJECTS = 10_000
+"""Objects that a tree asks for with such keys, 60 MB."""
+_CONVERTED = re.compile(
+    r"tag:(stsci\.edu:asdf/(?!(core|unit|time|transform)/)"
+    r"|astropy\.org:astropy/(?!(units|time|transform|coordinates)/))"
+)
+"""Tags of what asdf and astropy make of more than numbers and transforms: tables, FITS files and
+headers. They do whatever is asked for, such as a header of a thousand million axes."""
+_ARRAY = re.compile(r"tag:stsci\.edu:asdf/core/ndarray-")
 _STANDARD = "tag:yaml.org,2002:"
 """What begins the tags that YAML gives to what has none."""
 
@@ -37,6 +50,48 @@ def parse_tree(head: bytes) -> Any:
         If it is not YAML, or more of it than a file of ours has.
     """
     return load_plain(head)[0]
+
+
+def parse_checked_tree(path: str, head: bytes) -> Any:
+    """The tree of a file that is given to asdf, see `check_tree`.
+
+    Raises
+    ------
+    ValueError
+        As `parse_tree`.
+    InputError
+        If asdf would make of it what no file of ours has.
+    """
+    tree, root = load_plain(head)
+    left, seen = [root], set()
+    while left:
+        node = left.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if _CONVERTED.match(node.tag):
+            raise InputError(f"{path}: has the tag {shown(node.tag)}, expected numbers and a gwcs")
+        if isinstance(node.value, list):
+            pairs = node.value and isinstance(node.value[0], tuple)
+            if pairs and _ARRAY.match(node.tag):
+                _check_array(path, node)
+            left += [n for pair in node.value for n in pair] if pairs else node.value
+    check_tree(path, tree)
+    return tree
+
+
+def _check_array(path: str, node: Any) -> None:
+    """What an array is made of has its numbers here, or in a block or a file beside this one: asdf
+    takes a text under ``data`` for the address of a file, too."""
+    entries = {key.value: value for key, value in node.value if isinstance(key.value, str)}
+    if "<<" in entries:
+        raise InputError(f"{path}: an array is merged of others, expected its own entries")
+    for key in ("source", "data"):
+        value = entries.get(key)
+        if value is None or value.tag != f"{_STANDARD}str":
+            continue
+        if key == "data" or resolve(path, value.value) is None:
+            raise InputError(f"{path}: an array lies in {shown(value.value)}, {BESIDE}")
 
 
 def parse_tree_and_tag(head: bytes, name: str) -> tuple[Any, str | None]:
@@ -56,7 +111,8 @@ def inline_array(node: Any, where: str) -> np.ndarray:
     try:
         data = node["data"] if isinstance(node, dict) else node
         _check_numbers(data)
-        values = np.asarray(data, None if name is None else np.dtype(TYPES[name]))
+        with np.errstate(over="ignore"):  # what is too large for its type is infinite
+            values = np.asarray(data, None if name is None else np.dtype(TYPES[name]))
         if shape is not None:
             if values.size == 0:
                 values = values.reshape(shape)
@@ -101,8 +157,9 @@ BESIDE = "expected a file in the same directory or below it"
 
 
 def check_tree(path: str, tree: Any) -> None:
-    """A tree names no file but such as `resolve` allows, and its metadata have no huge arrays. For
-    those who give it to asdf, which would read any file, and fetch what lies on other machines.
+    """A tree names no file but such as `resolve` allows, its metadata have no huge arrays, and its
+    transforms few axes and terms. For those who give it to asdf, which would read any file, fetch
+    what lies on other machines, and make whatever a number asks for.
 
     Parameters
     ----------
@@ -116,6 +173,7 @@ def check_tree(path: str, tree: Any) -> None:
     """
     left: list[tuple[str, Any]] = [("", tree)]
     seen: set[int] = set()
+    elements = objects = 0
     while left:
         where, node = left.pop()
         if not isinstance(node, dict | list) or id(node) in seen:
@@ -132,17 +190,41 @@ def check_tree(path: str, tree: Any) -> None:
         array = {"datatype", "shape"} & set(node)
         if array and isinstance(source, str) and resolve(path, source) is None:
             raise InputError(f"{at} lies in {shown(source)}, {BESIDE}")
-        if array and _MADE_WHOLE.match(where) and _elements(node.get("shape")) > _MOST_ELEMENTS:
-            raise InputError(f"{at} has shape {shown(node['shape'])}, expected a small array")
+        if array and _MADE_WHOLE.match(where):
+            elements += _elements(node.get("shape"))
+            if elements > _MOST_ELEMENTS:
+                raise InputError(f"{at} has shape {shown(node['shape'])}, expected small arrays")
+        for key in (_AXES | _TERMS) & node.keys():
+            objects += _objects(key, node[key])
+            if objects > _MOST_OBJECTS:
+                raise InputError(f"{at}: {key} stands for too many axes or terms, expected a few")
         if isinstance(node.get("fileuri"), str):  # core/externalarray
             raise InputError(f"{at} refers to {shown(node['fileuri'])}, expected a value")
 
 
-def _elements(shape: Any) -> float:
+def _elements(shape: Any) -> int:
     """Elements of an array of this shape, 0 if it is none."""
     if not isinstance(shape, list) or not all(isinstance(n, int | float) for n in shape):
         return 0
-    return math.prod(map(abs, shape))
+    elements = math.prod(map(abs, shape))
+    return int(elements) if elements <= _MOST_ELEMENTS else _MOST_ELEMENTS + 1  # NaN, too
+
+
+def _objects(key: str, value: Any) -> int:
+    """Objects that are made of the value of such a key; for an array that is more than one."""
+    count, largest, left = 0, 0, [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, list):
+            left += item
+        elif isinstance(item, dict):
+            count += _elements(item.get("shape"))
+            left += [item.get("data"), item.get("value")]
+        elif isinstance(item, int | float):
+            count += 1
+            if math.isfinite(min(abs(item), 1e300)):
+                largest = max(largest, int(min(abs(item), 1e300)))
+    return max(count, largest) if key in _AXES else count
 
 
 def first_line(error: Exception) -> str:

@@ -65,15 +65,22 @@ def named(path: str | os.PathLike[str]) -> Iterator[None]:
         raise
 
 
-def write_new(path: Path, data: bytes | str) -> None:
+def write_new(path: str | os.PathLike[str], data: bytes | str, folder: int | None = None) -> None:
     """Make a file with these contents, text in UTF-8.
+
+    Parameters
+    ----------
+    path : path
+    data : bytes or str
+    folder : int, optional
+        Open directory from which the path leads.
 
     Raises
     ------
     FileExistsError
         If there is anything of this name.
     """
-    with open(os.open(path, NEW, 0o666), "wb") as file:
+    with open(os.open(path, NEW, 0o666, dir_fd=folder), "wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 

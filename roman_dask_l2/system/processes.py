@@ -49,20 +49,35 @@ OWNER = "owner"
 
 
 def own(folder: Path, pid: int | None = None) -> None:
-    """Say that a directory is of no use without this process, or another one of this machine."""
+    """Say that a directory, not what a link there leads to, is of no use without this process, or
+    another one of this machine."""
     pid = os.getpid() if pid is None else pid
-    write_new(folder / OWNER, f"{space()}\n{pid}\n{born(pid)}\n")
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | NOT_THROUGH)
+    try:
+        write_new(OWNER, f"{space()}\n{pid}\n{born(pid)}\n", place)
+    finally:
+        os.close(place)
 
 
 def is_orphan(folder: Path) -> bool:
     """Whether a directory is this user's, and the process that owns it ran here and is gone."""
+    return _owner_lives(folder) is False
+
+
+def is_alive(folder: Path) -> bool:
+    """Whether a directory is this user's, and the process that owns it runs here."""
+    return _owner_lives(folder) is True
+
+
+def _owner_lives(folder: Path) -> bool | None:
+    """None where that cannot be told."""
     try:
         place, pid, began = _owner(folder).splitlines()
         alive = born(int(pid))
         gone = alive is None or (alive > 0 and abs(alive - float(began)) > 1)
     except (OSError, ValueError, OverflowError):
-        return False
-    return place == space() != "" and gone
+        return None
+    return not gone if place == space() != "" else None
 
 
 def _owner(folder: Path) -> str:

@@ -7,10 +7,13 @@ import bz2
 import json
 import os
 import signal
+import site
 import struct
 import sys
+import sysconfig
 import traceback
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -268,8 +271,12 @@ def edited(data: bytes, changes: list[tuple[int, str, bytes]]) -> bytes:
 class Watch:
     """What happens while a case is tried: files that are opened, programs, connections."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.on, self.seen = str(folder) + "/", False, list[str]()
+    def __init__(self, *folders: Path) -> None:
+        # What is imported late is read, too.
+        packages = {*site.getsitepackages(), *sysconfig.get_paths().values()}
+        self.folders = tuple(f"{folder}/" for folder in (*folders, *packages))
+        self.on = False
+        self.seen: list[str] = []
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -277,7 +284,9 @@ class Watch:
             return
         if event == "open":
             path = arguments[0]
-            if not isinstance(path, int) and not os.fsdecode(path).startswith(self.folder):
+            if isinstance(path, int):
+                return
+            if not f"{os.fsdecode(path)}/".startswith(self.folders):
                 self.seen.append(f"opened {path!r}")
         elif event.startswith(("os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.remove",
                                "os.rename", "os.mkdir", "subprocess.", "socket.", "urllib.",
@@ -318,9 +327,20 @@ def read(path: Path) -> None:
 
 
 class Trial:
-    """Tries cases, and counts them."""
+    """Tries cases, and counts them.
 
-    def __init__(self, folder: Path) -> None:
+    Parameters
+    ----------
+    folder : Path
+        Where files are made.
+    tried : callable
+        What is tried: it gets the path of a file.
+    *others : Path
+        Directories that it may read, too.
+    """
+
+    def __init__(self, folder: Path, tried: Callable[[Path], None] = read, *others: Path) -> None:
+        self.tried = tried
         self.path = folder / "inside" / "case.asdf"
         self.path.parent.mkdir()
         self.counts = {"read": 0, "refused": 0}
@@ -340,7 +360,7 @@ class Trial:
             self.path.write_bytes(document({}, "{}", "").encode() + block(GOOD | {"how": how}))
             read(self.path)
         signal.signal(signal.SIGALRM, self._late)
-        self.watch = Watch(self.path.parent)
+        self.watch = Watch(self.path.parent, *others)
 
     def _late(self, *_: Any) -> None:
         raise TooLong
@@ -354,7 +374,7 @@ class Trial:
         signal.setitimer(signal.ITIMER_REAL, LIMIT)
         self.watch.on = True
         try:
-            read(self.path)
+            self.tried(self.path)
         except InputError as error:
             self.counts["refused"] += 1
             (line,) = str(error).split("\n")
@@ -364,7 +384,7 @@ class Trial:
         finally:
             self.watch.on = False
             signal.setitimer(signal.ITIMER_REAL, 0)
-        assert not self.watch.seen, self.watch.seen
+        assert not self.watch.seen, list(self.watch.seen)
         assert not (self.path.parent / "ran").exists()
 
 
@@ -390,15 +410,21 @@ def run(what: str, cases: int, folder: Path) -> dict[str, Any]:
     if what == "headers":
         entry = st.sampled_from(["0", "0", "0", "1", "-1", "2"])
         test = given(st.lists(blocks, min_size=1, max_size=3), entry, edits)(header)
+    repeat(test, cases)
+    return trial.counts
+
+
+def repeat(test: Callable[[], None], cases: int) -> None:
+    """Try a test of hypothesis so many times, always the same without FUZZ."""
     settings(
         max_examples=cases, derandomize="FUZZ" not in os.environ, database=None, deadline=None,
         print_blob=False, phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )(test)()  # fmt: skip
-    return trial.counts
 
 
-if __name__ == "__main__":
+def report(run: Callable[[str, int, Path], dict[str, Any]]) -> None:
+    """Do what the command line says, and print counts and the peak of memory in bytes."""
     try:
         counts = run(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
     except BaseException:
@@ -408,3 +434,7 @@ if __name__ == "__main__":
     status = Path("/proc/self/status").read_text()
     peak = 1024 * int(status.partition("VmHWM:")[2].split()[0])
     sys.stdout.write(json.dumps(counts | {"peak": peak}) + "\n")
+
+
+if __name__ == "__main__":
+    report(run)

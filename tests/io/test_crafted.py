@@ -59,10 +59,29 @@ BEYOND = {
     "upwards": NDARRAY + ", shape: [4], source: '../elsewhere/secret.asdf'}",
     "upwards, quoted": NDARRAY + ", shape: [4], source: '%2e%2e/elsewhere/secret.asdf'}",
     "http": NDARRAY + ", shape: [4], source: 'http://127.0.0.1:9/a.asdf'}",
+    "text as data": "!core/ndarray-1.1.0 {datatype: int8, shape: [4], data: 'ELSE'}",
+    "text as data alone": "!core/ndarray-1.1.0 {data: '../elsewhere/secret.asdf'}",
+    "URL as data": "!core/ndarray-1.0.0 {data: 'http://127.0.0.1:9/a.asdf'}",
+    "source alone": "!core/ndarray-1.1.0 {source: 'ELSE', byteorder: little}",
+    "merged": "!core/ndarray-1.1.0 {<<: {data: 'ELSE'}}",
     "device": NDARRAY + ", shape: [4], source: '/dev/zero'}",
     "external array": "!core/externalarray-1.0.0 {fileuri: 'ELSE', target: 0, datatype: int8, "
     "shape: [1]}",
     "huge array": NDARRAY + ", shape: [1000000, 1000000], strides: [0, 0], source: 0}",
+    "huge arrays": "["
+    + ", ".join([NDARRAY + ", shape: [4000, 4000], strides: [0, 0], source: 0}"] * 2)
+    + "]",
+    "axes": "!transform/identity-1.2.0 {n_dims: 300000000}",
+    "axes after one that is none": "[!transform/identity-1.2.0 {n_dims: .nan}, "
+    "!transform/identity-1.2.0 {n_dims: 1e400}, !transform/identity-1.2.0 {n_dims: 300000000}]",
+    "numbers of axes": "!transform/remap_axes-1.3.0 {mapping: [300000000]}",
+    "axes of many": "[" + ", ".join(["!transform/identity-1.2.0 {n_dims: 90}"] * 200) + "]",
+    "terms": "!transform/polynomial-1.2.0 {coefficients: " + NDARRAY
+    + ", shape: [3000, 3000], strides: [0, 0], source: 0}}",
+    "FITS header": "!<tag:astropy.org:astropy/fits/fits-1.2.0> [{header: [[NAXIS, 30000000]]}]",
+    "FITS header of a WCS": "!<tag:astropy.org:astropy/wcs/wcs-1.0.0> {hdulist: "
+    "!fits/fits-1.0.0 [{header: [[NAXIS, 30000000]]}], attrs: {}}",
+    "table": "!<tag:astropy.org:astropy/table/table-1.3.0> {columns: [], colnames: [], qtable: no}",
     "aliases": "[&l0 [1, 1], " + ", ".join(f"&l{i} [*l{i - 1}, *l{i - 1}]" for i in range(1, 40))
     + "]",
     "a circle": "&a [*a]",
@@ -132,3 +151,12 @@ def test_no_array_is_too_large_in_a_file_of_ones_own(simulated):
     for path in (made.l1, *made.caldir.values()):
         with open_asdf(Path(path)) as file:
             assert "roman" in file.tree
+
+
+def test_numbers_too_large_for_their_type_are_infinite(tmp_path):
+    """Without a word of NumPy's in the terminal."""
+    array = f"!core/ndarray-1.1.0 {{data: [{10**71}, 1.0], datatype: float32, shape: [2]}}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        values = read_layout(written(tmp_path, array)).array("wcs").read()
+    assert list(values) == [np.inf, 1]

@@ -2,19 +2,23 @@
 
 At every port, over plain tcp:// and over tls:// with keys of its own, or with those in a folder.
 One line a try: ``refused ADDRESS WHY`` or ``let in ADDRESS ANSWER``. With ``--user`` (root only) as
-another user, who also tries to read the files named with ``--read``.
+another user, who also tries to read the files named with ``--read``. With ``--page PATH``, instead,
+asks at every port for that page, and sends something to it: ``METHOD PATH STATUS`` for each.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
 import os
 import sys
 from typing import Any
 
 from distributed import Security
 from distributed.core import connect
+
+METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 
 
 async def knock(address: str, how: dict[str, Any]) -> Any:
@@ -40,6 +44,19 @@ async def everywhere(ports: list[str], ways: dict[str, dict[str, Any]]) -> list[
     return await asyncio.gather(*tries)
 
 
+def ask(port: str, method: str, path: str) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
+    try:
+        body = None if method == "GET" else b'{"workers": [], "n": 1}'
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        status: object = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        status = type(error).__name__
+    finally:
+        connection.close()
+    return f"{method} {path} {status}"
+
+
 async def as_told(options: argparse.Namespace) -> None:
     own = Security.temporary()
     if options.keys:
@@ -59,7 +76,13 @@ async def as_told(options: argparse.Namespace) -> None:
                 print("let in", path, file.read())
         except PermissionError:
             print("refused", path)
-    print("\n".join(await everywhere(options.ports, how)), flush=True)
+    for port in options.ports:
+        for path in options.page:
+            for method in METHODS:
+                print(ask(port, method, path))
+    if not options.page:
+        print("\n".join(await everywhere(options.ports, how)))
+    sys.stdout.flush()
     os._exit(0)  # what was begun need not be ended
 
 
@@ -68,5 +91,6 @@ if __name__ == "__main__":
     parser.add_argument("--user", type=int)
     parser.add_argument("--keys")
     parser.add_argument("--read", action="append", default=[])
+    parser.add_argument("--page", action="append", default=[])
     parser.add_argument("ports", nargs="+")
     sys.exit(asyncio.run(as_told(parser.parse_args())))
