@@ -83,26 +83,39 @@ class Spilled:
         lead_shape = self.shape[:-2] if plane is None else ()
         out = np.empty((*lead_shape, *window.shape), self.dtype)
         ny, nx = self.chunks[-2:]
-        for j, image in enumerate(out.reshape(-1, *window.shape), plane or 0):
-            lead = (j,) if self.shape[:-2] else ()
-            for iy in range(window.y0 // ny, -(-window.y1 // ny)):
-                for ix in range(window.x0 // nx, -(-window.x1 // nx)):
-                    chunk = Window(iy * ny, iy * ny + ny, ix * nx, ix * nx + nx)
-                    both = chunk.intersection(window)
-                    assert both is not None
-                    part = image[both.within(window)]
-                    self._read_rows((*lead, iy, ix), both.y0 - chunk.y0, both.x0 - chunk.x0, part)
+        pieces = []
+        for iy in range(window.y0 // ny, -(-window.y1 // ny)):
+            for ix in range(window.x0 // nx, -(-window.x1 // nx)):
+                chunk = Window(iy * ny, iy * ny + ny, ix * nx, ix * nx + nx)
+                both = chunk.intersection(window)
+                assert both is not None
+                start = both.y0 - chunk.y0, both.x0 - chunk.x0
+                pieces.append(((iy, ix), start, both.within(window)))
+        with self._opened() as store:
+            for j, image in enumerate(out.reshape(-1, *window.shape), plane or 0):
+                lead = (j,) if self.shape[:-2] else ()
+                for place, start, within in pieces:
+                    self._read_rows(store, (*lead, *place), *start, image[within])
         return out
 
-    def _read_rows(self, index: tuple[int, ...], y: int, x: int, part: np.ndarray) -> None:
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        try:
+            with _opened(self.store) as store:
+                yield store
+        except FileNotFoundError:
+            raise NotWritten(f"{self.store}: is not there") from None
+
+    def _read_rows(
+        self, store: int, index: tuple[int, ...], y: int, x: int, part: np.ndarray
+    ) -> None:
         """Fill `part` from the chunk's row `y` and column `x` on."""
         width = self.chunks[-1]
         whole = part.shape[1] == width and part.flags.c_contiguous
         rows = part if whole else np.empty((part.shape[0], width), self.dtype)
         path = self._path(index)
         try:
-            with _opened(self.store) as store:
-                fd = os.open(path, os.O_RDONLY | NOT_THROUGH, dir_fd=store)
+            fd = os.open(path, os.O_RDONLY | NOT_THROUGH, dir_fd=store)
         except FileNotFoundError:
             raise NotWritten(f"{self.store}/{path}: chunk was not written") from None
         try:
@@ -139,14 +152,11 @@ class Spilled:
         part_path = f"{path}.{uuid.uuid4().hex}.partial"
         try:
             with _opened(self.store) as store:
-                # One level at a time, beginning in the array: a task that outlives a failed run
-                # must not bring its store back.
-                folder = self.name
-                for part in ("c", *map(str, index[:-1])):
-                    folder = os.path.join(folder, part)
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(folder, dir_fd=store)
-                new = os.open(part_path, NEW, 0o666, dir_fd=store)
+                try:
+                    new = os.open(part_path, NEW, 0o666, dir_fd=store)
+                except FileNotFoundError:
+                    self._make_folders(index, store)
+                    new = os.open(part_path, NEW, 0o666, dir_fd=store)
                 with named(self.store), open(new, "wb", buffering=0) as file:
                     view = chunk.data.cast("B")
                     while len(view):
@@ -154,6 +164,15 @@ class Spilled:
                 os.replace(part_path, path, src_dir_fd=store, dst_dir_fd=store)
         except FileNotFoundError:
             raise NotWritten(f"{self.store}: {self.name} is not there any more") from None
+
+    def _make_folders(self, index: tuple[int, ...], store: int) -> None:
+        """One level at a time, beginning in the array: a task that outlives a failed run must not
+        bring its store back."""
+        folder = self.name
+        for part in ("c", *map(str, index[:-1])):
+            folder = os.path.join(folder, part)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, dir_fd=store)
 
     def _path(self, index: tuple[int, ...]) -> str:
         """File of a chunk in the store, as zarr's default names it."""
