@@ -15,6 +15,12 @@ def copy(source, target):
         target[i] = source[i]
 
 
+def places_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``numpy.nonzero`` of a mask (y, x) that is True in few places, faster where it is contiguous."""
+    y, x = np.divmod(np.flatnonzero(mask), mask.shape[1])
+    return y, x
+
+
 LARGEST = 2.0**24
 """No valid reference value is this large, in DN, DN/s or e/DN; larger ones count as missing."""
 

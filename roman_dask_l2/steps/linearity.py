@@ -8,7 +8,7 @@ from ..core.dq import GROUP, PIXEL
 from ..core.exposure import Exposure
 from ..core.jit import kernel
 from ..core.step import Params, Step, Tile
-from .common import LARGEST, replace_bad
+from .common import LARGEST, places_of, replace_bad
 from .linearity_check import implausible
 
 _NO_LIN = np.uint32(PIXEL["NO_LIN_CORR"])
@@ -167,7 +167,7 @@ def _bad(coef, Smin, Smax, Sref, tile: Tile, check: bool) -> np.ndarray | None:
     bad = implausible(coef, Smin, Smax, Sref)
     if bad is None:
         return None
-    places = np.nonzero(bad)
+    places = places_of(bad)
     missing = ~(Smax[places] > Smin[places])
     for values in (Smin, Smax, Sref, *coef):
         missing |= ~(np.abs(values[places]) < LARGEST)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..core.jit import kernel
-from .common import LARGEST
+from .common import LARGEST, places_of
 
 LEAST_RISE, LARGEST_RISE = 0.1, 10.0
 """Linear DN for a raw one, on average over the range of the fit; 1 within tens of per cent in any
@@ -40,7 +40,7 @@ def implausible(
     suspect = np.empty(smin.shape, np.bool_)
     if not _find_suspects(coef, smin, smax, sref, suspect):
         return None
-    y, x = np.nonzero(suspect)
+    y, x = places_of(suspect)
     wrong = np.empty(len(y), np.bool_)
     curves = np.ascontiguousarray(coef[:, y, x].T, np.float64)
     low, high, empty = (np.asarray(a[y, x], np.float64) for a in (smin, smax, sref))
