@@ -3,7 +3,7 @@
     python benchmarks/floor.py config.yaml
 
 Of a calibration and of a layer ``Rz4S2C1`` of read noise: one thread, processor time. Arithmetic:
-the kernels on one tile in the middle of the frame, with all references, the ramp and the tables of the
+the kernels on one tile in the middle of the frame, with references, ramp and the tables of the
 draws in memory, times the number of tiles; nothing is read or written. Bytes: each byte that has to
 be read or written once goes through a buffer of 1 MB from or to a file in memory (the page cache).
 Prints a table; docs/speed.md says what the program takes beside it.

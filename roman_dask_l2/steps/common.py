@@ -16,7 +16,7 @@ def copy(source, target):
 
 
 def places_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``numpy.nonzero`` of a mask (y, x) that is True in few places, faster where it is contiguous."""
+    """``numpy.nonzero`` of a mask (y, x) that is True in few places, faster if contiguous."""
     y, x = np.divmod(np.flatnonzero(mask), mask.shape[1])
     return y, x
 
