@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -42,6 +42,27 @@ def ports_of(processes: list[psutil.Process]) -> dict[int, str]:
                     found[connection.laddr.port] = " ".join(process.cmdline())[:200]
         except psutil.Error:
             continue
+    return found
+
+
+def listeners_of(process: psutil.Process) -> list[tuple[str, int]]:
+    """Addresses (IPv4; 0.0.0.0 for all) and ports at which a process listens, in its own network,
+    of which psutil knows nothing."""
+    here = Path(f"/proc/{process.pid}")
+    own = set()
+    for fd in (here / "fd").iterdir():
+        try:
+            own.add(str(fd.readlink()))
+        except OSError:
+            continue
+    found = []
+    for name in ("tcp", "tcp6"):
+        for line in (here / "net" / name).read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and f"socket:[{words[9]}]" in own:  # listens
+                host, _, port = words[1].partition(":")
+                number = bytes.fromhex(host)[-4:][::-1]
+                found.append((".".join(map(str, number)), int(port, 16)))
     return found
 
 
@@ -88,11 +109,11 @@ def _check_refusal(
 ) -> None:
     read = [option for file in files for option in ("--read", file)]
     for who in (["--user", NOBODY, *read], []):
-        said = _tried(*who, *ports)
+        said = tried(*who, *ports)
         expect(len(said) == 2 * len(ports) + len(who[2:]) // 2, f"{said}")
         inside = [line for line in said if not line.startswith("refused")]
         expect(not inside, f"{inside} of {ports}")
-    inside = [line for line in _tried("--keys", folder, *ports) if line.startswith("let in tls")]
+    inside = [line for line in tried("--keys", folder, *ports) if line.startswith("let in tls")]
     expect(len(inside) >= 3, f"with the key only {inside}, of {ports}")
 
 
@@ -103,7 +124,8 @@ def check_files(place: Path, secret: str, expect: Callable[[object, str], None])
             expect(secret.encode() not in file.read_bytes(), f"{file} has the key in it")
 
 
-def _tried(*arguments: object) -> list[str]:
-    command = [sys.executable, INTRUDER, *arguments]
+def tried(*arguments: object, before: Sequence[object] = ()) -> list[str]:
+    """What the intruder says, started by the command `before`."""
+    command = [*before, sys.executable, INTRUDER, *arguments]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120)
     return done.stdout.splitlines() or [done.stderr]

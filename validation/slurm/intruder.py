@@ -1,9 +1,10 @@
 """Try to get into a Dask cluster: ``python intruder.py [--user UID] [--keys FOLDER] PORT ...``.
 
-At every port, over plain tcp:// and over tls:// with keys of its own, or with those in a folder.
-One line a try: ``refused ADDRESS WHY`` or ``let in ADDRESS ANSWER``. With ``--user`` (root only) as
-another user, who also tries to read the files named with ``--read``. With ``--page PATH``, instead,
-asks at every port for that page, and sends something to it: ``METHOD PATH STATUS`` for each.
+A port is one of this machine, or ADDRESS:PORT. At every one, over plain tcp:// and over tls:// with
+keys of its own, or with those in a folder. One line a try: ``refused ADDRESS WHY`` or ``let in
+ADDRESS ANSWER``. With ``--user`` (root only) as another user, who also tries to read the files that
+``--read`` names. With ``--page PATH``, instead, asks at every port for that page, and sends
+something to it: ``METHOD PATH STATUS`` for each.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ async def try_it(address: str, how: dict[str, Any]) -> str:
 
 async def everywhere(ports: list[str], ways: dict[str, dict[str, Any]]) -> list[str]:
     tries = [
-        try_it(f"{protocol}://127.0.0.1:{port}", how)
+        try_it(f"{protocol}://{port if ':' in port else f'127.0.0.1:{port}'}", how)
         for port in ports
         for protocol, how in ways.items()
     ]

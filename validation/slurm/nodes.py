@@ -109,6 +109,12 @@ class Node:
         process.stdin.close()
 
     @property
+    def network(self) -> Path:
+        """The node's network, for ``nsenter --net=``."""
+        assert self._process is not None
+        return Path(f"/proc/{self._process.pid}/ns/net")
+
+    @property
     def _cable(self) -> str:
         return f"to-{self.name}-{self._starts}"
 

@@ -1,9 +1,16 @@
-"""A step that takes its time, so that a run lasts long enough to be disturbed."""
+"""A step that takes its time, so that a run lasts long enough to be disturbed.
+
+With HOLD_WRITING, the name of a file, the node n2 moreover stops while it writes a noise layer:
+half of the first band is in the file then, and nothing more comes until HOLD_WRITING is gone.
+"""
 
 import os
 import time
+from pathlib import Path
 
+from roman_dask_l2.core.detector import Window
 from roman_dask_l2.core.step import Step
+from roman_dask_l2.io.blocks import Block
 
 
 def take_time(rate):
@@ -15,3 +22,23 @@ def take_time(rate):
 
 
 step = Step(name="slow", kernel=take_time, reads=("rate",), writes=("rate",))
+
+
+def _hold_writing(hold: Path) -> None:
+    put = Block.put
+
+    def half(block, values, window):
+        if hold.exists() and Path(block.path).name.startswith(".noise."):
+            middle = (window.y0 + window.y1) // 2
+            upper = Window(window.y0, middle, window.x0, window.x1)
+            put(block, values[: middle - window.y0], upper)
+            hold.with_name("written").touch()
+            while hold.exists():
+                time.sleep(0.1)
+        put(block, values, window)
+
+    Block.put = half
+
+
+if "HOLD_WRITING" in os.environ and os.uname().nodename == "n2":
+    _hold_writing(Path(os.environ["HOLD_WRITING"]))

@@ -29,9 +29,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import run as one_node
 import yaml
-from nodes import INTERFACE, Cluster, inside, local
+from door import NOBODY, family, keys_in, listeners_of, tried
+from nodes import ADDRESSES, HEAD, INTERFACE, Cluster, Node, inside, local
 from run import (
     DEPLOY,
     OWN,
@@ -57,6 +59,7 @@ from run import (
 
 one_node.LIMIT = 400
 """A lost node, a job that is sent again and a lock that is watched take their time."""
+THREE = ("Ra", "Ra", "Ra")
 APART = 120
 """Seconds between the clocks of the nodes."""
 
@@ -68,6 +71,7 @@ class Nodes(Work):
         super().__init__(folder)
         (folder / "slurm").mkdir()
         self.cluster = Cluster(folder / "slurm")
+        self.three = self._undisturbed("three", GRAPH=SLOW, layers=THREE)
         self.n2 = self.cluster.nodes["n2"]
 
     def new_batch(self, name: str) -> Path:
@@ -173,6 +177,70 @@ def allocation(place: Path, *arguments: object, **variables: str) -> str:
         DEPLOY / "one-allocation.sbatch", *arguments, cwd=place,
         PYTHON=sys.executable, DASHBOARD="127.0.0.1:0", **variables,
     )  # fmt: skip
+
+
+# -- the door ------------------------------------------------------------------------------------
+
+
+def try_the_door_from(work: Nodes, node: Node, place: Path, at_least: int) -> None:
+    """From one node: who has no key gets in nowhere on head and nodes, who has it does; what
+    listens on the loopback address of another machine cannot be reached with it either."""
+    (folder,) = keys_in(place)
+    machines = {os.readlink(other.network): ADDRESSES[n] for n, other in work.cluster.nodes.items()}
+    machines[os.readlink("/proc/self/ns/net")] = HEAD
+    network, loopback = set(), set()
+    for process in family(place):
+        with contextlib.suppress(OSError, psutil.Error):
+            home = machines[os.readlink(f"/proc/{process.pid}/ns/net")]
+            for host, port in listeners_of(process):
+                if host.startswith("127."):
+                    loopback.add(f"{home}:{port}")
+                else:
+                    network.add(f"{home if host == '0.0.0.0' else host}:{port}")
+    expect(len(network) >= at_least, f"only {network} listen, expected {at_least}")
+    homes = {address.partition(":")[0] for address in network}
+    expect(len(homes) >= 2, f"all listen on {homes}")
+    there = ("nsenter", f"--net={node.network}")
+    for who in (("--user", NOBODY), ()):
+        said = tried(*who, *network, *loopback, before=there)
+        expect(len(said) == 2 * len(network | loopback), f"{said}")
+        expect(all(line.startswith("refused") for line in said), f"{said}")
+    said = tried("--keys", folder, *network, before=there)
+    inside = [line for line in said if line.startswith("let in tls")]
+    expect(len(inside) >= 3, f"with the key only {inside}, of {said}")
+    expect(loopback, "nothing listens on loopback, not even the dashboard")
+    said = tried("--keys", folder, *loopback, before=there)
+    expect(all(line.startswith("refused") for line in said), f"{said}")
+
+
+def check_door_between_nodes(work: Nodes) -> None:
+    """Nobody gets into a run on two nodes from one of them without its key."""
+    place = work.place("door-between-nodes", GRAPH=SLOW, layers=OWN)
+    on_nodes(place, "d")
+    with held(place) as variables:
+        process = program("config.yaml", *SLURM, "--workers", 2, cwd=place, **variables)
+        wait_for(lambda: tiles_begun(place) or not alive(process), "tiles")
+        both(jobs_of(place))
+        # Scheduler, two nannies, two workers.
+        try_the_door_from(work, work.n2, place, 5)
+    output, _ = process.communicate(timeout=one_node.LIMIT)
+    expect(process.returncode == 0, output)
+    work.same(place, work.own)
+    expect(not keys_in(place), f"{keys_in(place)} is left")
+
+
+def check_door_of_an_allocation(work: Nodes) -> None:
+    """The same for one allocation over both nodes."""
+    place = work.place("door-of-an-allocation", GRAPH=SLOW, layers=OWN)
+    with held(place) as variables:
+        job = allocation(place, "config.yaml", "--tile", 64, **variables)
+        wait_for(lambda: list(place.glob(".l2.*")), "an unfinished file")
+        try_the_door_from(work, work.n2, place, 3)
+    state = ended(job)[job]
+    log = (place / f"roman-dask-l2-{job}.out").read_text()
+    expect(state == "COMPLETED", f"{state}: {log}")
+    work.same(place, work.own)
+    expect(not keys_in(place), f"{keys_in(place)} is left")
 
 
 # -- clocks --------------------------------------------------------------------------------------
@@ -351,6 +419,28 @@ def check_vanishes_in_a_layer(work: Nodes, moment: Moment) -> str:
     return f"the run ended {seconds:.0f} s after it"
 
 
+def check_vanishes_while_a_layer_is_written(work: Nodes, moment: Moment) -> str:
+    """A node vanishes when it has written half a band of a layer's pixels: the other one writes the
+    layer."""
+    place = work.place("vanishes-in-writing", GRAPH=SLOW, layers=THREE)
+    on_nodes(place, "a")
+    hold = place / "hold"
+    hold.touch()
+    process = program("config.yaml", *SLURM, "--workers", 2, cwd=place, HOLD_WRITING=str(hold))
+    # Three layers are ready at the same time, so that both nodes write one.
+    wait_for(lambda: (place / "written").exists() or not alive(process), "half a band")
+    both(jobs_of(place))
+    moment.come()
+    began = time.monotonic()
+    output, _ = process.communicate(timeout=one_node.LIMIT)
+    expect(process.returncode == 0, output)
+    expect("1 of 2 workers ready" in output, f"the loss of the worker is not told\n{output}")
+    hold.unlink()
+    (place / "written").unlink()
+    work.same(place, work.three)
+    return f"the run ended {time.monotonic() - began:.0f} s after it"
+
+
 def check_vanishes_with_a_lock(work: Nodes, moment: Moment) -> str:
     """A node vanishes with an exposure of an array locked: SLURM sends its job again, which waits
     for the lock and makes what is left."""
@@ -451,6 +541,7 @@ def check_long_partition(work: Nodes, moment: Moment) -> str:
     """A node's network is gone for 38 s while tiles are made: the other node makes them, and the
     cut-off worker's tiles do no harm."""
     _, output, seconds = disturbed_run(work, "long-partition", "b", tiles_begun, moment)
+    expect("1 of 2 workers ready" in output, f"the loss of the worker is not told\n{output}")
     return f"the run ended {seconds:.0f} s after the cut"
 
 
@@ -484,6 +575,8 @@ PLAIN = (
     check_two_nodes,
     check_array,
     check_one_allocation,
+    check_door_between_nodes,
+    check_door_of_an_allocation,
     check_clock_ahead,
     check_clock_behind,
     check_workers_with_other_clocks,
@@ -493,6 +586,7 @@ VANISHING = (
     check_vanishes_from_workers_of_a_batch,
     check_vanishes_in_tiles,
     check_vanishes_in_a_layer,
+    check_vanishes_while_a_layer_is_written,
     check_vanishes_from_an_allocation,
 )
 SHORTLY = (check_short_partition,)
