@@ -61,8 +61,9 @@ def listeners_of(process: psutil.Process) -> list[tuple[str, int]]:
             words = line.split()
             if words[3] == "0A" and f"socket:[{words[9]}]" in own:  # listens
                 host, _, port = words[1].partition(":")
-                number = bytes.fromhex(host)[-4:][::-1]
-                found.append((".".join(map(str, number)), int(port, 16)))
+                number = ".".join(map(str, bytes.fromhex(host)[-4:][::-1]))
+                alone = number == "0.0.0.1"  # ::1, of which these are the last bytes
+                found.append(("127.0.0.1" if alone else number, int(port, 16)))
     return found
 
 

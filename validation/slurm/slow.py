@@ -28,11 +28,13 @@ def _hold_writing(hold: Path) -> None:
     put = Block.put
 
     def half(block, values, window):
-        if hold.exists() and Path(block.path).name.startswith(".noise."):
+        written = hold.with_name("written")
+        # Once only: the node may be back before the end.
+        if hold.exists() and not written.exists() and ".noise." in Path(block.path).name:
             middle = (window.y0 + window.y1) // 2
             upper = Window(window.y0, middle, window.x0, window.x1)
             put(block, values[: middle - window.y0], upper)
-            hold.with_name("written").touch()
+            written.touch()
             while hold.exists():
                 time.sleep(0.1)
         put(block, values, window)
