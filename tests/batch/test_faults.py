@@ -17,7 +17,22 @@ import time
 
 import pytest
 
+from .conftest import Campaign
+
 pytestmark = pytest.mark.faults
+
+
+@pytest.fixture(autouse=True)
+def one_by_one(monkeypatch):
+    """A moment is one of a single exposure; test_together.py has those of several together."""
+    command = Campaign.command
+
+    def alone(case, *options, name="batch"):
+        more = () if name != "batch" or "--in-flight" in options else ("--in-flight", "1")
+        return command(case, *options, *more, name=name)
+
+    monkeypatch.setattr(Campaign, "command", alone)
+
 
 FIRST, SECOND = "filter=F158,obs=1,sca=1", "filter=F158,obs=2,sca=1"
 SLOW = ("--threads", "1", "--tile", "64")
