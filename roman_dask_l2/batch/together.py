@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,12 +51,15 @@ class Calibration:
     ----------
     job : Job
     options : RunOptions
+    lost : callable
+        Whether others have taken the exposure over, and may have removed its files.
     spent : Spent
         Gets the time that it has taken.
     """
 
     job: Job
     options: RunOptions
+    lost: Callable[[], bool]
     spent: Spent = field(default_factory=Spent)
 
 
@@ -117,29 +120,39 @@ def _interrupt(course: Course) -> None:
 def _calibrate(asked: Sequence[Calibration]) -> list[Exception | None]:
     """Calibrate exposures that are `alike`, as many at a time as the memory allows; what was wrong
     with each."""
-    from ..products.level2 import calibrate, calibrate_together
-
     keep_open({path for one in asked for path in files_read(one.job)})
     most = exposures_together(asked[0].job, asked[0].options, len(asked))
     errors: list[Exception | None] = []
     for begin in range(0, len(asked), most):
-        some = asked[begin : begin + most]
-        if len(some) > 1:
-            try:
-                with heard(), _shared(some):
-                    calibrate_together([one.job for one in some], some[0].options)
-                errors += [None] * len(some)
-                continue
-            except Exception as error:  # it is one exposure's: which one shows if they are alone
-                log.debug("%d exposures together: %s; now one by one", len(some), error)
-        for one in some:
-            try:
-                with heard(), _shared([one]):
-                    calibrate(one.job, one.options)
-                errors.append(None)
-            except Exception as error:
-                errors.append(error)
+        errors += _some(asked[begin : begin + most])
     return errors
+
+
+def _some(asked: Sequence[Calibration]) -> list[Exception | None]:
+    """Calibrate exposures together; one by one if that fails, as the fault is one exposure's, but
+    none that others have taken over meanwhile."""
+    from ..products.level2 import calibrate_together
+
+    if len(asked) == 1:
+        return [_alone(asked[0])]
+    try:
+        with heard(), _shared(asked):
+            calibrate_together([one.job for one in asked], asked[0].options)
+    except Exception as error:
+        log.debug("%d exposures together: %s; now one by one", len(asked), error)
+        return [error if one.lost() else _alone(one) for one in asked]
+    return [None] * len(asked)
+
+
+def _alone(asked: Calibration) -> Exception | None:
+    from ..products.level2 import calibrate
+
+    try:
+        with heard(), _shared([asked]):
+            calibrate(asked.job, asked.options)
+    except Exception as error:
+        return error
+    return None
 
 
 @contextlib.contextmanager

@@ -268,9 +268,13 @@ class _Attempt:
         # What is wrong with the noise is reported before all the work.
         job = prepare(config, noise="noise" in reasons)
         if "l2" in reasons:
-            asked = Calibration(job, dataclasses.replace(options, memory=self._memory(job, "l2")))
+            given = dataclasses.replace(options, memory=self._memory(job, "l2"))
+            lock = lock_path(config.OUT)
+            asked = Calibration(job, given, lambda: is_lost(lock, self._token))
             with self._away(asked.spent):
                 yield asked
+            if asked.lost():  # it may have waited for others of its stack
+                raise InputError(f"{lock}: was taken by another process")
             self._seconds["l2"] = round(asked.spent.seconds, 3)
             self._together = asked.spent.together
         if "noise" in reasons:

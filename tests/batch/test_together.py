@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from roman_dask_l2.batch.locks import lock_path
 from roman_dask_l2.batch.plan import Options, make_plan, stacks
 from roman_dask_l2.batch.work import run_together
 from roman_dask_l2.errors import InputError
@@ -98,6 +99,36 @@ def test_one_of_a_stack_is_held(campaign, undisturbed, stacked, tools):
         assert stacked == []
         other.send_signal(signal.SIGCONT)
         other.communicate(timeout=100)
+    assert campaign.run().returncode == 0
+    campaign.check(undisturbed)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_one_of_a_stack_is_taken_over(fails, campaign, undisturbed, monkeypatch):
+    """While this process stood still: what others have made of it counts, and is not made again,
+    whether its unfinished file was removed or not."""
+    made = []
+
+    def stalled(jobs, *given, **options):
+        if not fails:
+            TOGETHER(jobs, *given, **options)
+        lock_path(campaign.out(1, 1)).unlink()
+        assert campaign.run("--only", "obs=1,sca=1", "--in-flight", "1").returncode == 0
+        made.append(campaign.marks())
+        if fails:
+            raise FileNotFoundError(2, "No such file or directory", "unfinished")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(level2, "calibrate_together", stalled)
+        records = run_together(works(campaign, only=("sca=1",)))
+    assert [record["status"] for record in records] == ["held", "done"]
+    after = campaign.marks()
+    theirs = [name for name in made[0] if "_1_1" in name]
+    assert len(theirs) >= 3
+    assert [after[name] for name in theirs] == [made[0][name] for name in theirs]
+    lines = [json.loads(line) for line in campaign.manifest.read_text().splitlines()]
+    ours = [line for line in lines if line.get("products") and "obs=1" in line["identity"]]
+    assert len(ours) == 1  # theirs
     assert campaign.run().returncode == 0
     campaign.check(undisturbed)
 

@@ -227,6 +227,9 @@ def working(place: Path, node: int) -> bool:
     return any(place.glob(f"out/.*node-{node}-*.part.asdf"))
 
 
+ONE_BY_ONE = ("batch", "campaign.yaml", "--in-flight", "1")
+
+
 # -- checks --------------------------------------------------------------------------------------
 
 
@@ -252,7 +255,7 @@ def check_two_batches(work: Work) -> None:
 def check_killed(work: Work) -> None:
     """One of two nodes is killed while it writes: the other waits for it, and takes over"""
     shared, place = work.place("killed")
-    first = program(shared, 0, "killed", "batch", "campaign.yaml", SLOW="600")
+    first = program(shared, 0, "killed", *ONE_BY_ONE, SLOW="600")
     wait_for(lambda: working(place, 0), "an unfinished file")
     second = program(shared, 1, "killed", "batch", "campaign.yaml")
     wait_for(lambda: len(finished(place)) == EXPOSURES - 1, "the other exposures")
@@ -266,7 +269,8 @@ def check_killed(work: Work) -> None:
 
 
 def check_long_stall(work: Work) -> None:
-    """The server does not answer a node until the other takes over: the first gives it up"""
+    """The server does not answer a node, which has three exposures at work, until the other takes
+    over: the first gives them up"""
     shared, place = work.place("long")
     first = program(shared, 0, "long", "batch", "campaign.yaml", SLOW="2")
     wait_for(lambda: working(place, 0), "an unfinished file")
@@ -275,9 +279,10 @@ def check_long_stall(work: Work) -> None:
     work.same(place)
     shared.tell("stall", 0, 0)
     said = well(first)[0]
-    expect("was taken over by" in said, said)
+    for i in range(1, EXPOSURES + 1):
+        expect(f"obs={i}: was taken over by" in said, said)
     work.same(place)
-    done_once(place, but=1)
+    done_once(place, but=EXPOSURES)
 
 
 FAULTS = (
@@ -293,7 +298,7 @@ def check_errors(work: Work) -> None:
     shared, place = work.place("errors")
     for request, error, name in FAULTS:
         shared.tell("fail", 0, request, error, 9 if request == "read" else 1, name)
-    code, output = ended(program(shared, 0, "errors", "batch", "campaign.yaml"))
+    code, output = ended(program(shared, 0, "errors", *ONE_BY_ONE))
     expect(shared.tell("counts")[0].get("failed", 0) >= len(FAULTS), f"not all happened:\n{output}")
     expect(code == 4 and "Traceback" not in output, f"status {code}: {output}")
     ends = dict(attempts(place))
