@@ -31,10 +31,10 @@ COSTS: dict[str, dict[str, float]] = {
         **PREPARED,
         "mask pixels": 1.055,
         "sky pixels": 1.0,
-        "bytes read per pixel": 186.4,
-        "bytes written per pixel": 38.2,
-        "tasks": 132,
-        "anonymous MB": 186.6,
+        "bytes read per pixel": 198.9,
+        "bytes written per pixel": 39.2,
+        "tasks": 80,
+        "anonymous MB": 171.9,
     },
     "likelihood": {
         "dq_init pixels": 1.125,
@@ -43,20 +43,20 @@ COSTS: dict[str, dict[str, float]] = {
         **PREPARED,
         "mask pixels": 1.055,
         "sky pixels": 1.0,
-        "bytes read per pixel": 194.6,
+        "bytes read per pixel": 198.9,
         "bytes written per pixel": 43.1,  # noise_ratio, and differences that are not used
-        "tasks": 136,
-        "anonymous MB": 170.7,
+        "tasks": 80,
+        "anonymous MB": 173.1,
     },
     "noise": {
         "dq_init pixels": 2.25,
         **{f"{step} pixels": 2.219 for step in TILE_STEPS},
         **PREPARED,  # once for the base ramp and the noisy one
         "sky pixels": 2.0,
-        "bytes read per pixel": 564.4,  # references once for both ramps
+        "bytes read per pixel": 495.5,  # references once for both ramps
         "bytes written per pixel": 93.3,
-        "tasks": 221,
-        "anonymous MB": 178.5,
+        "tasks": 109,
+        "anonymous MB": 184.7,
     },
     "campaign": {
         "dq_init pixels": 3.375,
@@ -64,20 +64,20 @@ COSTS: dict[str, dict[str, float]] = {
         **PREPARED,
         "mask pixels": 3.164,
         "sky pixels": 3.0,
-        "bytes read per pixel": 291.4,  # three alone: 559
+        "bytes read per pixel": 291.4,  # three alone: 597
         "bytes written per pixel": 117.5,
         "tasks": 131,
-        "anonymous MB": 186.6,
+        "anonymous MB": 181.3,
     },
     "stack": {
         "dq_init pixels": 4.5,
         **{f"{step} pixels": 4.438 for step in TILE_STEPS},
         **PREPARED,  # once for the base ramp and three noisy ones
         "sky pixels": 4.0,
-        "bytes read per pixel": 876.4,
+        "bytes read per pixel": 738.6,
         "bytes written per pixel": 143.3,
-        "tasks": 357,
-        "anonymous MB": 172.3,
+        "tasks": 133,
+        "anonymous MB": 171.5,
     },
 }
 
