@@ -26,6 +26,7 @@ from ..errors import InputError
 from ..io.arrays import PIECE_BYTES, PixelArea, Placed, ReadTime, pieces_kept
 from ..io.references import Inputs
 from ..io.spill import LAYERS_IN_FLIGHT, STRIP
+from ..system.memory import available, resident
 from ..system.processes import cpu_count
 from .job import Job
 from .provenance import Product
@@ -278,7 +279,10 @@ def exposures_together(job: Job, options: RunOptions, most: int) -> int:
     if options.scheduler not in ("local", "synchronous") or options.per_step:
         return 1
     tile, threads = tile_and_threads(job, options)
-    limit = TOGETHER if options.memory is None else parse_memory(options.memory)
+    if options.memory is None:  # what a job or a control group leaves may be less
+        limit = min(TOGETHER, resident() + available())
+    else:
+        limit = parse_memory(options.memory)
     busy = 1 if options.scheduler == "synchronous" else threads or cpu_count()
     fitting = (n for n in range(most, 1, -1) if project(job, tile, busy, exposures=n) <= limit)
     return next(fitting, 1)

@@ -128,7 +128,7 @@ def test_what_cannot_be_stacked_runs_side_by_side(exposures, monkeypatch):
     assert [one.medsky for one in made] == expected
 
 
-def test_the_memory_decides_how_many(exposures):
+def test_the_memory_decides_how_many(exposures, monkeypatch):
     job = prepare(exposures[0])
     sizes = [memory.project(job, (64, 256), 2, exposures=n) for n in (1, 2, 3)]
     assert sizes[0] < sizes[1] < sizes[2]
@@ -136,4 +136,10 @@ def test_the_memory_decides_how_many(exposures):
         options = memory.RunOptions(threads=2, tile="64x256", memory=f"{limit / 1e6}MB")
         assert memory.exposures_together(job, options, 3) == number
     assert memory.exposures_together(job, memory.RunOptions(scheduler="tls://x"), 3) == 1
+    options = memory.RunOptions(threads=2, tile="64x256")
+    assert memory.exposures_together(job, options, 3) == 3
+    # A job's limit, of which this process has 100 MB already.
+    monkeypatch.setattr(memory, "resident", lambda: 100e6)
+    monkeypatch.setattr(memory, "available", lambda: sizes[1] - 100e6 + 1)
+    assert memory.exposures_together(job, options, 3) == 2
     assert memory.exposures_together(job, memory.RunOptions(per_step=True), 3) == 1
