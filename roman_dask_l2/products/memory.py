@@ -37,7 +37,7 @@ BASE = 250e6
 """Resident bytes of Python with all libraries and compiled kernels, measured."""
 SCRATCH = 24
 """Bytes per pixel of a tile for working arrays of kernels and for pixels that are being read."""
-SPARE = 1.12
+SPARE = 1.25
 """Memory that the allocator holds for each byte in use, measured."""
 NOISE_STRIP = 6
 """Bytes per pixel of a strip in the task that makes one resultant with noise."""
@@ -201,11 +201,12 @@ def _strips(job: Job, threads: int) -> float:
 
 
 def _unpacked(sources: Mapping[str, Any]) -> float:
-    """Bytes of compressed inputs that are kept decompressed."""
+    """Bytes of compressed inputs that are kept decompressed; an array has several names where it is
+    read in several ways."""
     total = 0.0
-    for source in sources.values():
-        if isinstance(source, Placed) and source.array.offset is None:
-            array = source.array
+    placed = [source.array for source in sources.values() if isinstance(source, Placed)]
+    for array in {(array.path, array.key): array for array in placed}.values():
+        if array.offset is None:
             if array.packed is not None and not array.packed.compression:
                 continue  # only strided: read directly from the file
             size = math.prod(array.shape) * np.dtype(array.dtype).itemsize
