@@ -48,6 +48,8 @@ RESULT = report.RESULTS / "scheduler.json"
 PAGE = ROOT / "docs" / "scaling.md"
 TILES = 64
 """Of an exposure: 4096 rows in bands of 64."""
+CELLS = 8
+"""Rows of cells in which the sky is measured."""
 TASKS = (10_000, 100_000, 1_000_000)
 WORKERS, THREADS = 100, 4
 """Simulated workers, and the threads of each."""
@@ -83,7 +85,7 @@ def exposure_graph(number: int) -> tuple[dict[Any, Any], str]:
             seconds.append((f"seconds-{name}-{number}", i))
         found = end(f"{name}-finished", seconds)
         if name == "mask":
-            found = end("sky-combine", stage("sky-measure", found))
+            found = end("sky-combine", stage("sky-measure", found, CELLS))
     return graph, end("copy-all", stage("copy", found))[0]
 
 

@@ -26,7 +26,7 @@ def test_a_quick_scheduler(tmp_path):
     )
     assert said.returncode == 0, said.stderr
     rows = [[c.strip() for c in x.split("|")[1:-1]] for x in said.stdout.splitlines() if "|" in x]
-    assert [row[1] for row in rows[2:]] == ["2081 tasks", "2081 tasks", *["100 images"] * 3]
+    assert [row[1] for row in rows[2:]] == ["2321 tasks", "2321 tasks", *["100 images"] * 3]
     assert all(float(row[3]) > 0 for row in rows[2:])
     assert "Nothing was written" in said.stdout
     assert {p: p.read_bytes() for p in (report.ROOT / "docs").glob("benchmarks/*.json")} == before

@@ -87,7 +87,12 @@ while [[ ${1:-} == -* ]]; do
     esac
     shift
 done
-exec "$@" >"$output" 2>&1
+# Whoever ends it ends its tasks.
+setsid "$@" >"$output" 2>&1 &
+trap 'kill -TERM -- -$! || true' TERM
+status=0
+until wait $! || status=$?; ! kill -0 $! 2>/dev/null; do :; done
+exit $status
 """,
     "scancel": r"""
 [[ $1 != --* ]] || exit 1  # knows no steps: the script ends them otherwise
