@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..engine.progress import Progress
+from ..io.spill import stores_in_turn
 from ..system.memory import available
 from . import begun, manifest
 from .fingerprint import product_files
@@ -100,9 +101,10 @@ def _note_finished(item: Item) -> None:
 
 def _here(outcome: Outcome, items: Sequence[Item]) -> Iterator[tuple[Item, Record]]:
     """In this process, a few at a time that have their references in common."""
-    for some in stacks(items, outcome.plan.options.in_flight or EXPOSURES):
-        outcome.in_flight.update({item.identity: item for item in some})
-        yield from zip(some, run_together([item.work for item in some]), strict=True)
+    with stores_in_turn():
+        for some in stacks(items, outcome.plan.options.in_flight or EXPOSURES):
+            outcome.in_flight.update({item.identity: item for item in some})
+            yield from zip(some, run_together([item.work for item in some]), strict=True)
 
 
 def _there(

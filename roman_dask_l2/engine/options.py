@@ -39,6 +39,11 @@ class RunOptions:
     per_step: bool = False
     show_progress: bool = False
 
+    @property
+    def here(self) -> bool:
+        """Whether all tasks run in this process."""
+        return self.scheduler in ("local", "synchronous")
+
     @classmethod
     def of(cls, options: RunOptions | None, changes: Mapping[str, Any]) -> RunOptions:
         """`options` (the defaults if None) with some of them changed.

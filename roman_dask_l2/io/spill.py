@@ -3,6 +3,11 @@
 One store per run, under a name of its own, so that runs that share a TEMP do not meet. Only whole
 chunks are ever written, each by one task, so no locks are needed; a chunk is written under a
 temporary name and renamed.
+
+New files are dear where memory is: their pages must be found, on a virtual machine asked for from
+its host. So where all tasks run in this process, files of chunks that are not needed any more are
+not removed but written over, by another array of the store or, within `stores_in_turn`, of the next
+one.
 """
 
 from __future__ import annotations
@@ -10,9 +15,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -22,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.detector import CHANNEL_WIDTH, Window
+from ..core.detector import Window
 from ..errors import InputError
 from ..system.files import NEW, NOT_THROUGH, named, write_new
 from ..system.processes import OWNER, own
@@ -35,11 +42,6 @@ LAYERS_IN_FLIGHT = 3
 """Noise layers that are worked on at a time, and share each window of a reference: with more, less
 is read for each, and more is in memory and on the disk."""
 
-STRIP = 4 * CHANNEL_WIDTH
-"""Columns of a chunk of a noisy ramp, which is made strip by strip: whole channels, whose noise
-runs through all rows."""
-STRIP_ROWS = 512
-"""Rows of a chunk of what it is made from, which is written row by row and read strip by strip."""
 TRIES = 20
 """Attempts to empty a directory."""
 
@@ -63,6 +65,8 @@ class Spilled:
     name : str
     shape, chunks : tuple of int
     dtype : str
+    reuse : bool
+        Chunks are written to files that others do not need any more, if there are any.
     """
 
     store: str
@@ -70,6 +74,7 @@ class Spilled:
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
     dtype: str
+    reuse: bool = False
 
     def read(self, window: Window | None = None, plane: int | None = None) -> np.ndarray:
         """A window of the last two axes, all of the first, or plane `plane` of it.
@@ -152,11 +157,7 @@ class Spilled:
         part_path = f"{path}.{uuid.uuid4().hex}.partial"
         try:
             with _opened(self.store) as store:
-                try:
-                    new = os.open(part_path, NEW, 0o666, dir_fd=store)
-                except FileNotFoundError:
-                    self._make_folders(index, store)
-                    new = os.open(part_path, NEW, 0o666, dir_fd=store)
+                new = self._new(store, part_path, chunk.nbytes)
                 with named(self.store), open(new, "wb", buffering=0) as file:
                     view = chunk.data.cast("B")
                     while len(view):
@@ -165,18 +166,77 @@ class Spilled:
         except FileNotFoundError:
             raise NotWritten(f"{self.store}: {self.name} is not there any more") from None
 
-    def _make_folders(self, index: tuple[int, ...], store: int) -> None:
-        """One level at a time, beginning in the array: a task that outlives a failed run must not
-        bring its store back."""
-        folder = self.name
-        for part in ("c", *map(str, index[:-1])):
-            folder = os.path.join(folder, part)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(folder, dir_fd=store)
+    def _new(self, store: int, path: str, size: int) -> int:
+        """A file of this name to write `size` bytes to."""
+        if self.reuse:
+            spare = _spares.take(self.store, size)
+            if spare is not None:
+                os.rename(spare, path, src_dir_fd=store, dst_dir_fd=store)
+                return os.open(path, os.O_WRONLY | NOT_THROUGH, dir_fd=store)
+        return os.open(path, NEW, 0o666, dir_fd=store)
 
     def _path(self, index: tuple[int, ...]) -> str:
-        """File of a chunk in the store, as zarr's default names it."""
-        return os.path.join(self.name, "c", *map(str, index))
+        """File of a chunk in the store."""
+        return os.path.join(self.name, _SEPARATOR.join(["c", *map(str, index)]))
+
+    def spare(self, store: int) -> None:
+        """Keep the files of the chunks for others, in the store's own folder of such files."""
+        counts = [-(-n // size) for n, size in zip(self.shape, self.chunks, strict=True)]
+        size = math.prod(self.chunks) * np.dtype(self.dtype).itemsize
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(_SPARE, dir_fd=store)
+        for index in np.ndindex(*counts):
+            to = os.path.join(_SPARE, uuid.uuid4().hex)
+            with contextlib.suppress(FileNotFoundError):  # never written
+                os.rename(self._path(index), to, src_dir_fd=store, dst_dir_fd=store)
+                _spares.give(self.store, size, to)
+
+
+_SEPARATOR = "."
+"""Of the names of chunks: no folder for each row of them, as folders take long to make."""
+_SPARE = "spare"
+"""Folder of files that may be written over."""
+
+
+class _Spares:
+    """Files of stores of this process that may be written over."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._files: dict[tuple[str, int], list[str]] = {}
+        self._arrays: dict[str, list[Spilled]] = {}
+
+    def made(self, spilled: Spilled) -> None:
+        with self._lock:
+            self._arrays.setdefault(spilled.store, []).append(spilled)
+
+    def left(self, store: str) -> list[Spilled]:
+        """Arrays that were made in a store since this was asked last."""
+        with self._lock:
+            return self._arrays.pop(store, [])
+
+    def give(self, store: str, size: int, path: str) -> None:
+        with self._lock:
+            self._files.setdefault((store, size), []).append(path)
+
+    def take(self, store: str, size: int) -> str | None:
+        with self._lock:
+            files = self._files.get((store, size))
+            return files.pop() if files else None
+
+    def bytes(self, store: str) -> int:
+        """Of all files of a store."""
+        with self._lock:
+            return sum(size * len(f) for (s, size), f in self._files.items() if s == store)
+
+    def forget(self, store: str) -> None:
+        with self._lock:
+            for key in [key for key in self._files if key[0] == store]:
+                del self._files[key]
+            self._arrays.pop(store, None)
+
+
+_spares = _Spares()
 
 
 @contextlib.contextmanager
@@ -203,9 +263,12 @@ class TempStore:
     Attributes
     ----------
     path : str
+    reuse : bool
+        All tasks run in this process: files of arrays that are dropped are written over.
     """
 
     path: str
+    reuse: bool = False
 
     def create(
         self, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str
@@ -227,6 +290,7 @@ class TempStore:
             dtype=dtype,
             serializer=BytesCodec(endian=sys.byteorder),
             compressors=None,  # noise does not compress
+            chunk_key_encoding={"name": "default", "separator": _SEPARATOR},
             fill_value=0,
         )
         with contextlib.suppress(FileExistsError):
@@ -236,7 +300,10 @@ class TempStore:
             os.mkdir(name, dir_fd=store)
             for file, content in files.items():
                 _put_whole(store, file, content.to_bytes())
-        return Spilled(self.path, name, shape, chunks, dtype)
+        spilled = Spilled(self.path, name, shape, chunks, dtype, self.reuse)
+        if self.reuse:
+            _spares.made(spilled)
+        return spilled
 
     def write_note(self, name: str, value: dict[str, Any]) -> None:
         """Keep a few words beside the arrays; they are there as a whole or not at all."""
@@ -256,8 +323,10 @@ class TempStore:
         return value
 
     def drop(self, spilled: Spilled) -> None:
-        """Remove an array and give its space back."""
+        """Remove an array and give its space back, or keep its files for other arrays."""
         with contextlib.suppress(OSError), _opened(self.path) as store:
+            if self.reuse:
+                spilled.spare(store)
             _remove(store, spilled.name)
 
 
@@ -298,9 +367,56 @@ def check_temp(temp: Path, needed: int = 0, key: str = "NOISE.TEMP") -> None:
         )
 
 
+class _Turns:
+    """Stores that wait for the next ones in their directories."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[Path, Path] = {}
+        self._kept = contextlib.ExitStack()
+
+    def leave(self, folder: Path, path: Path) -> None:
+        self.waiting[folder] = path
+        self._kept.enter_context(unfinished(path))
+
+    def end(self) -> None:
+        with self._kept:
+            for path in self.waiting.values():
+                remove_store(path)
+
+
+_turns: _Turns | None = None
+
+
+@contextlib.contextmanager
+def stores_in_turn() -> Iterator[None]:
+    """Within the block, stores with `reuse` that follow one another in one directory hand on their
+    files, until its end."""
+    global _turns
+    if _turns is not None:
+        yield
+        return
+    turns = _turns = _Turns()
+    try:
+        yield
+    finally:
+        _turns = None
+        turns.end()
+
+
+def _taken_over(folder: Path, needed: int) -> Path | None:
+    """The store that was left for the next one in a directory, if its files are of use."""
+    path = None if _turns is None else _turns.waiting.pop(folder, None)
+    if path is None:
+        return None
+    if path.is_symlink() or not path.is_dir() or _spares.bytes(str(path)) > 2 * needed:
+        remove_store(path)
+        return None
+    return path
+
+
 @contextlib.contextmanager
 def temp_store(
-    temp: Path, needed: int, keep: bool = False, key: str = "NOISE.TEMP"
+    temp: Path, needed: int, keep: bool = False, key: str = "NOISE.TEMP", reuse: bool = False
 ) -> Iterator[TempStore]:
     """A store under `temp` for the time of the block.
 
@@ -314,26 +430,49 @@ def temp_store(
         Leave the store behind, and say where.
     key : str
         Where the configuration names `temp`.
+    reuse : bool
+        All tasks run in this process, see `TempStore`.
 
     Raises
     ------
     InputError
         If the directory is missing or not writable, or has too little space.
     """
-    check_temp(temp, needed, key)
     folder, stem = temp_place(temp)
-    path = folder / _store_name(stem)
-    path.mkdir(0o700)
+    reuse &= not keep
+    before = _taken_over(folder, needed) if reuse else None
+    path = before or folder / _store_name(stem)
+    handed_on = False
     try:
-        if not keep:
-            own(path)
+        check_temp(temp, needed - _spares.bytes(str(path)), key)
+        if before is None:
+            path.mkdir(0o700)
+            if not keep:
+                own(path)
         with contextlib.nullcontext() if keep else unfinished(path):
-            yield TempStore(str(path))
+            yield TempStore(str(path), reuse)
+        if reuse and _turns is not None:
+            _clear(path)
+            _turns.leave(folder, path)
+            handed_on = True
     finally:
         if keep:
             log.info("intermediate results are kept in %s", path)
-        else:
+        elif not handed_on:
             remove_store(path)
+
+
+def _clear(path: Path) -> None:
+    """Remove all from a store but files that may be written over."""
+    arrays = _spares.left(str(path))
+    with _opened(str(path)) as store:
+        for spilled in arrays:
+            spilled.spare(store)
+        for name in os.listdir(store):
+            if name.endswith(".json") and name != "zarr.json":
+                os.unlink(name, dir_fd=store)
+            elif name not in (_SPARE, OWNER, "zarr.json"):
+                _remove(store, name)
 
 
 def remove_store(path: Path) -> None:
@@ -347,6 +486,7 @@ def remove_store(path: Path) -> None:
     ----------
     path : Path
     """
+    _spares.forget(str(path))
     away = path.with_name(f"{path.stem.rsplit('-', 1)[0]}-{uuid.uuid4().hex[:8]}.zarr")
     try:
         if path.is_symlink():

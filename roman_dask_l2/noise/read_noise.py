@@ -42,16 +42,14 @@ def pink_series(normals: np.ndarray) -> np.ndarray:
         Without unit.
     """
     fourier = _scratch(len(normals) // (2 * CHANNEL_WIDTH)).fourier
-    fourier.modes.reshape(-1)[:] = normals
-    return _series_of(fourier).copy()
+    np.multiply(normals, _amplitudes(len(normals) // 2), out=fourier.modes.reshape(-1))
+    return _without_mean(*_series_of(fourier))
 
 
 class _Scratch(NamedTuple):
     """Memory of a thread for one channel after the other."""
 
     white: np.ndarray
-    """(N, 128) float32."""
-    own: np.ndarray
     """(N, 128) float32."""
     fourier: Workspace
 
@@ -65,35 +63,52 @@ def _scratch(n: int) -> _Scratch:
     Blocks allocated and freed for each channel would come as new pages again and again."""
     scratch: _Scratch | None = getattr(_kept, "scratch", None)
     if scratch is None or len(scratch.white) != n:
-        white, own = np.zeros((2, n, CHANNEL_WIDTH), np.float32)  # 0: what U_PINK = 0 multiplies
-        scratch = _kept.scratch = _Scratch(white, own, workspace(CHANNEL_WIDTH * n))
+        white = np.empty((n, CHANNEL_WIDTH), np.float32)
+        scratch = _kept.scratch = _Scratch(white, workspace(CHANNEL_WIDTH * n))
     return scratch
 
 
-def _pink(streams: Streams, kind: DrawKind, resultant: int, block: int, side: int) -> np.ndarray:
-    """The 1/f noise of a stream, see `pink_series`, in memory that the thread uses again."""
+def _pink(
+    streams: Streams, kind: DrawKind, resultant: int, block: int, side: int
+) -> tuple[np.ndarray, np.float32]:
+    """The 1/f noise of a stream, see `pink_series`, in memory that the thread uses again, and its
+    mean, which is to be subtracted."""
     fourier = _scratch(side).fourier
-    streams.fill(kind, resultant, block, fourier.modes.reshape(-1))
+    modes = fourier.modes.reshape(-1)
+    streams.fill(kind, resultant, block, modes, _amplitudes(modes.size // 2))
     return _series_of(fourier)
 
 
-def _series_of(work: Workspace) -> np.ndarray:
-    """The series of a spectrum that holds normals."""
-    work.modes[...] *= _amplitudes(work.modes.shape[1])
-    half = first_half(work)
-    half -= np.float32(half.mean(dtype=np.float64))
-    return half.reshape(-1, CHANNEL_WIDTH)
+def _series_of(work: Workspace) -> tuple[np.ndarray, np.float32]:
+    """The series (N, 128) of a spectrum, and its mean."""
+    series = first_half(work).reshape(-1, CHANNEL_WIDTH)
+    return series, np.float32(_sum(series) / series.size)
+
+
+@kernel
+def _sum(series):
+    """In columns, which makes vector loops."""
+    sums = np.zeros(series.shape[1])
+    for y in range(series.shape[0]):
+        row = series[y]
+        for x in range(sums.size):
+            sums[x] += row[x]
+    return sums.sum()
+
+
+def _without_mean(series: np.ndarray, mean: np.float32) -> np.ndarray:
+    return series - mean
 
 
 @lru_cache(maxsize=2)  # sides: one in a run, 4 MB of a flight detector
 def _amplitudes(m: int) -> np.ndarray:
-    """Factors (2, L/2) float32 that make a spectrum of normals, see `Workspace`.
+    """Factors (L,) float32 that make a spectrum of L normals, see `Workspace`.
 
     The inverse transform adds 2 Re(X_k exp(i ..)) of every mode but the last, of which it adds
     Re(X_k cos ..): X_k = k^(-1/2) (c_k - i s_k) / 2, the last k^(-1/2) c_k.
     """
     amplitude = np.r_[2 * m**-0.5, np.arange(1, m) ** -0.5] / 2
-    factors = np.stack([amplitude, -amplitude]).astype(np.float32)
+    factors = np.r_[amplitude, -amplitude].astype(np.float32)
     factors.flags.writeable = False
     return factors
 
@@ -114,7 +129,7 @@ def common_series(streams: Streams, resultant: int, side: int) -> np.ndarray:
     ndarray (N, 128) of float32
         Without unit, in readout order; see `pink_series`.
     """
-    return _pink(streams, DrawKind.PINK_COMMON, resultant, 0, side).copy()
+    return _without_mean(*_pink(streams, DrawKind.PINK_COMMON, resultant, 0, side))
 
 
 def base_plane(dark: np.ndarray) -> np.ndarray:
@@ -167,22 +182,33 @@ def _level1(value):
 
 
 @kernel
-def _add_to_channel(plane, sigma, rows, columns, white, own, common, u, c, scale, x0, left):
+def _add_to_channel(plane, sigma, rows, columns, white, own, mean, common, u, c, scale, x0, left):
     """Add noise to the columns ``x0:x0 + 128`` of a frame in place.
 
     `plane` and `sigma` hold the columns from `left` on of all rows.
-    `rows` (8, N) and `columns` (N, 8) are the reference pixels without read noise; `white`, `own`
-    and `common` (N, 128) the draws of the channel, in the order of x. `scale` is 1/sqrt(N_j).
+    `rows` (8, N) and `columns` (N, 8) are the reference pixels without read noise; `white` and
+    `common` (N, 128) the draws of the channel, in the order of x, `own` (N, 128) its 1/f noise in
+    the order of readout, from which `mean` is subtracted, or (0, 128). `scale` is 1/sqrt(N_j).
     """
     n = plane.shape[0]
     sums = np.empty(CHANNEL_WIDTH, np.float32)
+    series = np.zeros(CHANNEL_WIDTH, np.float32)  # a row's own noise in the order of x
+    backwards = x0 // CHANNEL_WIDTH % 2
     for y in range(n):
+        if own.shape[0] > 0:
+            read = own[y]
+            if backwards:
+                for i in range(CHANNEL_WIDTH):
+                    series[i] = read[CHANNEL_WIDTH - 1 - i] - mean
+            else:
+                for i in range(CHANNEL_WIDTH):
+                    series[i] = read[i] - mean
         inside = 4 <= y < n - 4
         first = max(x0, 4) if inside else x0 + 128
         last = max(min(x0 + 128, n - 4), first)
         # Slices of one row: without index arithmetic the compiler makes these loops vector loops.
         row, noise = plane[y, first - left : last - left], sigma[y, first - left : last - left]
-        w, o, p = white[y, first - x0 :], own[y, first - x0 :], common[y, first - x0 :]
+        w, o, p = white[y, first - x0 :], series[first - x0 :], common[y, first - x0 :]
         for i in range(row.size):
             value = _level1(np.float32(row[i]) + _finite_or_zero(noise[i]) * w[i] * scale)
             sums[i] = _level1(value + (c * p[i] + u * o[i]) * scale)
@@ -198,7 +224,7 @@ def _add_to_channel(plane, sigma, rows, columns, white, own, common, u, c, scale
                 value = rows[y if y < 4 else y - n + 8, x]
             value = value + _finite_or_zero(sigma[y, x - left]) * white[y, i] * scale
             plane[y, x - left] = np.uint16(
-                _level1(value + (c * common[y, i] + u * own[y, i]) * scale)
+                _level1(value + (c * common[y, i] + u * series[i]) * scale)
             )
 
 
@@ -269,15 +295,16 @@ class PlaneNoise:
         """
         n, streams, j = self._side, self._streams, self._resultant
         read_noise = np.asarray(read_noise, np.float32)
-        white, own, _ = _scratch(n)
+        white, _ = _scratch(n)
+        own, mean = np.empty((0, CHANNEL_WIDTH), np.float32), np.float32(0)
         for channel in range(left // CHANNEL_WIDTH, (left + base.shape[1]) // CHANNEL_WIDTH):
             if self._u != 0:
-                pink = _pink(streams, DrawKind.PINK_CHANNEL, j, channel, n)
-                own[:] = pink[:, ::-1] if channel % 2 else pink
+                own, mean = _pink(streams, DrawKind.PINK_CHANNEL, j, channel, n)
             streams.fill(DrawKind.WHITE, j, channel, white.reshape(-1))
             _add_to_channel(
-                base, read_noise, self._rows, self._columns, white, own, self._along_x[channel % 2],
-                self._u, self._c, self._scale, channel * CHANNEL_WIDTH, left,
+                base, read_noise, self._rows, self._columns, white, own, mean,
+                self._along_x[channel % 2], self._u, self._c, self._scale,
+                channel * CHANNEL_WIDTH, left,
             )  # fmt: skip
 
 
@@ -326,17 +353,29 @@ def noisy_amp33(
     -----
     Values that are not finite count as 0. It is read out as even channels are, not reversed.
     """
-    median, std = _finite(median), _finite(std)
+    median, std = np.asarray(median, np.float32), np.asarray(std, np.float32)
     shared, ru = _amplitude(m_pink) * _amplitude(c_pink), _amplitude(ru_pink)
     n = median.shape[0]
-    noise = streams.normals(DrawKind.AMP33_WHITE, resultant, 0, (n, CHANNEL_WIDTH))
-    noise *= std
-    noise += shared * common
+    white, _ = _scratch(n)
+    streams.fill(DrawKind.AMP33_WHITE, resultant, 0, white.reshape(-1))
+    own, mean = np.empty((0, CHANNEL_WIDTH), np.float32), np.float32(0)
     if ru != 0:
-        noise += ru * _pink(streams, DrawKind.AMP33_PINK, resultant, 0, n)
-    noise *= np.float32(1 / np.sqrt(n_reads))
-    noise += median
-    return np.clip(np.rint(noise), 0, 65535).astype(np.uint16)
+        own, mean = _pink(streams, DrawKind.AMP33_PINK, resultant, 0, n)
+    out = np.empty((n, CHANNEL_WIDTH), np.uint16)
+    scale = np.float32(1 / np.sqrt(n_reads))
+    _make_amp33(median, std, white, own, mean, common, ru, shared, scale, out)
+    return out
+
+
+@kernel
+def _make_amp33(median, std, white, own, mean, common, ru, shared, scale, out):
+    for y in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            noise = white[y, x] * _finite_or_zero(std[y, x]) + shared * common[y, x]
+            if own.shape[0] > 0:
+                noise += ru * (own[y, x] - mean)
+            value = _level1(noise * scale + _finite_or_zero(median[y, x]))
+            out[y, x] = np.uint16(np.int32(value))
 
 
 def _finite(array: np.ndarray) -> np.ndarray:

@@ -128,7 +128,14 @@ class Streams:
         self.fill(kind, resultant, block, out.reshape(-1))
         return out
 
-    def fill(self, kind: str, resultant: int | None, block: int, out: np.ndarray) -> None:
-        """`normals` into an array (n,) of float32."""
+    def fill(
+        self,
+        kind: str,
+        resultant: int | None,
+        block: int,
+        out: np.ndarray,
+        sigma: np.ndarray | None = None,
+    ) -> None:
+        """`normals` into an array (n,) of float32, each times its `sigma`."""
         key = stream_key(self.seed, self.label, self.occurrence, kind, resultant, block)
-        fill(key, out)
+        fill(key, out, sigma)

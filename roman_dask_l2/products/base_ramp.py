@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,32 +17,14 @@ from ..core.step import BoundStep
 from ..engine import plan
 from ..io.arrays import Placed
 from ..io.references import Inputs
-from ..io.spill import STRIP_ROWS, Spilled
+from ..io.spill import Spilled
 from ..noise.read_noise import Border, base_plane
 
 DO_NOT_USE = np.uint32(PIXEL["DO_NOT_USE"])
+ROWS = 256
+"""Rows of a plane that are read at a time."""
 _BORDERS = 32
 """Borders of images in files that are kept, 0.3 MB each of a flight detector."""
-
-
-@dataclass(frozen=True)
-class NoiseStrips:
-    """What noisy planes are made from, in the store so that a strip of columns can be read alone.
-
-    Attributes
-    ----------
-    base : Spilled
-        Active pixels of the ramp that noise is added to, (R, N, N) uint16.
-    read_noise : Spilled
-        (N, N) float32.
-    dark_border : bool
-        Reference pixels and reference output of noisy planes are the dark's, to which noise is
-        added, also where the active pixels are the exposure's.
-    """
-
-    base: Spilled
-    read_noise: Spilled
-    dark_border: bool
 
 
 @dataclass(frozen=True)
@@ -123,6 +106,24 @@ class OwnOutput:
         return np.stack([own_amp33(self.inputs, j) for j in range(n)])
 
 
+_kept = threading.local()
+
+
+def quiet_plane(inputs: Inputs, index: int, own: bool) -> np.ndarray:
+    """A resultant of the ramp that noise is added to, uint16 (N, N), DN: of the dark cube, or the
+    exposure's own; in memory that the thread uses again for the next one."""
+    source = ResultantPlane(inputs.sources["l1.data" if own else "dark.data"], index)
+    n = inputs.exposure.side
+    plane: np.ndarray | None = getattr(_kept, "plane", None)
+    if plane is None or len(plane) != n:
+        plane = _kept.plane = np.empty((n, n), np.uint16)
+    for y in range(0, n, ROWS):
+        band = Window(y, min(y + ROWS, n), 0, n)
+        values = source.read(band)
+        plane[band.slices] = _decoded(values, band, inputs) if own else base_plane(values)
+    return plane
+
+
 def dark_border(own: bool, inputs: Inputs, steps: Sequence[BoundStep]) -> bool:
     """Whether noisy ramps have the dark's reference pixels before noise is added.
 
@@ -192,6 +193,23 @@ def _border(source: Placed | ResultantPlane | OwnPlane, n: int) -> Border:
     return found
 
 
+def read_noise(source: Placed, n: int) -> np.ndarray:
+    """White noise of one read, float32 (n, n), DN: one image for all threads, which take it column
+    by column; read-only."""
+    with _reading:
+        return _read_noise(source, n)
+
+
+_reading = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _read_noise(source: Placed, n: int) -> np.ndarray:
+    image = np.asarray(source.read(Window(0, n, 0, n)), np.float32)
+    image.flags.writeable = False
+    return image
+
+
 # -- as exposures --------------------------------------------------------------------------------
 
 
@@ -221,28 +239,6 @@ def noisy_inputs(inputs: Inputs, cube: tuple[Spilled, Spilled], own: bool) -> In
         sources.pop("l1.resultantdq", None)
     sources["l1.data"], sources["l1.amp33"] = cube
     return Inputs(exposure, sources, inputs.layouts)
-
-
-# -- tasks ---------------------------------------------------------------------------------------
-
-
-def write_read_noise(inputs: Inputs, image: Spilled, waits: Any) -> None:
-    """Copy the white noise of a read to the store."""
-    for window in _bands(inputs.exposure.side):
-        image.put(np.asarray(inputs.sources["read.data"].read(window), np.float32), window)
-
-
-def write_base_ramp(j: int, own: bool, inputs: Inputs, ramp: Spilled, waits: Any) -> None:
-    """Write resultant `j` of the ramp that noise is added to, to the store."""
-    plane = ResultantPlane(inputs.sources["l1.data" if own else "dark.data"], j)
-    for window in _bands(inputs.exposure.side):
-        values = plane.read(window)
-        ramp.put(_decoded(values, window, inputs) if own else base_plane(values), window, j)
-
-
-def _bands(n: int) -> list[Window]:
-    """The rows of chunks that strips are read from."""
-    return [Window(y, min(y + STRIP_ROWS, n), 0, n) for y in range(0, n, STRIP_ROWS)]
 
 
 def _decoded(values: np.ndarray, window: Window, inputs: Inputs) -> np.ndarray:

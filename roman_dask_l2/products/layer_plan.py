@@ -23,19 +23,16 @@ from ..io.arrays import FileArray, Placed
 from ..io.blocks import Block
 from ..io.layout import Layout
 from ..io.references import Inputs
-from ..io.spill import LAYERS_IN_FLIGHT, STRIP, STRIP_ROWS, Spilled, TempStore
+from ..io.spill import LAYERS_IN_FLIGHT, Spilled, TempStore
 from ..noise.streams import Streams
 from ..steps.likelihood_params import LikelihoodParams
 from ..steps.ramp_params import RampFitParams
 from ..steps.ramp_weights import fits
 from .base_ramp import (
-    NoiseStrips,
     UsableFlags,
     base_inputs,
     dark_border,
     noisy_inputs,
-    write_base_ramp,
-    write_read_noise,
 )
 from .block_noise import FixedFit, LikelihoodFit, PhotonNoiseInputs, write_block_noise
 from .image_sky import fit_background
@@ -101,8 +98,6 @@ class LayerPlan:
         assert noise is not None
         self._seed = noise.SEED
         self._base: tuple[Spilled, Delayed] | None = None
-        self._strips: dict[bool, tuple[NoiseStrips, list[Delayed]]] = {}
-        self._read_noise: tuple[Spilled, Delayed] | None = None
         self.stages: list[Stage] = []
         """Tasks of each layer; those of the base ramp count with the first layer that needs it."""
 
@@ -134,7 +129,7 @@ class LayerPlan:
         cubes: dict[int, tuple[Spilled, Spilled]] = {}
         for (index, layer, occurrence), work in zip(stack, works, strict=True):
             if layer.ramp is not None:
-                cubes[index] = self._cube(index)
+                cubes[index] = self._cube(f"cube{index}"), self._cube(f"amp{index}", CHANNEL_WIDTH)
                 streams = Streams(self._seed, layer.label, occurrence)
                 ramps.append(self._noisy(layer, streams, index, cubes[index], waits, work))
         made = self._run(ramps, works[0]) if ramps else []
@@ -173,36 +168,11 @@ class LayerPlan:
         n = self._exposure.side
         return self._store.create(f"{name}-{self._token}", (n, n), self._grid.tile, dtype)
 
-    def _cube(self, index: int) -> tuple[Spilled, Spilled]:
-        """Stores of a noisy ramp, of which strips are written whole."""
+    def _cube(self, name: str, width: int | None = None) -> Spilled:
+        """Store of a ramp, one file for each resultant, which is written whole."""
         r, n = self._exposure.n_resultants, self._exposure.side
-        return (
-            self._store.create(
-                f"cube{index}-{self._token}", (r, n, n), (1, n, min(STRIP, n)), "uint16"
-            ),
-            self._store.create(
-                f"amp{index}-{self._token}", (r, n, CHANNEL_WIDTH), (1, n, CHANNEL_WIDTH), "uint16"
-            ),
-        )
-
-    def _noise_strips(self, own: bool, work: dict[str, int]) -> tuple[NoiseStrips, list[Delayed]]:
-        """What noisy planes are made from, the same for all layers with that base ramp, and the
-        tasks that write it."""
-        inputs, n = self._job.inputs, self._exposure.side
-        chunk = (min(STRIP_ROWS, n), min(STRIP, n))
-        if self._read_noise is None:
-            image = self._store.create(f"read-noise-{self._token}", (n, n), chunk, "float32")
-            done = tasks.fan("read-noise", write_read_noise, [(inputs, image)], work=work)
-            self._read_noise = image, done
-        image, image_done = self._read_noise
-        if own not in self._strips:
-            r, kind = self._exposure.n_resultants, "own" if own else "dark"
-            ramp = self._store.create(f"{kind}-{self._token}", (r, n, n), (1, *chunk), "uint16")
-            calls = [(j, own, inputs, ramp) for j in range(r)]
-            done = tasks.fan(f"{kind}-ramp", write_base_ramp, calls, work=work)
-            of_dark = dark_border(own, inputs, self._job.steps)
-            self._strips[own] = NoiseStrips(ramp, image, of_dark), [done, image_done]
-        return self._strips[own]
+        plane = n, width or n
+        return self._store.create(f"{name}-{self._token}", (r, *plane), (1, *plane), "uint16")
 
     def _noisy(
         self,
@@ -218,13 +188,13 @@ class LayerPlan:
         drawing = DRAWINGS[command.letter]
         assert isinstance(drawing, RampNoise)
         own = layer.ramp == "own"
-        strips, ready = self._noise_strips(own, work)
+        of_dark = dark_border(own, self._job.inputs, self._job.steps)
         planes = [
-            (argument, j, strips, streams, self._job.inputs, cube)
+            (argument, j, own, of_dark, streams, self._job.inputs, cube)
             for j in range(self._exposure.n_resultants)
         ]
         written = tasks.fan(
-            f"noise-plane-{index}", drawing.write_plane, planes, [*waits, *ready], work
+            f"noise-plane-{index}", drawing.write_plane, planes, waits, work
         )
         return _NoisyRamp(f"read{index}", noisy_inputs(self._job.inputs, cube, own), [written])
 

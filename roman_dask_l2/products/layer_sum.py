@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -83,18 +82,12 @@ def finish_layer(
         anything was drawn in blocks.
     """
     index, planes = place
-    n = exposure.side
-    total = LayerSum(parts)
-    # In bands of rows, added up whenever they are needed: a frame would be more than all else that
-    # a thread has in memory.
-    bands = [
-        Window(y, min(y + BAND_ROWS, n - BORDER), BORDER, n - BORDER)
-        for y in range(BORDER, n - BORDER, BAND_ROWS)
-    ]
+    total = LayerSum(parts, exposure.side)
     for command, argument in layer.acting_on(ActsOn.RAMP):
         noise = DRAWINGS[command.letter]
         assert isinstance(noise, RampNoise)
-        total.limits = noise.limits(argument, partial(_quartiles, total, total.ramp_noise, bands))
+        total.clip(noise.limits(argument, total.quartiles))
+    total.add_drawn()
     told: list[WithoutDraw | None] = [] if parts.drawn is None else results[-1]
     without_sky = None in told  # no background to draw the noise of
     without_draw = [counts for counts in told if counts is not None]
@@ -104,30 +97,19 @@ def finish_layer(
         found = change.find(argument, total.rows, parts.flags, exposure)
         without_sky |= found is None
         if found is not None:
-            total.changes.append(found)
-    total.largest = float(np.finfo(planes[0].dtype).max)
-    clipped = unknown = without_rate = 0
-    for window in bands:
-        values = total.ramp_noise(window)
-        clipped += total.outside(values)
-        rows = total.finished(values, window)
-        if not all_finite(rows):
-            bad, hopeless = np.isnan(rows), total.without_rate(window)
-            rows[bad] = 0
-            unknown += int(np.count_nonzero(bad & ~hopeless))
-            without_rate += int(np.count_nonzero(hopeless))
-        for plane in planes:
-            plane.put(rows, window)
-    q25, middle, q75 = _quartiles(total, total.rows, bands)
+            total.change(found)
+    total.clip_to(float(np.finfo(planes[0].dtype).max))
+    total.write(planes)
+    q25, middle, q75 = total.quartiles()
     line = {
         "label": layer.label,
         "median": middle,
         "sigma": (q75 - q25) / SIGMA,
-        "clipped": clipped / (n - 2 * BORDER) ** 2,
+        "clipped": total.clipped / total.image.size,
         "inadmissible": sum(counts.active for counts in without_draw),
         "inadmissible_unmasked": sum(counts.unmasked for counts in without_draw),
-        "not_finite": unknown,
-        "without_rate": without_rate,
+        "not_finite": total.unknown,
+        "without_rate": total.without_rate,
         "without_sky": without_sky,
     }
     store.write_note(note_name(index), line)
@@ -135,77 +117,108 @@ def finish_layer(
         store.drop(array)
 
 
-def _quartiles(
-    total: LayerSum, image: Callable[[Window], np.ndarray], bands: Sequence[Window]
-) -> tuple[float, float, float]:
-    """Quartiles of the usable pixels of an image, of which ``image(window)`` is a part."""
-    return quartiles(partial(map, partial(total.usable, image), bands), finite=True)
-
-
-@dataclass
 class LayerSum:
-    """A layer's image, added up from its parts wherever a window of it is asked for.
+    """A layer's image, added up from its parts in memory, a band of rows at a time.
+
+    Parameters
+    ----------
+    parts : LayerParts
+    side : int
+        Of the detector.
 
     Attributes
     ----------
-    parts : LayerParts
-    limits : tuple of float32, optional
-        That the noise of the ramp is clipped to, DN/s.
-    changes : list of callable
-        ``change(rows, window=window)``, in turn, of the sum.
-    largest : float
-        Limit of the output's type.
+    image : ndarray (N-8, N-8) of float32
+        DN/s; NaN where it is not known.
+    clipped : int
+        Pixels of the ramp's noise that were clipped.
+    unknown, without_rate : int
+        Pixels that were not finite when the image was written, and those that have no rate.
     """
 
-    parts: LayerParts
-    limits: Limits | None = None
-    changes: list[Callable[..., np.ndarray]] = field(default_factory=list)
-    largest: float = np.inf
-
-    def ramp_noise(self, window: Window) -> np.ndarray:
-        """Image of the noisy ramp less that of the ramp without noise, DN/s."""
-        rows = np.zeros(window.shape, np.float32)
-        if self.parts.noisy is not None:
-            rows += self.parts.noisy.read(window)
-            rows -= self.parts.base.read(window)
-        if self.parts.rate is not None:
-            rows[self.without_rate(window)] = np.nan
-        return rows
-
-    def without_rate(self, window: Window) -> np.ndarray:
-        """Pixels that have no rate, so no noise."""
-        if self.parts.rate is None:
-            return np.zeros(window.shape, np.bool_)
-        rate = self.parts.rate.read(window)
-        return ~np.isfinite(rate)
-
-    def outside(self, noise: np.ndarray) -> int:
-        """How many pixels of the ramp's noise the limits change."""
-        if self.limits is None:
-            return 0
-        low, high = self.limits
-        return int(np.count_nonzero((noise < low) | (noise > high)))
-
-    def finished(self, noise: np.ndarray, window: Window) -> np.ndarray:
-        """The image, from the ramp's noise, which is overwritten."""
-        if self.limits is not None:
-            np.clip(noise, *self.limits, out=noise)
-        if self.parts.drawn is not None:
-            noise += self.parts.drawn.read(window)
-        for change in self.changes:
-            noise = change(noise, window=window)
-        if not all_finite(noise):
-            noise[~np.isfinite(noise)] = np.nan  # not to be clipped to a number
-        np.clip(noise, -self.largest, self.largest, out=noise)
-        return noise
+    def __init__(self, parts: LayerParts, side: int) -> None:
+        self._parts = parts
+        self._active = Window(BORDER, side - BORDER, BORDER, side - BORDER)
+        self._bands = [
+            Window(y, min(y + BAND_ROWS, side - BORDER), BORDER, side - BORDER)
+            for y in range(BORDER, side - BORDER, BAND_ROWS)
+        ]
+        self.image = np.zeros(self._active.shape, np.float32)
+        self._unused = None if parts.flags is None else np.zeros(self._active.shape, np.bool_)
+        self.clipped = self.unknown = self.without_rate = 0
+        for window in self._bands:
+            rows = self.rows(window)
+            if parts.noisy is not None:
+                np.subtract(parts.noisy.read(window), parts.base.read(window), out=rows)
+            if parts.rate is not None:
+                rows[self._without_rate(window)] = np.nan
+            if self._unused is not None:
+                flags = parts.flags.read(window) & DO_NOT_USE
+                self._unused[window.within(self._active)] = flags != 0
 
     def rows(self, window: Window) -> np.ndarray:
-        """The image; NaN where it is not known."""
-        return self.finished(self.ramp_noise(window), window)
+        """Part of the image: a view."""
+        return self.image[window.within(self._active)]
 
-    def usable(self, image: Callable[[Window], np.ndarray], window: Window) -> np.ndarray:
-        """``image(window)``, NaN at pixels that statistics leave out."""
-        rows = image(window)
-        if self.parts.flags is not None:
-            rows[self.parts.flags.read(window) & DO_NOT_USE != 0] = np.nan
-        return rows
+    def quartiles(self) -> tuple[float, float, float]:
+        """Quartiles of the usable pixels."""
+        return quartiles(lambda: map(self._usable, self._bands), finite=True)
+
+    def _usable(self, window: Window) -> np.ndarray:
+        """Part of the image, NaN at pixels that statistics leave out."""
+        rows = self.rows(window)
+        if self._unused is None:
+            return rows
+        return np.where(self._unused[window.within(self._active)], np.float32(np.nan), rows)
+
+    def _without_rate(self, window: Window) -> np.ndarray:
+        """Pixels that have no rate, so no noise."""
+        assert self._parts.rate is not None
+        return ~np.isfinite(self._parts.rate.read(window))
+
+    def clip(self, limits: Limits | None) -> None:
+        """Clip the noise of the ramp, DN/s."""
+        if limits is None:
+            return
+        low, high = limits
+        for window in self._bands:
+            rows = self.rows(window)
+            self.clipped += int(np.count_nonzero((rows < low) | (rows > high)))
+            np.clip(rows, low, high, out=rows)
+
+    def add_drawn(self) -> None:
+        """Add the noise that was drawn in blocks."""
+        for window in self._bands:
+            rows = self.rows(window)
+            if self._parts.drawn is not None:
+                rows += self._parts.drawn.read(window)
+            if not all_finite(rows):
+                rows[~np.isfinite(rows)] = np.nan  # not to be clipped to a number
+
+    def change(self, change: Callable[..., np.ndarray]) -> None:
+        """``change(rows, window=window)`` of all rows."""
+        for window in self._bands:
+            self.rows(window)[:] = change(self.rows(window), window=window)
+
+    def clip_to(self, largest: float) -> None:
+        """Clip what the type of the output does not hold."""
+        for window in self._bands:
+            rows = self.rows(window)
+            if not all_finite(rows):
+                rows[~np.isfinite(rows)] = np.nan
+            np.clip(rows, -largest, largest, out=rows)
+
+    def write(self, planes: Sequence[Block]) -> None:
+        """Write the image, 0 where it is not known; there it remains NaN in memory."""
+        for window in self._bands:
+            rows = self.rows(window)
+            if not all_finite(rows):
+                bad = np.isnan(rows)
+                rows = np.where(bad, np.float32(0), rows)
+                lacking = 0
+                if self._parts.rate is not None:
+                    lacking = int(np.count_nonzero(bad & self._without_rate(window)))
+                self.without_rate += lacking
+                self.unknown += int(np.count_nonzero(bad)) - lacking
+            for plane in planes:
+                plane.put(rows, window)

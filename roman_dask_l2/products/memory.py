@@ -25,7 +25,7 @@ from ..engine.options import RunOptions
 from ..errors import InputError
 from ..io.arrays import PIECE_BYTES, PixelArea, Placed, ReadTime, pieces_kept
 from ..io.references import Inputs
-from ..io.spill import LAYERS_IN_FLIGHT, STRIP
+from ..io.spill import LAYERS_IN_FLIGHT
 from ..system.memory import available, resident
 from ..system.processes import cpu_count
 from .job import Job
@@ -39,14 +39,16 @@ SCRATCH = 24
 """Bytes per pixel of a tile for working arrays of kernels and for pixels that are being read."""
 SPARE = 1.25
 """Memory that the allocator holds for each byte in use, measured."""
-NOISE_STRIP = 6
-"""Bytes per pixel of a strip in the task that makes one resultant with noise."""
+NOISE_PLANE = 2
+"""Bytes per pixel of the plane in the task that makes one resultant with noise."""
+READ_NOISE = 4
+"""Bytes per pixel of the read noise, which all such tasks share."""
 NOISE_CHANNEL = 40
 """Bytes per pixel of a channel in that task: draws, and the transform of the 1/f noise."""
 DRAWN = 64
 """Bytes per pixel of the blocks that a tile touches in the task that draws noise on the image."""
-NOISE_FINISH = 12
-"""Bytes per pixel of a row of sky cells in the task that adds a layer up."""
+NOISE_FINISH = 6
+"""Bytes per pixel of the image in the task that adds a layer up."""
 EXPOSURE = 20e6
 """Bytes that another exposure in the same task takes beside its pixels: metadata, files, graph."""
 TOGETHER = 1.2e9
@@ -145,11 +147,12 @@ def project(
         (busy - 1) * largest + max(largest, whole), _strips(job, threads), _thin(job, threads)
     )
     if layers:
-        plane = (NOISE_STRIP * min(STRIP, side) + NOISE_CHANNEL * CHANNEL_WIDTH) * side
+        plane = (NOISE_PLANE * side + NOISE_CHANNEL * CHANNEL_WIDTH) * side
         reads = any(layer.ramp is not None for layer in layers)
         if not reads:  # no ramp runs through the recipe
             largest = math.prod(min(n + CHANNEL_WIDTH, side) for n in tile) * DRAWN
-        work = threads * max(largest, plane * reads, NOISE_FINISH * side**2 / CELLS)
+        work = threads * max(largest, plane * reads, NOISE_FINISH * side**2)
+        work += READ_NOISE * side**2 * reads
         # Layers under way may be at their corrections at the same time.
         spectra = min(sum(layer.ramp is not None for layer in layers), LAYERS_IN_FLIGHT)
         work += spectra * _strips(job, 0) + (_strips(job, threads) - _strips(job, 0))
@@ -265,7 +268,7 @@ def stack_depth(
     layers: Sequence[Layer],
 ) -> int:
     """How many noisy ramps may run together under the limit of memory, if there is one."""
-    if options.memory is None or options.scheduler not in ("local", "synchronous"):
+    if options.memory is None or not options.here:
         return LAYERS_IN_FLIGHT
     limit = parse_memory(options.memory)
     for depth in range(LAYERS_IN_FLIGHT, 1, -1):
@@ -277,7 +280,7 @@ def stack_depth(
 def exposures_together(job: Job, options: RunOptions, most: int) -> int:
     """How many exposures like this one, `most` at most, can be calibrated together: in this
     process, and in the memory that it may take."""
-    if options.scheduler not in ("local", "synchronous") or options.per_step:
+    if not options.here or options.per_step:
         return 1
     tile, threads = tile_and_threads(job, options)
     if options.memory is None:  # what a job or a control group leaves may be less
@@ -312,7 +315,7 @@ def tile_and_threads(
     """
     side = job.exposure.side
     chosen = None if options.tile is None else parse_tile(options.tile, side)
-    if options.memory is None or options.scheduler not in ("local", "synchronous"):
+    if options.memory is None or not options.here:
         return chosen or parse_tile(None, side), options.threads
     most = 1 if options.scheduler == "synchronous" else options.threads or cpu_count()
     size, count = choose(job, parse_memory(options.memory), most, chosen, layers)

@@ -125,7 +125,7 @@ def generate_noise(
     needed = temp_needed(job.exposure, layers, scratch_needed(job.steps, job.exposure))
     with (
         replacing(*finals) as parts,
-        temp_store(noise.TEMP, needed, keep_temp) as store,
+        temp_store(noise.TEMP, needed, keep_temp, reuse=options.here) as store,
         running(options.scheduler, threads) as client,
         Progress(options.show_progress) as shown,
     ):

@@ -15,6 +15,7 @@ import numpy as np
 from ..core.detector import BORDER, CHANNEL_WIDTH, Window
 from ..core.exposure import Exposure
 from ..core.jit import kernel
+from ..core.median import median as exact_median
 from ..core.step import Params, Reduction, Step, Tile
 from .common import all_finite, replace_bad
 
@@ -81,9 +82,11 @@ def row_weight(common: float, own: float, own_pink: float, std: np.ndarray) -> f
     return weight if np.isfinite(weight) else float("nan")
 
 
-def _medians(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+def _medians(values: np.ndarray, axis: int | None = None) -> np.ndarray | np.float32:
     """Medians of the values that are finite; NaN where none is."""
     if all_finite(values):
+        if axis is None and values.dtype == np.float32:
+            return np.float32(exact_median(values))
         return np.asarray(np.median(values, axis=axis))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of all-NaN slices

@@ -10,24 +10,41 @@ import numpy as np
 from ...config.noise_commands.read_noise import ReadNoise
 from ...core.detector import CHANNEL_WIDTH, Window
 from ...io.references import Inputs
-from ...io.spill import STRIP, Spilled
+from ...io.spill import Spilled
 from ...noise.read_noise import PlaneNoise, common_series, noisy_amp33
 from ...noise.streams import Streams
 from ...system.processes import give_back
-from ..base_ramp import NoiseStrips, own_amp33, reference_pixels, reset_noise
+from ..base_ramp import own_amp33, quiet_plane, read_noise, reference_pixels, reset_noise
 from .drawing import SIGMA, ExpectedNoise, Limits, Quartiles, QuietPixels, RampNoise
 
 
 def write_plane(
     argument: ReadNoise,
     j: int,
-    strips: NoiseStrips,
+    own: bool,
+    of_dark: bool,
     streams: Streams,
     inputs: Inputs,
     cube: tuple[Spilled, Spilled],
     waits: Any,
 ) -> None:
-    """Make resultant `j` of a noisy ramp and write it to the store."""
+    """Make resultant `j` of a noisy ramp and write it to the store.
+
+    Parameters
+    ----------
+    argument : ReadNoise
+    j : int
+    own : bool
+        Noise is added to the exposure's own ramp, else to the dark cube.
+    of_dark : bool
+        See `dark_border`.
+    streams : Streams
+    inputs : Inputs
+    cube : two of Spilled
+        For the resultants, and for those of the reference output.
+    waits : object
+        What was to be done before.
+    """
     give_back()  # memory that tiles have freed would add to that of the planes
     exposure, sources = inputs.exposure, inputs.sources
     n = exposure.side
@@ -38,7 +55,7 @@ def write_plane(
         for name in ("read.anc.C_PINK", "read.anc.U_PINK")
     )
     noise = PlaneNoise(
-        reference_pixels(inputs, j, strips.dark_border),
+        reference_pixels(inputs, j, of_dark),
         reset_noise(inputs),
         c_pink,
         u_pink,
@@ -47,16 +64,14 @@ def write_plane(
         streams,
         j,
     )
-    for x in range(0, n, STRIP):
-        strip = Window(0, n, x, min(x + STRIP, n))
-        plane = strips.base.read(strip, j)
-        noise.add(plane, strips.read_noise.read(strip), x)
-        cube[0].put(plane, strip, j)
+    plane = quiet_plane(inputs, j, own)
+    noise.add(plane, read_noise(sources["read.data"], n))
+    cube[0].put(plane, Window(0, n, 0, n), j)
     if "read.amp33.med" in sources:
         median, std, m_pink, ru_pink = (
             sources[f"read.amp33.{name}"].read() for name in ("med", "std", "M_PINK", "RU_PINK")
         )
-        if not strips.dark_border:
+        if not of_dark:
             median = own_amp33(inputs, j)
         amp33 = noisy_amp33(
             median, std, float(m_pink), float(ru_pink), c_pink, n_reads, common, streams, j
