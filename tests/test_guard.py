@@ -7,6 +7,7 @@ its price, put the figures that the failure prints into `COSTS`, with the reason
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -15,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from roman_dask_l2.core.step import Step
-from roman_dask_l2.engine import kernels, tiles
 from roman_dask_l2.products.level2 import calibrate
 
 SIDE = 512
@@ -69,6 +69,17 @@ COSTS: dict[str, dict[str, float]] = {
         "tasks": 131,
         "anonymous MB": 181.3,
     },
+    "campaign's layers": {
+        "dq_init pixels": 4.5,  # three noisy ramps, and one without noise for all of them
+        **{f"{step} pixels": 4.438 for step in TILE_STEPS if step != "flat"},
+        "flat pixels": 6.656,
+        **PREPARED,
+        "sky pixels": 6.0,
+        "bytes read per pixel": 539.7,
+        "bytes written per pixel": 149.4,
+        "tasks": 142,
+        "anonymous MB": 174.8,
+    },
     "stack": {
         "dq_init pixels": 4.5,
         **{f"{step} pixels": 4.438 for step in TILE_STEPS},
@@ -120,9 +131,35 @@ def _campaign(config: Path) -> None:
     from roman_dask_l2.products.level2 import calibrate_together
 
     given = load_config(config)
-    outs = [given.OUT.with_name(f"l2_{i}.asdf") for i in range(3)]
-    jobs = [prepare(given.model_copy(update={"OUT": out})) for out in outs]
+    jobs = []
+    for i in range(3):
+        changed = {"IN": _copied(given.IN, i), "OUT": given.OUT.with_name(f"l2_{i}.asdf")}
+        jobs.append(prepare(given.model_copy(update=changed)))
     calibrate_together(jobs, scheduler="synchronous", tile=TILE)
+
+
+def _copied(path: Path, i: int) -> Path:
+    """A copy is another exposure."""
+    copy = path.with_name(f"{path.stem}_{i}.asdf")
+    if not copy.exists():
+        shutil.copyfile(path, copy)
+    return copy
+
+
+def _layers(config: Path) -> None:
+    """A noisy ramp of each of three exposures, which have been calibrated."""
+    from roman_dask_l2.config.model import load_config
+    from roman_dask_l2.products.job import prepare
+    from roman_dask_l2.products.noise_layers import generate_noise_together
+
+    given = load_config(config)
+    assert given.NOISE is not None
+    jobs = []
+    for i in range(3):
+        out = given.OUT.with_name(f"noise_{i}.asdf")
+        noise = given.NOISE.model_copy(update={"LAYER": ["Rz4S2C1"], "OUT": out, "SEED": i})
+        jobs.append(prepare(given.model_copy(update={"NOISE": noise}), noise=True))
+    generate_noise_together(jobs, scheduler="synchronous", tile=TILE)
 
 
 def _likelihood(config: Path) -> None:
@@ -137,6 +174,7 @@ JOBS = {
     "noise": _noise,
     "stack": _stack,
     "campaign": _campaign,
+    "campaign's layers": _layers,
     "likelihood": _likelihood,
 }
 
@@ -149,12 +187,11 @@ def measured(request, exposure):
     job(exposure.config)
     pixels: Counter[str] = Counter()
     tasks = [0]
-    run_stack, prepared = kernels.run_stack, Step.prepared
+    apply, prepared = Step.apply, Step.prepared
 
-    def counting(steps, members, tile, *args, **kwargs):
-        for bound in steps:
-            pixels[bound.name] += len(members) * tile.window.shape[0] * tile.window.shape[1]
-        return run_stack(steps, members, tile, *args, **kwargs)
+    def counting(step, reads, references, context, *args):
+        pixels[step.name] += math.prod(context["tile"].window.shape)
+        return apply(step, reads, references, context, *args)
 
     def preparing(step, references, context):
         if step.prepare is not None:
@@ -167,8 +204,7 @@ def measured(request, exposure):
         tasks[0] += 1
 
     with pytest.MonkeyPatch.context() as patch, Callback(posttask=finished):
-        for module in (kernels, tiles):
-            patch.setattr(module, "run_stack", counting)
+        patch.setattr(Step, "apply", counting)
         patch.setattr(Step, "prepared", preparing)
         before = _io()
         job(exposure.config)

@@ -1,6 +1,6 @@
-"""Attempts at several exposures, side by side: what they calibrate is calibrated together.
+"""Attempts at several exposures, side by side: what they make is made together.
 
-An attempt is a generator: it does what is its own, and yields what it wants to have calibrated. So
+An attempt is a generator: it does what is its own, and yields what it wants to have made. So
 each keeps its lock, its record and its clean-up, whatever becomes of the others.
 """
 
@@ -18,6 +18,7 @@ from ..io.arrays import keep_open
 from ..products.calibration import alike
 from ..products.job import Job
 from ..products.memory import exposures_together
+from ..products.provenance import Product
 from ..system.stopping import heard
 
 log = logging.getLogger(__name__)
@@ -44,11 +45,13 @@ class Spent:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """What an attempt wants to have done.
+class Request:
+    """What an attempt wants to have made.
 
     Attributes
     ----------
+    product : str
+        ``l2`` or ``noise``.
     job : Job
     options : RunOptions
     lost : callable
@@ -57,14 +60,25 @@ class Calibration:
         Gets the time that it has taken.
     """
 
+    product: Product
     job: Job
     options: RunOptions
     lost: Callable[[], bool]
     spent: Spent = field(default_factory=Spent)
 
+    def like(self, other: Request) -> bool:
+        """Whether both can be made together."""
+        one, two = self.job.config.NOISE, other.job.config.NOISE
+        return (
+            self.product == other.product
+            and self.options == other.options
+            and alike(self.job, other.job)
+            and (self.product == "l2" or (one and one.LAYER) == (two and two.LAYER))
+        )
 
-Course = Generator[Calibration, None, Record]
-"""An attempt: goes on when its calibration is done, or raises what has gone wrong with it."""
+
+Course = Generator[Request, None, Record]
+"""An attempt: goes on when what it asks for is made, or raises what has gone wrong with it."""
 
 
 def run_attempts(courses: Sequence[Course]) -> list[Record]:
@@ -81,7 +95,7 @@ def run_attempts(courses: Sequence[Course]) -> list[Record]:
         Once all of them have cleaned up.
     """
     records: dict[int, Record] = {}
-    waiting: dict[int, Calibration] = {}
+    waiting: dict[int, Request] = {}
 
     def advance(i: int, error: Exception | None = None) -> None:
         course = courses[i]
@@ -95,8 +109,8 @@ def run_attempts(courses: Sequence[Course]) -> list[Record]:
             advance(i)
         while waiting:
             first = next(iter(waiting.values()))
-            ours = [i for i, other in waiting.items() if alike(first.job, other.job)]
-            errors = _calibrate([waiting.pop(i) for i in ours])
+            ours = [i for i, other in waiting.items() if first.like(other)]
+            errors = _make([waiting.pop(i) for i in ours])
             for i, error in zip(ours, errors, strict=True):
                 advance(i, error)
     except KeyboardInterrupt:
@@ -117,46 +131,52 @@ def _interrupt(course: Course) -> None:
         log.debug("an attempt was not cleaned up", exc_info=True)
 
 
-def _calibrate(asked: Sequence[Calibration]) -> list[Exception | None]:
-    """Calibrate exposures that are `alike`, as many at a time as the memory allows; what was wrong
-    with each."""
+def _make(asked: Sequence[Request]) -> list[Exception | None]:
+    """Make what is `like`, as many at a time as the memory allows; what was wrong with each."""
     keep_open({path for one in asked for path in files_read(one.job)})
-    most = exposures_together(asked[0].job, asked[0].options, len(asked))
+    first = asked[0]
+    most = exposures_together(first.job, first.options, len(asked), first.product)
     errors: list[Exception | None] = []
     for begin in range(0, len(asked), most):
         errors += _some(asked[begin : begin + most])
     return errors
 
 
-def _some(asked: Sequence[Calibration]) -> list[Exception | None]:
-    """Calibrate exposures together; one by one if that fails, as the fault is one exposure's, but
-    none that others have taken over meanwhile."""
+def _some(asked: Sequence[Request]) -> list[Exception | None]:
+    """Make products together; one by one if that fails, as the fault is one exposure's, but none of
+    exposures that others have taken over meanwhile."""
     from ..products.level2 import calibrate_together
+    from ..products.noise_layers import generate_noise_together
 
     if len(asked) == 1:
         return [_alone(asked[0])]
+    make = calibrate_together if asked[0].product == "l2" else generate_noise_together
     try:
         with heard(), _shared(asked):
-            calibrate_together([one.job for one in asked], asked[0].options)
+            make([one.job for one in asked], asked[0].options)
     except Exception as error:
         log.debug("%d exposures together: %s; now one by one", len(asked), error)
         return [error if one.lost() else _alone(one) for one in asked]
     return [None] * len(asked)
 
 
-def _alone(asked: Calibration) -> Exception | None:
+def _alone(asked: Request) -> Exception | None:
     from ..products.level2 import calibrate
+    from ..products.noise_layers import generate_noise
 
     try:
         with heard(), _shared([asked]):
-            calibrate(asked.job, asked.options)
+            if asked.product == "l2":
+                calibrate(asked.job, asked.options)
+            else:
+                generate_noise(asked.job, asked.options)
     except Exception as error:
         return error
     return None
 
 
 @contextlib.contextmanager
-def _shared(asked: Sequence[Calibration]) -> Iterator[None]:
+def _shared(asked: Sequence[Request]) -> Iterator[None]:
     """Share the time of the block out."""
     clock, cpu = time.monotonic(), time.process_time()
     try:

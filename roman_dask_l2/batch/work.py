@@ -22,7 +22,6 @@ import psutil
 from ..config.model import Config
 from ..engine.options import RunOptions
 from ..errors import InputError
-from ..io.arrays import keep_open
 from ..products.job import Job
 from ..products.memory import projected
 from ..products.provenance import Product
@@ -38,7 +37,7 @@ from .fingerprint import find_unfinished, product_files
 from .folders import make_folders
 from .leftovers import own_temp, remove_leftovers, remove_stores
 from .locks import Owner, holder, is_lost, is_mine, lock_path, release, take
-from .together import Calibration, Course, Record, Spent, files_read, run_attempts
+from .together import Course, Record, Request, Spent, run_attempts
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +180,7 @@ class _Attempt:
         self._reasons: Mapping[Product, str] = {}
 
     def run(self) -> Course:
-        """The attempt, which asks for the calibration that it needs; its value is the record."""
+        """The attempt, which asks for the products that it needs; its value is the record."""
         self._started = datetime.now(UTC)
         self._clock, self._cpu = time.monotonic(), time.process_time()
         reset_peak()
@@ -259,7 +258,7 @@ class _Attempt:
         """Whether another batch has done it since this one began, and said so."""
         return last_line(self._manifest, self._work.identity).get("status") == "done"
 
-    def _make(self, config: Config, reasons: Mapping[Product, str]) -> Iterator[Calibration]:
+    def _make(self, config: Config, reasons: Mapping[Product, str]) -> Iterator[Request]:
         from ..products.job import prepare
 
         forget_schemas()
@@ -267,25 +266,21 @@ class _Attempt:
         options = RunOptions(scheduler=work.scheduler, threads=work.threads, tile=work.tile)
         # What is wrong with the noise is reported before all the work.
         job = prepare(config, noise="noise" in reasons)
-        if "l2" in reasons:
-            given = dataclasses.replace(options, memory=self._memory(job, "l2"))
-            lock = lock_path(config.OUT)
-            asked = Calibration(job, given, lambda: is_lost(lock, self._token))
+        lock = lock_path(config.OUT)
+        for product in ("l2", "noise"):
+            if product not in reasons:
+                continue
+            if product == "noise":
+                noise = {**config.raw["NOISE"], "TEMP": str(own_temp(config))}
+                job = dataclasses.replace(job, config=config.replace(NOISE=noise))
+            given = dataclasses.replace(options, memory=self._memory(job, product))
+            asked = Request(product, job, given, lambda: is_lost(lock, self._token))
             with self._away(asked.spent):
                 yield asked
             if asked.lost():  # it may have waited for others of its stack
                 raise InputError(f"{lock}: was taken by another process")
-            self._seconds["l2"] = round(asked.spent.seconds, 3)
-            self._together = asked.spent.together
-        if "noise" in reasons:
-            from ..products.noise_layers import generate_noise
-
-            began = time.monotonic()
-            keep_open(files_read(job))
-            noise = {**config.raw["NOISE"], "TEMP": str(own_temp(config))}
-            with_own_temp = dataclasses.replace(job, config=config.replace(NOISE=noise))
-            generate_noise(with_own_temp, options, memory=self._memory(job, "noise"))
-            self._seconds["noise"] = round(time.monotonic() - began, 3)
+            self._seconds[product] = round(asked.spent.seconds, 3)
+            self._together = max(self._together, asked.spent.together)
 
     @contextlib.contextmanager
     def _away(self, spent: Spent) -> Iterator[None]:

@@ -25,7 +25,7 @@ from ..core.step import VARIABLES, BoundStep
 from ..io.references import Inputs
 from ..io.spill import Spilled
 from .measuring import Flow, measure_segment
-from .plan import Segment, Sink, Tap, last_writers, make_segments, stackable
+from .plan import Segment, Sink, Tap, input_names, last_writers, make_segments, stackable
 from .spilling import Scratch
 from .tasks import constant, named, references_to, unique
 from .tiles import TilePlan, pick_seconds, pick_variable, run_tile, run_tiles, total_seconds
@@ -186,8 +186,13 @@ def build_stack(
     done: list[BoundStep] = []
     for segment in segments:
         work: dict[str, int] = {}
-        for flow, ramp, one in zip(flows, ramps, lazy, strict=True):
-            work |= measure_segment(segment.steps, done, flow, ramp.scratch, one.spilled)
+        for i, (flow, ramp, one) in enumerate(zip(flows, ramps, lazy, strict=True)):
+            earlier = [*zip(ramps[:i], flows[:i], strict=True)]
+            twin = next((f for r, f in earlier if _same_ramp(r, ramp, segment, done)), None)
+            if twin is None:
+                work |= measure_segment(segment.steps, done, flow, ramp.scratch, one.spilled)
+            else:
+                flow.measured.update(twin.measured)
         done += segment.steps
         if not segment.leave:
             for one in lazy:
@@ -217,6 +222,20 @@ def build_stack(
             one.seconds.append(spent)
             one.work.append(work | {tiles.name: math.prod(grid.shape)})
     return lazy
+
+
+def _same_ramp(one: Ramp, other: Ramp, segment: Segment, done: Sequence[BoundStep]) -> bool:
+    """Whether the steps of a segment measure the same on two ramps: before all tiles, of inputs
+    that they share."""
+    measuring = [b for b in segment.steps if b.step.reduction is not None]
+    if one.inputs.exposure != other.inputs.exposure or not measuring:
+        return False
+    reductions = [(b.step.reduction, b.step.spill) for b in measuring]
+    if any(reduction and not reduction.thin or spill for reduction, spill in reductions):
+        return False
+    used = [*done, *segment.steps[: segment.steps.index(measuring[-1]) + 1]]
+    names = {name for b in used for name in input_names(b)}
+    return all(one.inputs.same(other.inputs, name) for name in names)
 
 
 _OBJECTS = np.empty((0, 0), object)

@@ -80,6 +80,8 @@ def run_stack(
 
     Each window of a reference array that ramps share (it has the same source in their inputs) is
     read once, and a step's `prepare` is called once for all ramps of which it gets the same arrays.
+    So is its kernel for ramps that are the same so far: those without noise of several exposures
+    are, until a step looks at something of the exposure, such as where on the sky it is.
 
     Parameters
     ----------
@@ -96,10 +98,20 @@ def run_stack(
     """
     have = [dict(member.variables) for member in members]
     shared: dict[tuple[str, int], Any] = {}  # by name, and which source of that name
+    # The first ramp that has had the same variables so far.
+    twins = [0 if not one.variables and not members[0].variables else i
+             for i, one in enumerate(members)]  # fmt: skip
     for b, names, kept in reference_lives(steps):
         began = time.thread_time()
         prepared: dict[tuple[Any, ...], Any] = {}  # by what it was made of
-        for member, variables in zip(members, have, strict=True):
+        for i, (member, variables) in enumerate(zip(members, have, strict=True)):
+            if twins[i] != i and not _same_step(b, names, member, members[twins[i]]):
+                twins[i] = i
+            if twins[i] != i:
+                variables.update({name: have[twins[i]][name] for name in b.step.writes})
+                if member.taps is not None:
+                    member.taps(b.name, variables)
+                continue
             references = _references(names, member.inputs, tile, shared)
             context = {
                 "tile": tile,
@@ -127,6 +139,15 @@ def run_stack(
             spent = time.thread_time() - began
             seconds[b.name] = seconds.get(b.name, 0.0) + spent
     return have
+
+
+def _same_step(b: BoundStep, names: Mapping[str, str], one: Member, other: Member) -> bool:
+    """Whether a step gets the same of two ramps, beside variables."""
+    return (
+        one.inputs.exposure == other.inputs.exposure
+        and one.measured.get(b.name) is other.measured.get(b.name)
+        and all(one.inputs.same(other.inputs, name) for name in names.values())
+    )
 
 
 def _references(

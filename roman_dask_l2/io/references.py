@@ -122,6 +122,10 @@ class Inputs:
         """Whether a source of this name is there."""
         return name in self.sources
 
+    def same(self, other: Inputs, name: str) -> bool:
+        """Whether both have one and the same source of this name, see `share_sources`, or none."""
+        return self.sources.get(name) is other.sources.get(name)
+
 
 def share_sources(inputs: Sequence[Inputs]) -> list[Inputs]:
     """The same for exposures that have references in common: sources that are equal are one object

@@ -13,6 +13,7 @@ one.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -229,6 +230,12 @@ class _Spares:
         with self._lock:
             return sum(size * len(f) for (s, size), f in self._files.items() if s == store)
 
+    def move(self, store: str, to: str) -> None:
+        """The store has another name."""
+        with self._lock:
+            for key in [key for key in self._files if key[0] == store]:
+                self._files[to, key[1]] = self._files.pop(key)
+
     def forget(self, store: str) -> None:
         with self._lock:
             for key in [key for key in self._files if key[0] == store]:
@@ -371,16 +378,16 @@ class _Turns:
     """Stores that wait for the next ones in their directories."""
 
     def __init__(self) -> None:
-        self.waiting: dict[Path, Path] = {}
+        self.waiting: dict[Path, list[Path]] = {}
         self._kept = contextlib.ExitStack()
 
     def leave(self, folder: Path, path: Path) -> None:
-        self.waiting[folder] = path
+        self.waiting.setdefault(folder, []).append(path)
         self._kept.enter_context(unfinished(path))
 
     def end(self) -> None:
         with self._kept:
-            for path in self.waiting.values():
+            for path in itertools.chain(*self.waiting.values()):
                 remove_store(path)
 
 
@@ -403,15 +410,20 @@ def stores_in_turn() -> Iterator[None]:
         turns.end()
 
 
-def _taken_over(folder: Path, needed: int) -> Path | None:
-    """The store that was left for the next one in a directory, if its files are of use."""
-    path = None if _turns is None else _turns.waiting.pop(folder, None)
-    if path is None:
-        return None
-    if path.is_symlink() or not path.is_dir() or _spares.bytes(str(path)) > 2 * needed:
-        remove_store(path)
-        return None
-    return path
+def _taken_over(folder: Path, path: Path, needed: int) -> bool:
+    """Whether `path` is now a store that was left for the next one in a directory, with files that
+    are of use."""
+    if _turns is None:
+        return False
+    while waiting := _turns.waiting.get(folder):
+        before = waiting.pop()
+        if _spares.bytes(str(before)) <= 2 * needed and before.is_dir():
+            with contextlib.suppress(OSError):
+                before.rename(path)  # it tells whose it is
+                _spares.move(str(before), str(path))
+                return True
+        remove_store(before)
+    return False
 
 
 @contextlib.contextmanager
@@ -440,12 +452,12 @@ def temp_store(
     """
     folder, stem = temp_place(temp)
     reuse &= not keep
-    before = _taken_over(folder, needed) if reuse else None
-    path = before or folder / _store_name(stem)
+    path = folder / _store_name(stem)
     handed_on = False
     try:
+        there = reuse and _taken_over(folder, path, needed)
         check_temp(temp, needed - _spares.bytes(str(path)), key)
-        if before is None:
+        if not there:
             path.mkdir(0o700)
             if not keep:
                 own(path)

@@ -2,11 +2,11 @@
 
 Words come from Philox4x32-10 (Salmon et al. 2011, SC'11, doi:10.1145/2063384.2063405), whose rounds
 need only 32-bit products, so that many counters are processed at once. Two words of 32 bits become
-two normals (Box & Muller 1958, doi:10.1214/aoms/1177706645), ``r cos(phi)`` and ``r sin(phi)``. With
-m the lower 31 bits of the first word, ``r = sqrt(-2 ln((m + 1/2) / 2^31))``; the lower 31 bits of
-the second, as a number with a sign, are the angle phi from -pi/2 to pi/2, and its upper bit is the
-sign of both. Logarithm, sine and cosine are polynomials with errors below the rounding of float32,
-made of products and sums only, so that the bits are the same on every machine.
+two normals, ``r cos(phi)`` and ``r sin(phi)`` (Box & Muller 1958, doi:10.1214/aoms/1177706645).
+With m the lower 31 bits of the first word, ``r = sqrt(-2 ln((m + 1/2) / 2^31))``; the lower 31 bits
+of the second, as a number with a sign, are the angle phi from -pi/2 to pi/2, and its upper bit is
+the sign of both. Logarithm, sine and cosine are polynomials with errors below the rounding of
+float32, made of products and sums only, so that the bits are the same on every machine.
 
 Nothing is looked up in a table, so a processor works on as many numbers at a time as its vectors
 hold, with AVX2 as well, which gathers slowly: a normal takes a sixth of the time of NumPy's

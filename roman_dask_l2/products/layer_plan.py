@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..io.arrays import FileArray, Placed
 from ..io.blocks import Block
 from ..io.layout import Layout
-from ..io.references import Inputs
+from ..io.references import Inputs, share_sources
 from ..io.spill import LAYERS_IN_FLIGHT, Spilled, TempStore
 from ..noise.streams import Streams
 from ..steps.likelihood_params import LikelihoodParams
@@ -42,14 +42,54 @@ from .layer_sum import LayerParts, finish_layer
 from .noise_commands.drawing import RampNoise
 from .noise_commands.registry import DRAWINGS
 
+Wanted = tuple[int, Layer, int]
+"""The output's plane, layer, its occurrence."""
+
 
 @dataclass(frozen=True)
-class _NoisyRamp:
-    """A ramp that the recipe runs on: its name in the store, and what must be done before."""
+class Ramp:
+    """A ramp that the recipe runs on.
 
-    name: str
-    inputs: Inputs
-    after: list[Delayed]
+    Attributes
+    ----------
+    member : graph.Ramp
+    target : Spilled
+        Image of the sky-subtracted rate, or of the rate if the recipe subtracts no sky.
+    others : list of Spilled
+        Other stores of what is made of it.
+    """
+
+    member: graph.Ramp
+    target: Spilled
+    others: list[Spilled]
+
+
+Course = Generator[list[Ramp], list[graph.Lazy], list[Delayed]]
+"""Yields the ramps of a stack, goes on with what runs on them, and returns the last tasks."""
+
+
+def build_layers(plans: Sequence[LayerPlan], wanted: Sequence[Sequence[Wanted]]) -> list[Delayed]:
+    """All tasks of the layers of exposures that are calibrated by the same steps. Stacks of several
+    exposures are one stack."""
+    courses = [one.layers(layers) for one, layers in zip(plans, wanted, strict=True)]
+    done: list[Delayed] = []
+    asked: dict[int, list[Ramp]] = {}
+
+    def advance(i: int, made: list[graph.Lazy] | None) -> None:
+        try:
+            asked[i] = next(courses[i]) if made is None else courses[i].send(made)
+        except StopIteration as end:
+            done.extend(end.value)
+
+    for i in range(len(courses)):
+        advance(i, None)
+    while asked:
+        now, asked = asked, {}
+        members = [ramp.member for ramps in now.values() for ramp in ramps]
+        lazy = iter(plans[0].run(members))
+        for i, ramps in now.items():
+            advance(i, [next(lazy) for _ in ramps])
+    return done
 
 
 class LayerPlan:
@@ -98,12 +138,12 @@ class LayerPlan:
         assert noise is not None
         self._seed = noise.SEED
         self._base: tuple[Spilled, Delayed] | None = None
+        self.steps = quiet_steps(job.steps)
         self.stages: list[Stage] = []
         """Tasks of each layer; those of the base ramp count with the first layer that needs it."""
 
-    def layers(self, wanted: Sequence[tuple[int, Layer, int]]) -> list[Delayed]:
-        """All tasks of layers: (the output's plane, layer, its occurrence). Noisy ramps run in
-        stacks, the first with the base ramp."""
+    def layers(self, wanted: Sequence[Wanted]) -> Course:
+        """All tasks of layers. Noisy ramps run in stacks, the first with the base ramp."""
         depth = self._depth
         ramps = [one for one in wanted if one[1].ramp is not None]
         stacks = [ramps[i : i + depth] for i in range(0, len(ramps), depth)]
@@ -114,29 +154,36 @@ class LayerPlan:
             room, before = LAYERS_IN_FLIGHT - len(stack), list(done)
             while before and len(before[-1]) <= room:
                 room -= len(before.pop())
-            done.append(self._stack(stack, before[-1] if before else []))
+            done.append((yield from self._stack(stack, before[-1] if before else [])))
         return [one for several in done for one in several]
 
-    def _stack(
-        self, stack: Sequence[tuple[int, Layer, int]], waits: list[Delayed]
-    ) -> list[Delayed]:
+    def _stack(self, stack: Sequence[Wanted], waits: list[Delayed]) -> Course:
         """All tasks of layers whose ramps run together, once `waits` are there."""
         works: list[dict[str, int]] = [{} for _ in stack]
-        ramps: list[_NoisyRamp] = []
+        ramps: list[Ramp] = []
         dark = any(layer.ramp == "dark" for _, layer, _ in stack)
         if dark and self._base is None:
-            ramps.append(_NoisyRamp("base", base_inputs(self._job.inputs), []))
+            ramps.append(self._ramp("base", base_inputs(self._job.inputs), []))
         cubes: dict[int, tuple[Spilled, Spilled]] = {}
         for (index, layer, occurrence), work in zip(stack, works, strict=True):
             if layer.ramp is not None:
                 cubes[index] = self._cube(f"cube{index}"), self._cube(f"amp{index}", CHANNEL_WIDTH)
                 streams = Streams(self._seed, layer.label, occurrence)
                 ramps.append(self._noisy(layer, streams, index, cubes[index], waits, work))
-        made = self._run(ramps, works[0]) if ramps else []
+        made: list[graph.Lazy] = []
+        if ramps:
+            made = yield ramps
+            for lazy in made:
+                for names in lazy.work:
+                    works[0] |= names  # lazy.aside is not computed
+        images = [
+            (ramp.target, [*ramp.others, *lazy.spilled], lazy.seconds[-1])
+            for ramp, lazy in zip(ramps, made, strict=True)
+        ]
         if dark and self._base is None:
-            image, _, ready = made.pop(0)
+            image, _, ready = images.pop(0)
             self._base = image, ready
-        images = dict(zip(cubes, made, strict=True))
+        noisy_images = dict(zip(cubes, images, strict=True))
         done = []
         for (index, layer, occurrence), work in zip(stack, works, strict=True):
             noisy = drawn = None
@@ -144,7 +191,7 @@ class LayerPlan:
             temporaries: list[Spilled] = []
             base: Any = None
             if layer.ramp is not None:
-                noisy, more, end = images[index]
+                noisy, more, end = noisy_images[index]
                 results, temporaries = [end], [*cubes[index], noisy, *more]
                 base = self._l2["data"]
                 if layer.ramp == "dark":
@@ -182,7 +229,7 @@ class LayerPlan:
         cube: tuple[Spilled, Spilled],
         waits: list[Delayed],
         work: dict[str, int],
-    ) -> _NoisyRamp:
+    ) -> Ramp:
         """The noisy ramp of a layer, and the tasks that write it."""
         ((command, argument),) = layer.acting_on(ActsOn.RAMP)
         drawing = DRAWINGS[command.letter]
@@ -193,43 +240,36 @@ class LayerPlan:
             (argument, j, own, of_dark, streams, self._job.inputs, cube)
             for j in range(self._exposure.n_resultants)
         ]
-        written = tasks.fan(
-            f"noise-plane-{index}", drawing.write_plane, planes, waits, work
-        )
-        return _NoisyRamp(f"read{index}", noisy_inputs(self._job.inputs, cube, own), [written])
+        written = tasks.fan(f"noise-plane-{index}", drawing.write_plane, planes, waits, work)
+        return self._ramp(f"read{index}", noisy_inputs(self._job.inputs, cube, own), [written])
 
-    def _run(
-        self, ramps: Sequence[_NoisyRamp], work: dict[str, int]
-    ) -> list[tuple[Spilled, list[Spilled], Delayed]]:
-        """Run the recipe on ramps: of each the image of the sky-subtracted rate (of the rate, if
-        the recipe subtracts no sky), other stores, the last task."""
-        steps = quiet_steps(self._job.steps)
-        members: list[graph.Ramp] = []
-        targets: list[tuple[Spilled, list[Spilled]]] = []
-        for ramp in ramps:
-            rate, flags = self._image(f"{ramp.name}-rate"), self._image(f"{ramp.name}-dq", "uint8")
-            sinks: dict[str, plan.Sink] = {"rate": rate, "dq": UsableFlags(flags)}
-            target, others = rate, [flags]
-            if _makes_data(steps):
-                sinks["data"] = target = self._image(ramp.name)
-                others = [rate, flags]
-            members.append(graph.Ramp(ramp.inputs, sinks, ramp.after, (), self._store))
-            targets.append((target, others))
-        if len(ramps) > 1 and not self._per_step and plan.stackable(steps, members[0].sinks):
-            runs = graph.build_stack(steps, members, self._grid, in_flight())
-        else:
-            runs = []
-            for one in members:
-                more: dict[str, Any] = {"after": one.after, "sinks": one.sinks}
-                more |= {"in_flight": in_flight(), "scratch": self._store}
-                runs.append(graph.build(steps, one.inputs, self._grid, (), self._per_step, **more))
-        for lazy in runs:
-            for names in lazy.work:
-                work |= names  # lazy.aside is not computed
-        return [
-            (target, [*others, *lazy.spilled], lazy.seconds[-1])
-            for (target, others), lazy in zip(targets, runs, strict=True)
-        ]
+    def _ramp(self, name: str, inputs: Inputs, after: list[Delayed]) -> Ramp:
+        """A ramp that the recipe is to run on, and the stores of what is made of it."""
+        rate, flags = self._image(f"{name}-rate"), self._image(f"{name}-dq", "uint8")
+        sinks: dict[str, plan.Sink] = {"rate": rate, "dq": UsableFlags(flags)}
+        target, others = rate, [flags]
+        if _makes_data(self.steps):
+            sinks["data"] = target = self._image(name)
+            others = [rate, flags]
+        member = graph.Ramp(inputs, sinks, after, (), self._store)
+        return Ramp(member, target, others)
+
+    def run(self, members: Sequence[graph.Ramp]) -> list[graph.Lazy]:
+        """Run the recipe on ramps, together if it can be done."""
+        steps = self.steps
+        if len(members) > 1 and not self._per_step and plan.stackable(steps, members[0].sinks):
+            shared = share_sources([one.inputs for one in members])
+            members = [
+                dataclasses.replace(one, inputs=inputs)
+                for one, inputs in zip(members, shared, strict=True)
+            ]
+            return graph.build_stack(steps, members, self._grid, in_flight())
+        runs = []
+        for one in members:
+            more: dict[str, Any] = {"after": one.after, "sinks": one.sinks}
+            more |= {"in_flight": in_flight(), "scratch": one.scratch}
+            runs.append(graph.build(steps, one.inputs, self._grid, (), self._per_step, **more))
+        return runs
 
     def _block_part(
         self,

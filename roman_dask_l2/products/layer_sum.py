@@ -152,7 +152,7 @@ class LayerSum:
                 np.subtract(parts.noisy.read(window), parts.base.read(window), out=rows)
             if parts.rate is not None:
                 rows[self._without_rate(window)] = np.nan
-            if self._unused is not None:
+            if parts.flags is not None and self._unused is not None:
                 flags = parts.flags.read(window) & DO_NOT_USE
                 self._unused[window.within(self._active)] = flags != 0
 

@@ -16,7 +16,6 @@ import numpy as np
 
 from ..config.model import Config
 from ..config.noise_labels import Layer, parse_all
-from ..core.cells import CELLS
 from ..core.detector import CHANNEL_WIDTH, Grid, parse_tile
 from ..core.step import VARIABLES, BoundStep
 from ..engine import plan
@@ -131,7 +130,8 @@ def project(
     side, inputs = job.exposure.side, job.inputs
     busy = min(threads, math.prod(Grid(side, tile).shape))  # threads that have a tile
     sinks = {w for b in job.steps for w in b.step.writes if VARIABLES[w].dims == "yx"}
-    largest, ramps = 0.0, ramps_together(layers, depth) if layers else exposures
+    largest = 0.0
+    ramps = (ramps_together(layers, depth) if layers else 1) * exposures
     for segment in plan.make_segments(job.steps, sinks):
         rows, columns = (min(n + 2 * segment.halo, side) for n in tile)
         each = pixel_bytes(segment.steps, inputs, segment.enter, ramps)
@@ -277,18 +277,24 @@ def stack_depth(
     return 1
 
 
-def exposures_together(job: Job, options: RunOptions, most: int) -> int:
-    """How many exposures like this one, `most` at most, can be calibrated together: in this
-    process, and in the memory that it may take."""
+def exposures_together(job: Job, options: RunOptions, most: int, product: Product = "l2") -> int:
+    """How many exposures like this one, `most` at most, can be calibrated together, or have their
+    noise made: in this process, and in the memory that it may take."""
     if not options.here or options.per_step:
         return 1
-    tile, threads = tile_and_threads(job, options)
+    layers = layers_of(job.config, product)
+    tile, threads = tile_and_threads(job, options, layers)
     if options.memory is None:  # what a job or a control group leaves may be less
         limit = min(TOGETHER, resident() + available())
     else:
         limit = parse_memory(options.memory)
     busy = 1 if options.scheduler == "synchronous" else threads or cpu_count()
-    fitting = (n for n in range(most, 1, -1) if project(job, tile, busy, exposures=n) <= limit)
+    depth = stack_depth(job, options, tile, busy, layers)
+    fitting = (
+        n
+        for n in range(most, 1, -1)
+        if project(job, tile, busy, layers, depth, exposures=n) <= limit
+    )
     return next(fitting, 1)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from ..io.spill import NotWritten, TempStore, temp_store
 from .job import Job, noise_outputs, prepare, temp_needed
 from .layer_inputs import left_out
 from .layer_needs import check_needs
-from .layer_plan import LayerPlan
+from .layer_plan import LayerPlan, build_layers
 from .layer_sum import note_name
 from .memory import stack_depth, tile_and_threads
 from .provenance import provenance
@@ -109,43 +109,102 @@ def generate_noise(
     What each letter of a label draws, and the source of its formula, is in the manual under "Noise
     layers".
     """
-    began = time.perf_counter()
     options = RunOptions.of(options, changes)
     job = config if isinstance(config, Job) else prepare(config, noise=True)
-    layers, finals, noise = job.layers, noise_outputs(job.config), job.config.NOISE
-    if noise is None or not layers:
-        raise InputError("NOISE: missing, expected LAYER, TEMP, SEED and OUT")
-    warn_about(layer for layer, _ in layers)
-    for lack in left_out([layer for layer, _ in layers], job.inputs, job.steps):
+    return _generate([job], options, keep_temp)[0]
+
+
+def generate_noise_together(
+    jobs: Sequence[Job], options: RunOptions | None = None, **changes: Any
+) -> list[NoiseResult]:
+    """`generate_noise` for several exposures at once. Where they have reference files in common,
+    each window of these is read once for all of them, and what does not depend on the exposure is
+    done once for the ramps without noise. The same numbers.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        Of `prepare`, `alike`, with the same layers.
+    options, **changes
+        As for `generate_noise`; in this process.
+
+    Returns
+    -------
+    list of NoiseResult
+
+    Raises
+    ------
+    InputError, OSError
+        If something is wrong with one of them; of none there is a noise file then.
+    """
+    return _generate(jobs, RunOptions.of(options, changes), False)
+
+
+@dataclass
+class _Run:
+    """The noise of an exposure in the making."""
+
+    job: Job
+    finals: Sequence[Path]
+    store: TempStore
+    file: InPlaceFile
+    planes: list[list[Block]]
+    new_plan: Callable[[], LayerPlan]
+
+
+def _generate(jobs: Sequence[Job], options: RunOptions, keep_temp: bool) -> list[NoiseResult]:
+    began = time.perf_counter()
+    first = jobs[0]
+    for job in jobs:
+        if job.config.NOISE is None or not job.layers:
+            raise InputError("NOISE: missing, expected LAYER, TEMP, SEED and OUT")
+    layers = [layer for layer, _ in first.layers]
+    warn_about(layers)
+    for lack in left_out(layers, first.inputs, first.steps):
         log.warning("%s", lack)
-    l2 = open_l2(job, layers)
-    size, threads = tile_and_threads(job, options, [layer for layer, _ in layers])
-    depth = stack_depth(job, options, size, threads, [layer for layer, _ in layers])
-    grid = Grid(job.exposure.side, size)
-    needed = temp_needed(job.exposure, layers, scratch_needed(job.steps, job.exposure))
-    with (
-        replacing(*finals) as parts,
-        temp_store(noise.TEMP, needed, keep_temp, reuse=options.here) as store,
-        running(options.scheduler, threads) as client,
-        Progress(options.show_progress) as shown,
-    ):
-        file, planes = _outputs(job, parts, len(layers))
-        new_plan = partial(LayerPlan, job, l2, grid, store, options.per_step, planes, depth)
-        statistics = _make(layers, store, new_plan, partial(shown.counting, client=client))
-        for line in statistics:
-            _log_layer(line)
-        file.finish(
-            {
-                "config": job.config.raw,
-                "noise": file.node("noise"),
-                "statistics": statistics,
-                "seconds": time.perf_counter() - began,
-                "provenance": provenance(job, "noise"),
-            }
-        )
-    seconds = time.perf_counter() - began
-    log.info("wrote %s, %d layers in %.1f s", noise.OUT, len(layers), seconds)
-    return NoiseResult(noise.OUT, finals[1] if finals[1:] else None, statistics, seconds)
+    images = [open_l2(job, job.layers) for job in jobs]
+    size, threads = tile_and_threads(first, options, layers)
+    depth = stack_depth(first, options, size, threads, layers)
+    grid = Grid(first.exposure.side, size)
+    runs = []
+    with ExitStack() as outputs, ExitStack() as stores:
+        for job, l2 in zip(jobs, images, strict=True):
+            noise = job.config.NOISE
+            assert noise is not None
+            finals = noise_outputs(job.config)
+            parts = outputs.enter_context(replacing(*finals))
+            needed = temp_needed(job.exposure, job.layers, scratch_needed(job.steps, job.exposure))
+            needed *= len(jobs)  # the others begin to fill theirs when all are there
+            store = stores.enter_context(
+                temp_store(noise.TEMP, needed, keep_temp, reuse=options.here)
+            )
+            file, planes = _outputs(job, parts, len(job.layers))
+            plan = partial(LayerPlan, job, l2, grid, store, options.per_step, planes, depth)
+            runs.append(_Run(job, finals, store, file, planes, plan))
+        with (
+            running(options.scheduler, threads) as client,
+            Progress(options.show_progress) as shown,
+        ):
+            found = _make(runs, partial(shown.counting, client=client))
+        for run, statistics in zip(runs, found, strict=True):
+            for line in statistics:
+                _log_layer(line)
+            run.file.finish(
+                {
+                    "config": run.job.config.raw,
+                    "noise": run.file.node("noise"),
+                    "statistics": statistics,
+                    "seconds": (time.perf_counter() - began) / len(jobs),
+                    "provenance": provenance(run.job, "noise"),
+                }
+            )
+    seconds = (time.perf_counter() - began) / len(jobs)
+    results = []
+    for run, statistics in zip(runs, found, strict=True):
+        out, *copies = run.finals
+        log.info("wrote %s, %d layers in %.1f s", out, len(statistics), seconds)
+        results.append(NoiseResult(out, copies[0] if copies else None, statistics, seconds))
+    return results
 
 
 def open_l2(job: Job, layers: Sequence[tuple[Layer, int]]) -> Layout:
@@ -186,36 +245,48 @@ def _other_steps(then: Any, wanted: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _make(
-    layers: Sequence[tuple[Layer, int]],
-    store: TempStore,
-    new_plan: Callable[[], LayerPlan],
-    counting: Callable[..., AbstractContextManager[None]],
-) -> list[dict[str, Any]]:
-    """Make all layers; their statistics.
+    runs: Sequence[_Run], counting: Callable[..., AbstractContextManager[None]]
+) -> list[list[dict[str, Any]]]:
+    """Make all layers of all exposures; their statistics.
 
     A finished layer is noted in the store, and its temporary arrays are deleted. If its worker dies
     after that, Dask tries to make it again and cannot. So the layers without a note are made by a
     new graph, as long as each attempt finishes at least one.
     """
-    todo = [*range(len(layers))]
-    while todo:
-        plan = new_plan()
+    todo = [[*range(len(run.job.layers))] for run in runs]
+    while any(todo):
+        plans = [run.new_plan() for run in runs]
+        wanted = [
+            [(i, *run.job.layers[i]) for i in left] for run, left in zip(runs, todo, strict=True)
+        ]
         try:
-            tasks = plan.layers([(i, *layers[i]) for i in todo])
-            with counting(plan.stages, in_turn=False):
+            tasks = build_layers(plans, wanted)
+            stages = [stage for plan in plans for stage in plan.stages]
+            with counting(stages, in_turn=False):
                 dask.compute(tasks)
         except NotWritten as error:
-            left = [i for i in todo if store.note(note_name(i)) is None]
-            if len(left) == len(todo):
+            left = [
+                [i for i in some if run.store.note(note_name(i)) is None]
+                for run, some in zip(runs, todo, strict=True)
+            ]
+            number = sum(map(len, left))
+            if number == sum(map(len, todo)):
                 raise
-            log.warning("%s; %d layers are made again", error, len(left))
+            log.warning("%s; %d layers are made again", error, number)
             todo = left
         else:
             break
-    notes = [store.note(note_name(i)) for i in range(len(layers))]
-    missing = [layers[i][0].label for i, note in enumerate(notes) if note is None]
+    return [_statistics(run) for run in runs]
+
+
+def _statistics(run: _Run) -> list[dict[str, Any]]:
+    """Of all layers of an exposure, which are finished."""
+    notes = [run.store.note(note_name(i)) for i in range(len(run.job.layers))]
+    missing = [run.job.layers[i][0].label for i, note in enumerate(notes) if note is None]
     if missing:
-        raise RuntimeError(f"{store.path}: layers {', '.join(missing)} are not noted as finished")
+        raise RuntimeError(
+            f"{run.store.path}: layers {', '.join(missing)} are not noted as finished"
+        )
     return [note for note in notes if note is not None]
 
 

@@ -82,11 +82,11 @@ def row_weight(common: float, own: float, own_pink: float, std: np.ndarray) -> f
     return weight if np.isfinite(weight) else float("nan")
 
 
-def _medians(values: np.ndarray, axis: int | None = None) -> np.ndarray | np.float32:
+def _medians(values: np.ndarray, axis: int | None = None) -> np.ndarray:
     """Medians of the values that are finite; NaN where none is."""
     if all_finite(values):
         if axis is None and values.dtype == np.float32:
-            return np.float32(exact_median(values))
+            return np.asarray(np.float32(exact_median(values)))
         return np.asarray(np.median(values, axis=axis))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of all-NaN slices

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roman_dask_l2.core.detector import Grid, Window
-from roman_dask_l2.io.spill import NotWritten, Spilled, TempStore, temp_store
+from roman_dask_l2.io.spill import NotWritten, Spilled, TempStore, stores_in_turn, temp_store
 from roman_dask_l2.system.processes import OWNER
 
 SIDE = 50
@@ -153,3 +153,103 @@ def test_notes(store):
     assert store.note("finished-0") is None
     store.write_note("finished-0", {"label": "R", "median": 0.1})
     assert store.note("finished-0") == {"label": "R", "median": 0.1}
+
+
+WHOLE = Window(0, SIDE, 0, SIDE)
+
+
+def inodes(folder):
+    return {path.stat().st_ino for path in folder.rglob("*") if path.is_file()}
+
+
+def filled(store, name, value, shape=(SIDE, SIDE), tile=(16, SIDE)):
+    spilled = store.create(name, shape, tile, "float32")
+    put_tiles(spilled, np.full((SIDE, SIDE), value, np.float32), tile)
+    return spilled
+
+
+def test_files_are_written_over(tmp_path):
+    """Those of a dropped array become those of another one: nothing of the old one is read."""
+    with temp_store(tmp_path, 0, reuse=True) as store:
+        first = filled(store, "first", 1)
+        before = inodes(tmp_path)
+        store.drop(first)
+        second = store.create("second", (SIDE, SIDE), (16, SIDE), "float32")
+        with pytest.raises(NotWritten, match="chunk was not written"):
+            second.read(Window(0, 1, 0, SIDE))
+        put_tiles(second, np.full((SIDE, SIDE), 2, np.float32), (16, SIDE))
+        assert (second.read() == 2).all()
+        assert {p.stat().st_ino for p in tmp_path.rglob("c.*")} <= before
+        with pytest.raises(NotWritten):
+            first.read(Window(0, 1, 0, SIDE))
+        # Of another size, and more than there are.
+        third = store.create("third", (3, SIDE, SIDE), (1, SIDE, SIDE), "uint16")
+        for j in range(3):
+            third.put(np.full((SIDE, SIDE), j, np.uint16), WHOLE, j)
+        assert [third.read(plane=j).max() for j in range(3)] == [0, 1, 2]
+        np.testing.assert_array_equal(
+            zarr.open_array(store.path, path="second", mode="r")[:], second.read()
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_reuse_space_is_given_back(tmp_path):
+    with temp_store(tmp_path, 0) as store:
+        store.drop(filled(store, "first", 1))
+        assert not list(tmp_path.rglob("c.*"))
+        assert not list(tmp_path.rglob("spare"))
+
+
+def test_stores_in_turn(tmp_path):
+    """The next store takes the files of the last one, under a name of its own; of what was in
+    arrays there is nothing. After the last one there is nothing left."""
+    names, files = [], []
+    with stores_in_turn():
+        for stem in ("one", "two", "three"):
+            with temp_store(tmp_path / stem, 10_000, reuse=True) as store:
+                assert store.note("finished-0") is None
+                names.append(os.path.basename(store.path))
+                spilled = filled(store, f"image{stem}", 1)
+                store.write_note("finished-0", {})
+                files.append({p.stat().st_ino for p in tmp_path.rglob("c.*")})
+                assert (spilled.read() == 1).all()
+                assert len(list(tmp_path.glob("*.zarr"))) == 1
+                assert (tmp_path / names[-1] / OWNER).exists()
+        assert not list(tmp_path.rglob("c.*"))
+    assert [name.split("-")[0] for name in names] == ["one", "two", "three"]
+    assert files[0] == files[1] == files[2]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_stores_at_a_time_in_turn(tmp_path):
+    with stores_in_turn():
+        for _ in range(2):
+            with (
+                temp_store(tmp_path / "one", 10_000, reuse=True) as one,
+                temp_store(tmp_path / "two", 10_000, reuse=True) as two,
+            ):
+                images = [filled(store, "image", value) for value, store in ((1, one), (2, two))]
+                assert [image.read().mean() for image in images] == [1, 2]
+                assert len(list(tmp_path.glob("*.zarr"))) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_failed_is_not_handed_on(tmp_path):
+    def fails():
+        with temp_store(tmp_path, 0, reuse=True) as store:
+            filled(store, "image", 1)
+            raise OSError("full")
+
+    with stores_in_turn():
+        with pytest.raises(OSError, match="full"):
+            fails()
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_far_too_large_is_not_handed_on(tmp_path):
+    with stores_in_turn():
+        with temp_store(tmp_path, 0, reuse=True) as store:
+            filled(store, "image", 1)
+        with temp_store(tmp_path, 100, reuse=True) as store:
+            assert not list(tmp_path.rglob("spare"))
+    assert list(tmp_path.iterdir()) == []
