@@ -337,15 +337,11 @@ def temp_needed(exposure: Exposure, layers: Sequence[tuple[Layer, int]], spilled
     that the recipe makes of every ramp."""
     n, r = exposure.side, exposure.n_resultants
     frame = n * n
-    cube = (
-        frame * (2 * r + 9) + 2 * r * n * CHANNEL_WIDTH + spilled
-    )  # its rate with and without sky, its flags
+    # A noisy ramp, its rate with and without sky, its flags.
+    cube = frame * (2 * r + 9) + 2 * r * n * CHANNEL_WIDTH + spilled
     cubes = sum(layer.ramp is not None for layer, _ in layers)
     drawn = sum(layer.draws_blocks for layer, _ in layers)
-    kinds = {layer.ramp for layer, _ in layers if layer.ramp is not None}
-    base = 9 * frame + spilled if "dark" in kinds else 0
-    if kinds:
-        base += (4 + 2 * r * len(kinds)) * frame  # what noisy planes are made from
+    base = 9 * frame + spilled if any(layer.ramp == "dark" for layer, _ in layers) else 0
     in_flight = min(cubes, LAYERS_IN_FLIGHT) * cube + min(drawn, LAYERS_IN_FLIGHT) * 4 * frame
     return base + in_flight
 

@@ -17,6 +17,7 @@ from ..io.arrays import Placed
 from ..io.blocks import Block
 from ..io.spill import Spilled, TempStore
 from ..steps.common import all_finite
+from ..system.processes import give_back
 from .base_ramp import DO_NOT_USE
 from .block_noise import WithoutDraw
 from .noise_commands.drawing import SIGMA, Limits, RampNoise, SumChange
@@ -81,6 +82,7 @@ def finish_layer(
         Of the tasks that it waited for; the last is that of `write_block_noise` on each tile, if
         anything was drawn in blocks.
     """
+    give_back()  # memory that tiles have freed would add to that of the image
     index, planes = place
     total = LayerSum(parts, exposure.side)
     for command, argument in layer.acting_on(ActsOn.RAMP):

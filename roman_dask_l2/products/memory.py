@@ -147,12 +147,14 @@ def project(
         (busy - 1) * largest + max(largest, whole), _strips(job, threads), _thin(job, threads)
     )
     if layers:
-        plane = (NOISE_PLANE * side + NOISE_CHANNEL * CHANNEL_WIDTH) * side
         reads = any(layer.ramp is not None for layer in layers)
         if not reads:  # no ramp runs through the recipe
             largest = math.prod(min(n + CHANNEL_WIDTH, side) for n in tile) * DRAWN
-        work = threads * max(largest, plane * reads, NOISE_FINISH * side**2)
-        work += READ_NOISE * side**2 * reads
+        channel = NOISE_CHANNEL * CHANNEL_WIDTH * side * reads
+        finishing = min(threads, len(layers) * exposures)
+        work = max(threads * max(largest, channel), finishing * NOISE_FINISH * side**2)
+        # These are kept for the next resultant.
+        work += (threads * NOISE_PLANE + READ_NOISE) * side**2 * reads
         # Layers under way may be at their corrections at the same time.
         spectra = min(sum(layer.ramp is not None for layer in layers), LAYERS_IN_FLIGHT)
         work += spectra * _strips(job, 0) + (_strips(job, threads) - _strips(job, 0))

@@ -150,8 +150,9 @@ class RampNoise:
     Attributes
     ----------
     write_plane : callable
-        ``write_plane(argument, j, strips, streams, inputs, cube, waits)`` writes resultant `j` of
-        the noisy ramp to `cube`, the stores of its pixels and of its reference output.
+        ``write_plane(argument, j, own, of_dark, streams, inputs, cube, waits)`` writes resultant
+        `j` of the noisy ramp to `cube`, the stores of its pixels and of its reference output; see
+        `read_noise.write_plane`.
     limits : callable
         ``limits(argument, quartiles)`` that the noise in the image is clipped to, DN/s, or None.
         ``quartiles()`` are those of its usable pixels.
