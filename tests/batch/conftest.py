@@ -153,7 +153,7 @@ class Campaign:
 
     def cubes(self) -> list[str]:
         """Chunks of noise ramps in the TEMP store."""
-        return glob.glob(f"{self.folder}/temp/*/cube*/c/*")
+        return glob.glob(f"{self.folder}/temp/*/cube*/c.*")
 
     def lines(self) -> list[dict]:
         """The manifest's lines on attempts; every line must be whole."""

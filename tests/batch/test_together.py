@@ -158,3 +158,17 @@ def test_a_stack_that_is_killed_is_made_again(campaign, undisturbed, tools):
     assert [found[f"filter=F158,obs={obs},sca=1"] for obs in (1, 2)] == [
         ["interrupted", "done"]
     ] * 2
+
+
+def test_a_store_that_waits_for_the_next_exposures(campaign, undisturbed, tools):
+    """The files of TEMP are handed on. If the process is killed meanwhile, the next batch removes
+    them, though the exposures that they were made for are done."""
+    temp = campaign.folder / "temp"
+    with campaign.started("--tile", "64") as process:
+        tools.stop_when(process, lambda: campaign.parts(campaign.out(2, 2)))
+        assert len(list(temp.glob("*.zarr"))) == 2
+        assert not list(temp.glob("*.zarr/*/c.*"))
+        process.kill()
+    assert list(temp.iterdir())
+    assert campaign.run().returncode == 0
+    campaign.check(undisturbed)

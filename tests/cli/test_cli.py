@@ -112,7 +112,7 @@ def test_interrupted_in_the_noise_leaves_nothing(sample, number):
         text=True,
     ) as process:
         deadline = time.monotonic() + 120
-        while not list(scratch.glob("*/cube1-*/c")) and time.monotonic() < deadline:
+        while not list(scratch.glob("*/cube1-*/c.*")) and time.monotonic() < deadline:
             assert process.poll() is None
             time.sleep(0.05)
         os.kill(process.pid, number)

@@ -210,7 +210,7 @@ def in_the_tiles(folder):
 
 def in_the_noise(folder):
     """In the middle of the layers."""
-    return lambda: list(folder.glob("temp/*/cube1*/c"))
+    return lambda: list(folder.glob("temp/*/cube1*/c.*"))
 
 
 class Outside:
