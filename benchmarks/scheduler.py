@@ -11,7 +11,7 @@ Tasks that do nothing, so that what is left is what Dask needs for them:
   code, with a function that does nothing in the place of the work.
 * ``plan``: what is done before: finding the images, and that they are not finished.
 
-About five minutes on two processors. Prints a table, writes it to docs/scaling.md and everything to
+About ten minutes on two processors. Prints a table, writes it to docs/scaling.md and everything to
 docs/benchmarks/scheduler.json. At the end the bytes that travel for a real exposure are counted
 (travels.py) and written to docs/schedulers.md.
 """
@@ -292,7 +292,7 @@ def no_work(work: Any) -> dict[str, Any]:
 def images_on_workers(images: int) -> list[dict[str, Any]]:
     """A batch of images of which nothing is done on 2 worker processes, and on 100 workers that
     are threads of this process; and what comes before it."""
-    from roman_dask_l2.batch import cluster, work
+    from roman_dask_l2.batch import cluster
     from roman_dask_l2.batch.outcome import Outcome
     from roman_dask_l2.batch.plan import Options, make_plan
     from roman_dask_l2.engine.clusters import CONFIGURATION
@@ -306,7 +306,7 @@ def images_on_workers(images: int) -> list[dict[str, Any]]:
         if len(plan.todo) != images:
             raise RuntimeError(f"{len(plan.todo)} of {images} images are to be run")
         rows.append({"what": "plan", "images": images, "seconds": round(seconds, 3)})
-        work.on_worker = no_work
+        cluster.on_worker = no_work  # type: ignore[attr-defined]
         import dask
         from distributed import Client, LocalCluster
 
@@ -326,6 +326,8 @@ def images_on_workers(images: int) -> list[dict[str, Any]]:
                 seconds = time.perf_counter() - began
             if outcome.count("done") != images:
                 raise RuntimeError(f"{outcome.count('done')} of {images} images came back")
+            if any((Path(folder) / "out").iterdir()):
+                raise RuntimeError("images were worked on")
             rows.append({
                 "what": "images", "images": images, "workers": workers,
                 "seconds": round(seconds, 3),
