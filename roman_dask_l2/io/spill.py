@@ -13,7 +13,6 @@ one.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import logging
 import math
@@ -378,17 +377,27 @@ class _Turns:
     """Stores that wait for the next ones in their directories."""
 
     def __init__(self) -> None:
-        self.waiting: dict[Path, list[Path]] = {}
-        self._kept = contextlib.ExitStack()
+        self._waiting: dict[Path, list[tuple[Path, contextlib.ExitStack]]] = {}
 
     def leave(self, folder: Path, path: Path) -> None:
-        self.waiting.setdefault(folder, []).append(path)
-        self._kept.enter_context(unfinished(path))
+        kept = contextlib.ExitStack()
+        kept.enter_context(unfinished(path))
+        self._waiting.setdefault(folder, []).append((path, kept))
+
+    @contextlib.contextmanager
+    def one(self, folder: Path) -> Iterator[Path | None]:
+        """A store that waits in a directory, which then waits no more."""
+        waiting = self._waiting.get(folder)
+        path, kept = waiting.pop() if waiting else (None, contextlib.ExitStack())
+        with kept:
+            yield path
 
     def end(self) -> None:
-        with self._kept:
-            for path in itertools.chain(*self.waiting.values()):
-                remove_store(path)
+        for folder in self._waiting:
+            while self._waiting[folder]:
+                with self.one(folder) as path:
+                    assert path is not None
+                    remove_store(path)
 
 
 _turns: _Turns | None = None
@@ -415,15 +424,16 @@ def _taken_over(folder: Path, path: Path, needed: int) -> bool:
     are of use."""
     if _turns is None:
         return False
-    while waiting := _turns.waiting.get(folder):
-        before = waiting.pop()
-        if _spares.bytes(str(before)) <= 2 * needed and before.is_dir():
-            with contextlib.suppress(OSError):
-                before.rename(path)  # it tells whose it is
-                _spares.move(str(before), str(path))
-                return True
-        remove_store(before)
-    return False
+    while True:
+        with _turns.one(folder) as before:
+            if before is None:
+                return False
+            if _spares.bytes(str(before)) <= 2 * needed and before.is_dir():
+                with contextlib.suppress(OSError):
+                    before.rename(path)  # it tells whose it is
+                    _spares.move(str(before), str(path))
+                    return True
+            remove_store(before)
 
 
 @contextlib.contextmanager

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -105,22 +106,28 @@ class OwnOutput:
         return np.stack([own_amp33(self.inputs, j) for j in range(n)])
 
 
-_kept = threading.local()
+_planes: list[np.ndarray] = []
+"""Memory of planes for the next ones; both operations on it are atomic."""
 
 
-def quiet_plane(inputs: Inputs, index: int, own: bool) -> np.ndarray:
+@contextlib.contextmanager
+def quiet_plane(inputs: Inputs, index: int, own: bool) -> Iterator[np.ndarray]:
     """A resultant of the ramp that noise is added to, uint16 (N, N), DN: of the dark cube, or the
-    exposure's own; in memory that the thread uses again for the next one."""
+    exposure's own; after the block its memory is that of the next one."""
     source = ResultantPlane(inputs.sources["l1.data" if own else "dark.data"], index)
     n = inputs.exposure.side
-    plane: np.ndarray | None = getattr(_kept, "plane", None)
-    if plane is None or len(plane) != n:
-        plane = _kept.plane = np.empty((n, n), np.uint16)
+    try:
+        plane = _planes.pop()
+    except IndexError:
+        plane = np.empty((n, n), np.uint16)
+    if len(plane) != n:
+        plane = np.empty((n, n), np.uint16)
     for y in range(0, n, ROWS):
         band = Window(y, min(y + ROWS, n), 0, n)
         values = source.read(band)
         plane[band.slices] = _decoded(values, band, inputs) if own else base_plane(values)
-    return plane
+    yield plane
+    _planes.append(plane)
 
 
 def dark_border(own: bool, inputs: Inputs, steps: Sequence[BoundStep]) -> bool:
@@ -200,6 +207,12 @@ def read_noise(source: Placed, n: int) -> np.ndarray:
 
 
 _reading = threading.Lock()
+
+
+def forget_planes() -> None:
+    """Free what is kept for the next resultant: calibrations need the memory."""
+    _planes.clear()
+    _read_noise.cache_clear()
 
 
 @lru_cache(maxsize=1)

@@ -34,6 +34,7 @@ from ..io.fits import create_fits
 from ..io.inplace import InPlaceFile
 from ..io.layout import Layout, read_layout
 from ..io.spill import NotWritten, TempStore, temp_store
+from .base_ramp import forget_planes
 from .job import Job, noise_outputs, prepare, temp_needed
 from .layer_inputs import left_out
 from .layer_needs import check_needs
@@ -185,7 +186,10 @@ def _generate(jobs: Sequence[Job], options: RunOptions, keep_temp: bool) -> list
             running(options.scheduler, threads) as client,
             Progress(options.show_progress) as shown,
         ):
-            found = _make(runs, partial(shown.counting, client=client))
+            try:
+                found = _make(runs, partial(shown.counting, client=client))
+            finally:
+                forget_planes()
         for run, statistics in zip(runs, found, strict=True):
             for line in statistics:
                 _log_layer(line)

@@ -253,3 +253,15 @@ def test_what_is_far_too_large_is_not_handed_on(tmp_path):
         with temp_store(tmp_path, 100, reuse=True) as store:
             assert not list(tmp_path.rglob("spare"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_piles_up_over_thousands_of_stores(tmp_path):
+    from roman_dask_l2.system import stopping
+
+    before = set(stopping._unfinished)
+    with stores_in_turn():
+        for i in range(50):
+            with temp_store(tmp_path / f"s{i}", 10_000, reuse=True) as store:
+                filled(store, "image", i)
+            assert len(stopping._unfinished - before) == 1
+    assert stopping._unfinished == before

@@ -17,7 +17,7 @@ from roman_dask_l2.cli.app import main
 from roman_dask_l2.config.model import load_config
 from roman_dask_l2.errors import InputError
 from roman_dask_l2.io.spill import NotWritten, TempStore
-from roman_dask_l2.products import layer_plan
+from roman_dask_l2.products import base_ramp, layer_plan
 from roman_dask_l2.products.level2 import calibrate
 from roman_dask_l2.products.noise_commands import read_noise
 from roman_dask_l2.products.noise_layers import generate_noise
@@ -370,3 +370,10 @@ def test_no_endless_attempts(case, monkeypatch):
         made(case)
     assert not (case / "noise.asdf").exists()
     assert list((case / "scratch").iterdir()) == []
+
+
+def test_memory_of_planes_is_given_back(case):
+    """Not kept through the calibrations that follow in a batch."""
+    made(case, ["R"])
+    assert not base_ramp._planes
+    assert base_ramp._read_noise.cache_info().currsize == 0

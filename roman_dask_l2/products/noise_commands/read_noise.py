@@ -64,9 +64,9 @@ def write_plane(
         streams,
         j,
     )
-    plane = quiet_plane(inputs, j, own)
-    noise.add(plane, read_noise(sources["read.data"], n))
-    cube[0].put(plane, Window(0, n, 0, n), j)
+    with quiet_plane(inputs, j, own) as plane:
+        noise.add(plane, read_noise(sources["read.data"], n))
+        cube[0].put(plane, Window(0, n, 0, n), j)
     if "read.amp33.med" in sources:
         median, std, m_pink, ru_pink = (
             sources[f"read.amp33.{name}"].read() for name in ("med", "std", "M_PINK", "RU_PINK")
