@@ -36,7 +36,7 @@ PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
 LAYERS, OWN = ("RS2", "PbS2"), ("Ra",)
 SLOW = str(ROOT / "validation" / "slurm" / "slow.yaml")
-LIMIT = 240
+LIMIT = 400
 """Seconds after which a job that should have ended is taken for hanging."""
 
 

@@ -1,7 +1,9 @@
 """A step that takes its time, so that a run lasts long enough to be disturbed.
 
 With HOLD_WRITING, the name of a file, the node n2 moreover stops while it writes a noise layer:
-half of the first band is in the file then, and nothing more comes until HOLD_WRITING is gone.
+half of the first band is in the file then, and nothing more comes until HOLD_WRITING is gone. The
+other node waits for that before it writes any: Dask may have sent all layers there, and then n2,
+which has nothing to do, takes one over.
 """
 
 import os
@@ -29,8 +31,11 @@ def _hold_writing(hold: Path) -> None:
 
     def half(block, values, window):
         written = hold.with_name("written")
+        noise = ".noise." in Path(block.path).name
+        while noise and os.uname().nodename != "n2" and hold.exists() and not written.exists():
+            time.sleep(0.1)
         # Once only: the node may be back before the end.
-        if hold.exists() and not written.exists() and ".noise." in Path(block.path).name:
+        if noise and hold.exists() and not written.exists():
             middle = (window.y0 + window.y1) // 2
             upper = Window(window.y0, middle, window.x0, window.x1)
             put(block, values[: middle - window.y0], upper)
@@ -42,5 +47,5 @@ def _hold_writing(hold: Path) -> None:
     Block.put = half
 
 
-if "HOLD_WRITING" in os.environ and os.uname().nodename == "n2":
+if "HOLD_WRITING" in os.environ:
     _hold_writing(Path(os.environ["HOLD_WRITING"]))
