@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import asdf
 import numpy as np
@@ -13,10 +14,9 @@ from roman_dask_l2.config.model import load_config
 from roman_dask_l2.core.dq import GROUP, PIXEL
 from roman_dask_l2.core.exposure import Exposure
 from roman_dask_l2.errors import InputError
-from roman_dask_l2.noise.poisson import frame_weights, poisson_noise
+from roman_dask_l2.noise.poisson import frame_weights
 from roman_dask_l2.products import block_noise
 from roman_dask_l2.products.level2 import calibrate, l1_to_l2
-from roman_dask_l2.products.noise_commands import poisson
 from roman_dask_l2.products.noise_layers import generate_noise
 from roman_dask_l2.report.image_scan import open_image
 from roman_dask_l2.report.replay import _ramp, open_replay
@@ -98,14 +98,15 @@ def test_what_stands_there_reaches_nobody(case):
     difference = np.abs(found["data_withsky"] - clean["data_withsky"])
     assert difference[near & ~touched].max() < 0.02
     np.testing.assert_array_equal(found["data_withsky"][~near], clean["data_withsky"][~near])
+    other = dataclasses.replace(simulation, l1=simulation.l1.with_name("other.asdf"))
+    shutil.copyfile(simulation.l1, other.l1)
     for value in (0, 65535):
-        spoil(simulation, value)
-        again = results(config)
+        spoil(other, value)
+        again = results(config.replace(IN=str(other.l1), OUT="other_l2.asdf"))
         for name in SAME:
             for key in again:
                 if key in found and key != "excluded":
                     assert again[key][PLACES[name]] == found[key][PLACES[name]], (key, value)
-    spoil(simulation, 3000)
 
 
 def test_the_package_fits_them(case):
@@ -152,23 +153,32 @@ def own_weights(exposure, full, name):
     return k
 
 
+def fits_of_light(patch):
+    """Fits that light layers will be drawn with, by the row of blocks, and their exposure."""
+    fits, exposures = {}, []
+    read = block_noise.FixedFit.read
+
+    def noted(self, blocks, exposure):
+        fit = read(self, blocks, exposure)
+        fits[blocks.y0 // 128] = fit
+        exposures.append(exposure)
+        return fit
+
+    patch.setattr(block_noise.FixedFit, "read", noted)
+    return fits, exposures
+
+
 def test_light_layers_have_the_weights_of_the_fit(case, monkeypatch):
     """And all other pixels have what they would have without such neighbours."""
     _, config, _, found = case
-    seen = []
-
-    def noted(rng, level, gain, rows, weights, exposure):
-        seen.append((weights, rows, exposure))
-        return poisson_noise(rng, level, gain, rows, weights, exposure)
-
     with monkeypatch.context() as patch:
-        patch.setattr(poisson, "poisson_noise", noted)
-        generate_noise(config, tile=SIDE, scheduler="synchronous")
+        fits, exposure = fits_of_light(patch)
+        generate_noise(config, scheduler="synchronous")
     touched = np.zeros((SIDE, SIDE), bool)
     for name, (y, x) in PLACES.items():
-        weights, rows, exposure = seen[(y // 128) * 2 + x // 128]
-        k = weights[rows[y % 128, x % 128]]
-        expected = own_weights(exposure, weights[8], name)
+        fit = fits[y // 128]
+        k = fit.weights[fit.rows[y % 128, x]]
+        expected = own_weights(exposure[0], fit.weights[8], name)
         np.testing.assert_allclose(k, expected, rtol=2e-3, atol=1e-7)
         touched[y, x] = name in SAME
     monkeypatch.setattr(block_noise, "own_weights", lambda ends, excluded, k, **more: (ends, k))
@@ -257,19 +267,13 @@ def test_endslice_holds_any_resultant(long_exposure):
 def test_light_layers_of_many_resultants(long_exposure, monkeypatch):
     """Pixels that saturate at 135 have the noise of their two-point fit."""
     config, _ = long_exposure
-    seen = []
-
-    def noted(rng, level, gain, rows, weights, exposure):
-        seen.append((weights, rows, exposure))
-        return poisson_noise(rng, level, gain, rows, weights, exposure)
-
-    monkeypatch.setattr(poisson, "poisson_noise", noted)
-    generate_noise(config, tile=SIDE, scheduler="synchronous")
-    weights, rows, exposure = seen[0]
+    fits, exposure = fits_of_light(monkeypatch)
+    generate_noise(config, scheduler="synchronous")
+    rows = fits[0].rows
     assert (rows[101:109, 101:109] == 135).all()
-    k = weights[rows[105, 105]]
+    k = fits[0].weights[rows[105, 105]]
     assert np.flatnonzero(k).tolist() == [1, 134]
-    assert frame_weights(exposure, k)[50] == pytest.approx(1 / 133)
+    assert frame_weights(exposure[0], k)[50] == pytest.approx(1 / 133)
 
 
 def test_more_resultants_than_an_index_can_hold():

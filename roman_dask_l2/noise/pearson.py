@@ -28,10 +28,11 @@ from math import atan2, cos, exp, log, log1p, pi, sin, sqrt
 
 import numpy as np
 
+from ..core.detector import Window
 from ..core.exposure import Exposure
 from ..core.jit import kernel
 from .difference_weights import frame_limits, weight_powers
-from .poisson import frame_weights
+from .poisson import check_rows, frame_weights, whole
 
 _LOWEST_RATE = 0.01
 """e/s: the lowest signal for which moments are computed."""
@@ -112,13 +113,51 @@ def pearson_noise(
     inadmissible : ndarray (y, x) of bool
         Pixels whose moments no distribution has; their noise is 0.
     """
-    ends = np.ascontiguousarray(ends, np.int64)
-    if ends.min(initial=0) < 0 or ends.max(initial=0) >= len(weights):
-        raise ValueError(f"ends outside 0..{len(weights) - 1}")
-    noise = np.empty(level.shape, np.float32)
-    full, inadmissible = exposure.n_resultants, np.zeros(level.shape, np.bool_)
-    _noise(rng, level, gain, ends, full, moments(exposure, weights), noise, inadmissible)
+    noise, inadmissible = np.empty(level.shape, np.float32), np.zeros(level.shape, np.bool_)
+    blocks = PearsonNoise(level, gain, ends, weights, exposure)
+    blocks.draw(rng, whole(noise), noise, inadmissible)
     return noise, inadmissible
+
+
+class PearsonNoise:
+    """`pearson_noise` of several blocks, for all of which what does not depend on chance is worked
+    out once.
+
+    Parameters
+    ----------
+    level, gain, ends, weights, exposure
+        As for `pearson_noise`, on an array that holds the blocks.
+
+    Raises
+    ------
+    ValueError
+        If `ends` has a row that `weights` lacks.
+    """
+
+    def __init__(
+        self,
+        level: np.ndarray,
+        gain: np.ndarray,
+        ends: np.ndarray,
+        weights: np.ndarray,
+        exposure: Exposure,
+    ) -> None:
+        ends = np.ascontiguousarray(ends, np.int64)
+        check_rows(ends, weights)
+        self._light = np.ascontiguousarray(level), np.ascontiguousarray(gain), ends
+        self._moments = moments(exposure, weights)
+        self._full = exposure.n_resultants
+
+    def draw(
+        self,
+        rng: np.random.Generator,
+        place: Window,
+        noise: np.ndarray,
+        inadmissible: np.ndarray,
+    ) -> None:
+        """Write the noise of one block, which is at `place` in the arrays, DN/s; mark its
+        inadmissible pixels."""
+        _noise(rng, place, *self._light, self._full, self._moments, noise, inadmissible)
 
 
 def own_pearson_noise(
@@ -155,10 +194,11 @@ def own_pearson_noise(
 
 
 @kernel
-def _noise(rng, level, gain, ends, full, moments, noise, inadmissible):
-    """Noise of a block into `noise`; marks the inadmissible pixels. Row `full` of `moments` is that
-    of most pixels."""
-    ny, nx = noise.shape
+def _noise(rng, place, level, gain, ends, full, moments, noise, inadmissible):
+    """Noise of a block, which is at `place`, into `noise`; marks the inadmissible pixels. Row
+    `full` of `moments` is that of most pixels."""
+    x0, x1 = place.x0, place.x1
+    nx = x1 - x0
     n_ends = len(moments)
     mu2, beta1, excess = np.empty(n_ends), np.empty(n_ends), np.empty(n_ends)  # at 1 e/s
     for e in range(n_ends):
@@ -168,21 +208,22 @@ def _noise(rng, level, gain, ends, full, moments, noise, inadmissible):
     z, u = np.empty(nx), np.empty(nx)
     m, n, t = np.empty(nx), np.empty(nx), np.empty(nx)
     tried, kept = np.empty(nx, np.bool_), np.empty(nx, np.bool_)
-    for y in range(ny):
+    for y in range(place.y0, place.y1):
+        light, its_gain, its_ends = level[y, x0:x1], gain[y, x0:x1], ends[y, x0:x1]
+        out, bad = noise[y, x0:x1], inadmissible[y, x0:x1]
         for x in range(nx):
-            g[x] = gain[y, x]
+            g[x] = its_gain[x]
             g[x] = min(max(g[x], 1e-4), 1e4) if np.isfinite(g[x]) else 1.0
-            signal = g[x] * level[y, x]
+            signal = g[x] * light[x]
             charge[x] = max(signal, _LOWEST_RATE) if np.isfinite(signal) else np.nan
         for x in range(nx):
             z[x] = rng.standard_normal()
             u[x] = 1 - rng.random()
-        out = noise[y]
         _try_symmetric(
             charge, mu2[full], beta1[full], excess[full], z, u, m, n, t, tried, kept, out
         )
         for x in range(nx):
-            e = ends[y, x]
+            e = its_ends[x]
             if e == full and (kept[x] or (tried[x] and _accept(m[x], n[x], t[x], u[x]))):
                 out[x] /= g[x]
                 out[x] = -out[x] if moments[e, 1] < 0 else out[x]
@@ -194,7 +235,7 @@ def _noise(rng, level, gain, ends, full, moments, noise, inadmissible):
                 if np.isfinite(draw):
                     out[x] = draw / g[x]
                 else:
-                    inadmissible[y, x] = True
+                    bad[x] = True
 
 
 @kernel

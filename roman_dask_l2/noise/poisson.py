@@ -22,11 +22,13 @@ out tails below 1e-24.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
+from ..core.detector import Window
 from ..core.exposure import Exposure
 from ..core.jit import kernel
 from .difference_weights import frame_limits
@@ -116,18 +118,58 @@ def poisson_noise(
     ndarray (y, x) of float32
         DN/s, of mean zero.
     """
-    charge, g = _expected(level, gain, exposure.frame_time)
-    ends = np.ascontiguousarray(ends, np.int64)
+    noise = np.empty(np.shape(level), np.float32)
+    PoissonNoise(level, gain, ends, weights, exposure).draw(rng, whole(noise), noise)
+    return noise
+
+
+class PoissonNoise:
+    """`poisson_noise` of several blocks, for all of which what does not depend on chance is worked
+    out once.
+
+    Parameters
+    ----------
+    level, gain, ends, weights, exposure
+        As for `poisson_noise`, on an array that holds the blocks.
+
+    Raises
+    ------
+    ValueError
+        If `ends` has a row that `weights` lacks.
+    """
+
+    def __init__(
+        self,
+        level: np.ndarray,
+        gain: np.ndarray,
+        ends: np.ndarray,
+        weights: np.ndarray,
+        exposure: Exposure,
+    ) -> None:
+        self._charge, self._gain = _expected(level, gain, exposure.frame_time)
+        self._ends = np.ascontiguousarray(ends, np.int64)
+        check_rows(self._ends, weights)
+        self._tables = tables = _tables(exposure.read_pattern, exposure.start)
+        by_frame = frame_weights(exposure, weights)
+        top = np.ascontiguousarray(by_frame[:, tables.zeroth])
+        self._weights = by_frame, top, np.ascontiguousarray(top - by_frame[:, tables.first])
+
+    def draw(self, rng: np.random.Generator, place: Window, noise: np.ndarray) -> None:
+        """Write the noise of one block, which is at `place` in the arrays, DN/s."""
+        arrays = self._charge, self._gain, self._ends
+        words = _words(rng, self._charge, place, self._tables)
+        _draw(rng, words, 0, place, *arrays, *self._weights, self._tables, noise)
+
+
+def whole(image: np.ndarray) -> Window:
+    """All pixels of an array (y, x)."""
+    return Window(0, image.shape[0], 0, image.shape[1])
+
+
+def check_rows(ends: np.ndarray, weights: np.ndarray) -> None:
+    """Raise `ValueError` unless there are weights for all `ends`."""
     if ends.min(initial=0) < 0 or ends.max(initial=0) >= len(weights):
         raise ValueError(f"ends outside 0..{len(weights) - 1}")
-    tables = _tables(exposure.read_pattern, exposure.start)
-    by_frame = frame_weights(exposure, weights)
-    noise = np.empty(charge.shape, np.float32)
-    top = np.ascontiguousarray(by_frame[:, tables.zeroth])
-    drop = np.ascontiguousarray(top - by_frame[:, tables.first])
-    words = _words(rng, charge, tables)
-    _draw(rng, words, 0, charge, g, ends, by_frame, top, drop, tables, noise)
-    return noise
 
 
 def own_poisson_noise(
@@ -153,8 +195,8 @@ def own_poisson_noise(
     """
     charge, g = _expected(level, gain, exposure.frame_time)
     tables, limits = _tables(exposure.read_pattern, exposure.start), frame_limits(exposure)
-    words, used = _words(rng, charge, tables), 0
     noise = np.empty(charge.shape, np.float32)
+    words, used = _words(rng, charge, whole(charge), tables), 0
     ny, nx = charge.shape
     n_frames = exposure.read_pattern[-1][-1] + 1
     some = max(_OWN_TERMS // (nx * n_frames), 1)
@@ -167,14 +209,17 @@ def own_poisson_noise(
         top = by_frame[tables.zeroth]
         drop = top - by_frame[tables.first]
         block, pieces = (charge[rows], g[rows], each), (by_frame.T, top.T, drop.T)
-        used = _draw(rng, words, used, *block, *pieces, tables, noise[rows])
+        out = noise[rows]
+        used = _draw(rng, words, used, whole(out), *block, *pieces, tables, out)
     return noise
 
 
-def _words(rng: np.random.Generator, charge: np.ndarray, tables: _Tables) -> np.ndarray:
+def _words(
+    rng: np.random.Generator, charge: np.ndarray, place: Window, tables: _Tables
+) -> np.ndarray:
     """Enough words of 16 bits for all draws of a block from tables."""
     per_round = len(tables.sums) + np.count_nonzero(tables.sums >= 0)
-    n_words = per_round * _rounds(charge, tables.rates) + charge.size
+    n_words = per_round * _rounds(charge, place, tables.rates) + math.prod(place.shape)
     # Four draws from each 64-bit number, in the same order on any machine.
     words = rng.integers(0, 2**64, (n_words + 3) // 4, np.uint64).astype("<u8", copy=False)
     return words.view("<u2")
@@ -351,14 +396,16 @@ def _alias(share, shift, cells, ties):
 
 
 @kernel
-def _rounds(charge, rates):
+def _rounds(charge, place, rates):
     """How many rounds of table draws a block takes: see `_draw`."""
     n = 0
-    for rate in charge.flat:
-        if rate <= rates[-1] * _MOST_ROUNDS:
-            while rate >= rates[1]:
-                n += 1
-                rate -= rates[-1]
+    for y in range(place.y0, place.y1):
+        for x in range(place.x0, place.x1):
+            rate = charge[y, x]
+            if rate <= rates[-1] * _MOST_ROUNDS:
+                while rate >= rates[1]:
+                    n += 1
+                    rate -= rates[-1]
     return n
 
 
@@ -383,18 +430,17 @@ def _break_tie(rng, row, i, rows, cells, ties):
 
 
 @kernel
-def _draw(rng, words, used, charge, gain, ends, by_frame, top, drop, tables, noise):
-    """Noise of a block into `noise`; see the module. Words, of which `used` have been, for every
-    draw that has a table. Returns how many have been used then."""
-    ny, nx = charge.shape
+def _draw(rng, words, used, place, charge, gain, ends, by_frame, top, drop, tables, noise):
+    """Noise of a block, which is at `place`, into `noise`; see the module. Words, of which `used`
+    have been, for every draw that has a table. Returns how many have been used then."""
     rates, shape, sums = tables.rates, tables.shape, tables.sums
     rows, cells, ties = tables.rows, tables.cells, tables.ties
     n_levels, n_pieces = len(rates), len(shape)
     first_frame, last_frame = tables.first_frame, by_frame.shape[1]
     n_frames = last_frame - first_frame
     mean_weight = by_frame.sum(axis=1)
-    for y in range(ny):
-        for x in range(nx):
+    for y in range(place.y0, place.y1):
+        for x in range(place.x0, place.x1):
             rest, e = charge[y, x], ends[y, x]
             if rest > rates[-1] * _MOST_ROUNDS:
                 total = 0.0

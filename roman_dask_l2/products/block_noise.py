@@ -14,11 +14,10 @@ from ..core.exposure import Exposure
 from ..core.step import Tile
 from ..io.arrays import Placed
 from ..io.spill import Spilled
-from ..noise.difference_weights import difference_coefficients
 from ..noise.own_weights import own_weights
 from ..noise.streams import Streams
 from ..steps.ramp_params import RampFitParams
-from .noise_commands.drawing import BlockLight, BlockNoise, DetectorBlock, FixedWeights, OwnWeights
+from .noise_commands.drawing import BlockNoise, DetectorBlocks, FixedWeights, Light, OwnWeights
 from .noise_commands.registry import DRAWINGS
 
 
@@ -42,18 +41,10 @@ class FixedFit:
     weights: np.ndarray
     params: RampFitParams
 
-    def read(self, blocks: Window) -> dict[str, np.ndarray | None]:
-        """The arrays that `block` takes, on whole blocks."""
-        return {
-            "endslice": self.endslice.read(blocks),
-            "excluded": None if self.excluded is None else self.excluded.read(blocks),
-        }
-
-    def block(
-        self, endslice: np.ndarray, excluded: np.ndarray | None, exposure: Exposure
-    ) -> FixedWeights:
-        """The weights of one block."""
-        e, full = endslice.astype(np.int64), self.weights
+    def read(self, blocks: Window, exposure: Exposure) -> FixedWeights:
+        """The weights on whole blocks."""
+        e, full = self.endslice.read(blocks).astype(np.int64), self.weights
+        excluded = None if self.excluded is None else self.excluded.read(blocks)
         ends = np.where(e >= 0, e + 1, exposure.n_resultants)
         rows, weights = own_weights(ends, excluded, full, exposure=exposure, params=self.params)
         return FixedWeights(ends, full, rows, weights)
@@ -74,18 +65,10 @@ class LikelihoodFit:
     noise_ratio: Placed
     unused: Placed | None
 
-    def read(self, blocks: Window) -> dict[str, np.ndarray | None]:
-        """The arrays that `block` takes, on whole blocks."""
-        return {
-            "noise_ratio": self.noise_ratio.read(blocks),
-            "unused": None if self.unused is None else self.unused.read(blocks),
-        }
-
-    def block(
-        self, noise_ratio: np.ndarray, unused: np.ndarray | None, exposure: Exposure
-    ) -> OwnWeights:
-        """The weights of one block."""
-        return OwnWeights(difference_coefficients(unused, noise_ratio, exposure))
+    def read(self, blocks: Window, exposure: Exposure) -> OwnWeights:
+        """The weights on whole blocks."""
+        unused = None if self.unused is None else self.unused.read(blocks)
+        return OwnWeights(self.noise_ratio.read(blocks), unused, exposure)
 
 
 @dataclass(frozen=True)
@@ -107,39 +90,23 @@ class PhotonNoiseInputs:
     fit: FixedFit | LikelihoodFit
     exposure: Exposure
 
+    def read(self, blocks: Window) -> Light:
+        """The light on whole blocks."""
+        level, gain = self.level.read(blocks), self.gain.read(blocks)
+        return Light(level, gain, self.fit.read(blocks, self.exposure))
+
 
 class WithoutDraw(NamedTuple):
-    """Active pixels of a tile for which there is no draw: all of them, and those that the mask of
-    the L2 image leaves in use."""
+    """Active pixels of a row of blocks for which there is no draw: all of them, and those that the
+    mask of the L2 image leaves in use."""
 
     active: int
     unmasked: int
 
 
-@dataclass(frozen=True)
-class _TileLight:
-    """The light on all blocks that a tile touches; `of_fit` are the arrays of the fit."""
-
-    inputs: PhotonNoiseInputs
-    level: np.ndarray
-    gain: np.ndarray
-    of_fit: dict[str, np.ndarray | None]
-
-    @classmethod
-    def read(cls, inputs: PhotonNoiseInputs, blocks: Window) -> _TileLight:
-        level, gain = inputs.level.read(blocks), inputs.gain.read(blocks)
-        return cls(inputs, level, gain, inputs.fit.read(blocks))
-
-    def block(self, cut: tuple[slice, slice]) -> BlockLight:
-        """The light on one block, which is `cut` of these arrays."""
-        level, gain = (np.ascontiguousarray(a[cut]) for a in (self.level, self.gain))
-        of_fit: dict[str, Any] = {
-            name: None if a is None else np.ascontiguousarray(a[(..., *cut)])
-            for name, a in self.of_fit.items()
-        }
-        return BlockLight(
-            level, gain, self.inputs.fit.block(**of_fit, exposure=self.inputs.exposure)
-        )
+def rows_of_blocks(side: int) -> list[Window]:
+    """Windows of `write_block_noise`: whole blocks, each in one of them, whatever the tiles."""
+    return [Window(y, y + CHANNEL_WIDTH, 0, side) for y in range(0, side, CHANNEL_WIDTH)]
 
 
 def write_block_noise(
@@ -152,16 +119,14 @@ def write_block_noise(
     target: Spilled,
     ready: Any,
 ) -> WithoutDraw | None:
-    """Draw a layer's block noise on one tile and write it to the store.
-
-    Draws are made in whole blocks of 128 x 128 detector pixels, whatever the tile, and cut.
+    """Draw a layer's block noise on a part of the detector and write it to the store.
 
     Parameters
     ----------
     layer : Layer
     streams : Streams
     window : Window
-        The tile.
+        One of `rows_of_blocks`.
     exposure : Exposure
     light : PhotonNoiseInputs or None
         None unless a command of the layer needs it.
@@ -179,56 +144,26 @@ def write_block_noise(
     """
     orders = layer.backgrounds
     backgrounds = dict(zip(orders, ready[0], strict=True)) if orders else {}
-    out, missing = np.zeros(window.shape, np.float32), np.zeros(window.shape, np.bool_)
-    blocks = Window(
-        window.y0 // CHANNEL_WIDTH * CHANNEL_WIDTH,
-        -(-window.y1 // CHANNEL_WIDTH) * CHANNEL_WIDTH,
-        window.x0 // CHANNEL_WIDTH * CHANNEL_WIDTH,
-        -(-window.x1 // CHANNEL_WIDTH) * CHANNEL_WIDTH,
+    blocks = DetectorBlocks(
+        window, exposure, None if light is None else light.read(window), backgrounds
     )
-    tile_light = None if light is None else _TileLight.read(light, blocks)
-    for y in range(blocks.y0, blocks.y1, CHANNEL_WIDTH):
-        for x in range(blocks.x0, blocks.x1, CHANNEL_WIDTH):
-            place = Window(y, y + CHANNEL_WIDTH, x, x + CHANNEL_WIDTH)
-            block = DetectorBlock(
-                place,
-                y // CHANNEL_WIDTH * (exposure.side // CHANNEL_WIDTH) + x // CHANNEL_WIDTH,
-                exposure,
-                None if tile_light is None else tile_light.block(place.within(blocks)),
-                backgrounds,
-            )
-            values, without = _draw_block(layer, streams, block)
-            both = Window(
-                max(y, window.y0),
-                min(place.y1, window.y1),
-                max(x, window.x0),
-                min(place.x1, window.x1),
-            )
-            out[both.within(window)] = values[both.within(place)]
-            missing[both.within(window)] = without[both.within(place)]
-    target.put(out, window)
-    if any(coefs is None for coefs in backgrounds.values()):
-        return None
-    if not missing.any():
-        return WithoutDraw(0, 0)
-    good = missing & ~mask.read(window)
-    return WithoutDraw(int(np.count_nonzero(missing)), int(np.count_nonzero(good)))
-
-
-def _draw_block(
-    layer: Layer, streams: Streams, block: DetectorBlock
-) -> tuple[np.ndarray, np.ndarray]:
-    """Noise on one block, DN/s, and which active pixels have no draw; reference pixels are 0."""
-    drawn = np.zeros(block.window.shape, np.float32)
-    missing = np.zeros(block.window.shape, np.bool_)
+    drawn, missing = np.zeros(window.shape, np.float32), np.zeros(window.shape, np.bool_)
     for command, argument in layer.acting_on(ActsOn.BLOCKS):
         drawing = DRAWINGS[command.letter]
         assert isinstance(drawing, BlockNoise)
-        values, without = drawing.draw(argument, streams, block)
+        values, without = drawing.draw(argument, streams, blocks)
         drawn += values
         if without is not None:
             missing |= without
-    inner = Tile(block.window, block.exposure.side).active
-    out, told = np.zeros_like(drawn), np.zeros_like(missing)
-    out[inner], told[inner] = drawn[inner], missing[inner]
-    return out, told
+    inner = Tile(window, exposure.side).active
+    out = np.zeros_like(drawn)  # reference pixels have no noise
+    out[inner] = drawn[inner]
+    target.put(out, window)
+    if any(coefs is None for coefs in backgrounds.values()):
+        return None
+    if not missing[inner].any():
+        return WithoutDraw(0, 0)
+    there = np.zeros_like(missing)
+    there[inner] = missing[inner]
+    good = there & ~mask.read(window)
+    return WithoutDraw(int(np.count_nonzero(there)), int(np.count_nonzero(good)))

@@ -34,7 +34,13 @@ from .base_ramp import (
     dark_border,
     noisy_inputs,
 )
-from .block_noise import FixedFit, LikelihoodFit, PhotonNoiseInputs, write_block_noise
+from .block_noise import (
+    FixedFit,
+    LikelihoodFit,
+    PhotonNoiseInputs,
+    rows_of_blocks,
+    write_block_noise,
+)
 from .image_sky import fit_background
 from .job import Job
 from .layer_needs import ramp_fit
@@ -199,7 +205,7 @@ class LayerPlan:
                     base, ready = self._base
                     results.append(ready)
             if layer.draws_blocks:
-                drawn = self._image(f"light{index}")
+                drawn = self._image(f"light{index}", rows=CHANNEL_WIDTH)
                 streams = Streams(self._seed, layer.label, occurrence)
                 results.append(self._block_part(layer, streams, drawn, waits, work))
                 temporaries.append(drawn)
@@ -211,9 +217,11 @@ class LayerPlan:
             self.stages.append(Stage(name, work, "parts"))
         return done
 
-    def _image(self, name: str, dtype: str = "float32") -> Spilled:
+    def _image(self, name: str, dtype: str = "float32", rows: int | None = None) -> Spilled:
+        """Store of an image, which is written tile by tile, or in full rows."""
         n = self._exposure.side
-        return self._store.create(f"{name}-{self._token}", (n, n), self._grid.tile, dtype)
+        parts = self._grid.tile if rows is None else (rows, n)
+        return self._store.create(f"{name}-{self._token}", (n, n), parts, dtype)
 
     def _cube(self, name: str, width: int | None = None) -> Spilled:
         """Store of a ramp, one file for each resultant, which is written whole."""
@@ -279,7 +287,7 @@ class LayerPlan:
         waits: list[Delayed],
         work: dict[str, int],
     ) -> Delayed:
-        """Block noise on all tiles; its value: the `WithoutDraw` of each."""
+        """Block noise on the whole image; its value: the `WithoutDraw` of each part."""
         light = self._light() if layer.needs_light else None
         if layer.backgrounds:
             calls = [
@@ -287,10 +295,10 @@ class LayerPlan:
                 for order in layer.backgrounds
             ]
             waits = [tasks.fan(f"background-{drawn.name}", fit_background, calls, waits)]
-        windows = [self._grid.window(*place) for place in np.ndindex(*self._grid.shape)]
+        windows = rows_of_blocks(self._exposure.side)
         inputs = self._exposure, light, self._l2["mask"]
-        tiles = [(layer, streams, window, *inputs, drawn) for window in windows]
-        return tasks.fan(f"draw-{drawn.name}", write_block_noise, tiles, waits, work)
+        parts = [(layer, streams, window, *inputs, drawn) for window in windows]
+        return tasks.fan(f"draw-{drawn.name}", write_block_noise, parts, waits, work)
 
     def _light(self) -> PhotonNoiseInputs:
         """The light of the exposure, as the L2 file has it."""

@@ -79,7 +79,7 @@ def finish_layer(
     temporaries : sequence of Spilled
         Arrays that are deleted when it is finished.
     results : list
-        Of the tasks that it waited for; the last is that of `write_block_noise` on each tile, if
+        Of the tasks that it waited for; the last are those of `write_block_noise`, if
         anything was drawn in blocks.
     """
     give_back()  # memory that tiles have freed would add to that of the image

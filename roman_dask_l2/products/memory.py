@@ -45,7 +45,7 @@ READ_NOISE = 4
 NOISE_CHANNEL = 40
 """Bytes per pixel of a channel in that task: draws, and the transform of the 1/f noise."""
 DRAWN = 64
-"""Bytes per pixel of the blocks that a tile touches in the task that draws noise on the image."""
+"""Bytes per pixel of a row of blocks in the task that draws noise on the image."""
 NOISE_FINISH = 6
 """Bytes per pixel of the image in the task that adds a layer up."""
 EXPOSURE = 20e6
@@ -149,7 +149,7 @@ def project(
     if layers:
         reads = any(layer.ramp is not None for layer in layers)
         if not reads:  # no ramp runs through the recipe
-            largest = math.prod(min(n + CHANNEL_WIDTH, side) for n in tile) * DRAWN
+            largest = CHANNEL_WIDTH * side * DRAWN
         channel = NOISE_CHANNEL * CHANNEL_WIDTH * side * reads
         finishing = min(threads, len(layers) * exposures)
         work = max(threads * max(largest, channel), finishing * NOISE_FINISH * side**2)

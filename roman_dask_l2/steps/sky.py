@@ -190,6 +190,26 @@ def sky_model(coefs: np.ndarray, order: int, window: Window, side: int) -> np.nd
     )
 
 
+def sky_image(coefs: np.ndarray, order: int, window: Window, side: int) -> np.ndarray:
+    """`sky_model` rounded to float32."""
+    out = np.empty(window.shape, np.float32)
+    _image(*_factors(coefs, order, window, side), out)
+    return out
+
+
+@kernel
+def _image(along_x, along_y, out):
+    ny, nx = out.shape
+    model = np.empty(nx)
+    for y in range(ny):
+        model[:] = 0.0
+        for j in range(len(along_y)):
+            for x in range(nx):
+                model[x] += along_x[j, x] * along_y[j, y]
+        for x in range(nx):
+            out[y, x] = np.float32(model[x])
+
+
 def subtract_model(
     rate: np.ndarray, coefs: np.ndarray, order: int, window: Window, side: int
 ) -> np.ndarray:

@@ -57,11 +57,14 @@ def parse_uniform(text):
     return Uniform(width)
 
 
-def draw_uniform(argument, streams, block):
-    rng = streams("uniform", None, block.number)
-    values = argument.width * (rng.random(block.window.shape, np.float32) - np.float32(0.5))
+def draw_uniform(argument, streams, blocks):
+    values = np.empty(blocks.window.shape, np.float32)
     odd = np.zeros(values.shape, np.bool_)
-    odd[0, :3] = odd[5, 5] = True
+    for number, place in blocks:
+        rng = streams("uniform", None, number)
+        draws = rng.random(place.shape, np.float32) - np.float32(0.5)
+        values[place.slices] = argument.width * draws
+        odd[place.slices][0, :3] = odd[place.slices][5, 5] = True
     return values, odd
 
 

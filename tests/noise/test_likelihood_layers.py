@@ -20,6 +20,7 @@ from roman_dask_l2.errors import InputError
 from roman_dask_l2.io.layout import read_layout
 from roman_dask_l2.noise.difference_weights import difference_coefficients
 from roman_dask_l2.noise.poisson import own_poisson_noise
+from roman_dask_l2.products.block_noise import LikelihoodFit
 from roman_dask_l2.products.job import prepare
 from roman_dask_l2.products.layer_needs import check_needs
 from roman_dask_l2.products.level2 import calibrate
@@ -163,17 +164,23 @@ def test_same_bits_however_they_are_made(case, reference, image, how):
 
 
 def test_draws_have_the_weights_of_their_pixels(case, image, fitted, monkeypatch):
-    seen = {}
+    rows, seen = [], []
+    read = LikelihoodFit.read
+
+    def reading(self, blocks, exposure):
+        rows.append(blocks.y0)
+        return read(self, blocks, exposure)
 
     def noted(rng, level, gain, coefficients, exposure):
-        seen[len(seen)] = coefficients
+        seen.append(coefficients)
         return own_poisson_noise(rng, level, gain, coefficients, exposure)
 
+    monkeypatch.setattr(LikelihoodFit, "read", reading)
     monkeypatch.setattr(poisson, "own_poisson_noise", noted)
-    made(case / "config.yaml", ["P"], tile=SIDE, scheduler="synchronous")
+    made(case / "config.yaml", ["P"], scheduler="synchronous")
     whole = np.zeros((7, SIDE, SIDE))
-    for number, values in seen.items():
-        y, x = number // 2 * 128, number % 2 * 128
+    for number, values in enumerate(seen):  # one row of blocks after the other
+        y, x = rows[number // 2], number % 2 * 128
         whole[:, y : y + 128, x : x + 128] = values
     c = difference_coefficients(image["unused_differences"], image["noise_ratio"], fitted[1])
     np.testing.assert_array_equal(whole, c)

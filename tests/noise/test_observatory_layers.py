@@ -312,9 +312,7 @@ def test_same_bits_however_they_are_made(everything, usual, tmp_path, how):
 def test_without_noise_there_is_no_layer(everything, survey, tmp_path, monkeypatch, recipe, files):
     """Bit for bit: the reference pixels and the reference output of the noisy ramp are the
     exposure's own, so that their correction takes out what it takes out of the image."""
-    monkeypatch.setattr(
-        Streams, "fill", lambda self, kind, j, block, out, sigma=None: out.fill(0)
-    )
+    monkeypatch.setattr(Streams, "fill", lambda self, kind, j, block, out, sigma=None: out.fill(0))
     monkeypatch.setattr(
         Streams, "normals", lambda self, kind, j, block, shape: np.zeros(shape, np.float32)
     )

@@ -6,15 +6,16 @@ Which kind a command has is the `acts_on` of its declaration in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...core.detector import Window
+from ...core.detector import CHANNEL_WIDTH, Window
 from ...core.exposure import Exposure
 from ...io.arrays import Placed
+from ...noise.difference_weights import difference_coefficients
 
 SIGMA = 1.34896
 """Interquartile range of a Gaussian, in standard deviations."""
@@ -25,7 +26,7 @@ Limits = tuple[np.float32, np.float32]
 
 @dataclass(frozen=True)
 class FixedWeights:
-    """How the ramps of a block were fitted: with one of a few sets of weights.
+    """How ramps were fitted: with one of a few sets of weights.
 
     Attributes
     ----------
@@ -47,20 +48,32 @@ class FixedWeights:
 
 @dataclass(frozen=True)
 class OwnWeights:
-    """How the ramps of a block were fitted: with weights of its own for every pixel.
+    """How ramps were fitted: with weights of its own for every pixel.
 
     Attributes
     ----------
-    coefficients : ndarray (R - 1, y, x)
-        Of the differences of resultants in the rate, 1/s; 0 where the pixel could not be fitted.
+    noise_ratio : ndarray (y, x) of float32
+        Ratio of Poisson to read noise that the weights were made for, 1/s.
+    unused : ndarray (ceil((R - 1) / 8), y, x) of uint8 or None
+        Bits of differences of resultants that the fit did not use; None if there are none.
+    exposure : Exposure
     """
 
-    coefficients: np.ndarray
+    noise_ratio: np.ndarray
+    unused: np.ndarray | None
+    exposure: Exposure
+
+    def coefficients(self, cut: tuple[slice, slice]) -> np.ndarray:
+        """Coefficients of the differences of resultants in the rate, 1/s, on a block, as they are
+        too large for several: (R - 1, y, x); 0 where the pixel could not be fitted."""
+        ratio = np.ascontiguousarray(self.noise_ratio[cut])
+        unused = None if self.unused is None else np.ascontiguousarray(self.unused[(..., *cut)])
+        return difference_coefficients(unused, ratio, self.exposure)
 
 
 @dataclass(frozen=True)
-class BlockLight:
-    """The light on a block of the detector, and how the ramps of its pixels were fitted.
+class Light:
+    """The light on a part of the detector, and how the ramps of its pixels were fitted.
 
     Attributes
     ----------
@@ -76,18 +89,31 @@ class BlockLight:
     fit: FixedWeights | OwnWeights
 
 
-@dataclass(frozen=True)
-class DetectorBlock:
+class Block(NamedTuple):
     """A block of 128 x 128 pixels, the same whatever the tiles.
 
     Attributes
     ----------
-    window : Window
-        In the full frame.
     number : int
         Names its random streams: blocks are counted row by row.
+    place : Window
+        In arrays that cover several blocks.
+    """
+
+    number: int
+    place: Window
+
+
+@dataclass(frozen=True)
+class DetectorBlocks:
+    """Blocks of the detector side by side, on which noise is drawn.
+
+    Attributes
+    ----------
+    window : Window
+        In the full frame; whole blocks.
     exposure : Exposure
-    light : BlockLight or None
+    light : Light or None
         None unless a command of the layer needs it.
     backgrounds : mapping of int to ndarray or None
         Order -> coefficients of the image's background, None if it was not found. The orders that
@@ -95,10 +121,16 @@ class DetectorBlock:
     """
 
     window: Window
-    number: int
     exposure: Exposure
-    light: BlockLight | None
+    light: Light | None
     backgrounds: Mapping[int, np.ndarray | None]
+
+    def __iter__(self) -> Iterator[Block]:
+        n, w, (y0, y1, x0, x1) = self.exposure.side // CHANNEL_WIDTH, CHANNEL_WIDTH, self.window
+        for y in range(y0, y1, w):
+            for x in range(x0, x1, w):
+                place = Window(y - y0, y - y0 + w, x - x0, x - x0 + w)
+                yield Block(y // w * n + x // w, place)
 
 
 @dataclass(frozen=True)
@@ -171,8 +203,9 @@ class BlockNoise:
     Attributes
     ----------
     draw : callable
-        ``draw(argument, streams, block)``: an array (y, x) of float32, DN/s, and which of its
-        pixels have no draw and are 0, an array (y, x) of bool; None if all have one.
+        ``draw(argument, streams, blocks)`` on `DetectorBlocks`: an array (y, x) of float32, DN/s,
+        and which of its pixels have no draw and are 0, an array (y, x) of bool; None if all have
+        one.
     expect : callable
     """
 

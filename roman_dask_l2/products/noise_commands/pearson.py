@@ -5,31 +5,41 @@ from __future__ import annotations
 import numpy as np
 
 from ...config.noise_commands.pearson import Pearson
-from ...noise.pearson import own_pearson_noise, pearson_noise
+from ...noise.pearson import PearsonNoise, own_pearson_noise, pearson_noise
 from ...noise.streams import DrawKind, Streams
-from .drawing import BlockNoise, DetectorBlock, ExpectedNoise, OwnWeights, QuietPixels
+from .drawing import BlockNoise, DetectorBlocks, ExpectedNoise, OwnWeights, QuietPixels
 
 
 def draw(
-    argument: Pearson, streams: Streams, block: DetectorBlock
+    argument: Pearson, streams: Streams, blocks: DetectorBlocks
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws on one block, DN/s, and where the moments are such that no distribution has them."""
-    light, exposure = block.light, block.exposure
+    """Draws on blocks, DN/s, and where the moments are such that no distribution has them."""
+    light, exposure = blocks.light, blocks.exposure
     assert light is not None
     level, gain, fit = light.level, light.gain, light.fit
-    rng = streams(DrawKind.PEARSON, None, block.number)
+    noise = np.empty(level.shape, np.float32)
+    inadmissible = np.zeros(level.shape, np.bool_)
     if isinstance(fit, OwnWeights):
-        return own_pearson_noise(rng, level, gain, fit.coefficients, exposure)
-    values, inadmissible = pearson_noise(rng, level, gain, fit.ends, fit.full_weights, exposure)
-    other = fit.rows != fit.ends
-    if other.any():
-        # From a stream of their own: how many numbers a draw takes depends on the weights, and the
-        # other pixels must not notice.
-        rng = streams(DrawKind.PEARSON_EXCLUDED, None, block.number)
-        its_level, its_gain, its_rows = (a[other][np.newaxis] for a in (level, gain, fit.rows))
-        again, bad = pearson_noise(rng, its_level, its_gain, its_rows, fit.weights, exposure)
-        values[other], inadmissible[other] = again[0], bad[0]
-    return values, inadmissible
+        for number, place in blocks:
+            cut = place.slices
+            its_light = (np.ascontiguousarray(a[cut]) for a in (level, gain))
+            rng = streams(DrawKind.PEARSON, None, number)
+            noise[cut], inadmissible[cut] = own_pearson_noise(
+                rng, *its_light, fit.coefficients(cut), exposure
+            )
+        return noise, inadmissible
+    drawing = PearsonNoise(level, gain, fit.ends, fit.full_weights, exposure)
+    for number, place in blocks:
+        drawing.draw(streams(DrawKind.PEARSON, None, number), place, noise, inadmissible)
+        other = fit.rows[place.slices] != fit.ends[place.slices]
+        if other.any():
+            # From a stream of their own: how many numbers a draw takes depends on the weights, and
+            # the other pixels must not notice.
+            rng = streams(DrawKind.PEARSON_EXCLUDED, None, number)
+            its = (a[place.slices][other][np.newaxis] for a in (level, gain, fit.rows))
+            again, bad = pearson_noise(rng, *its, fit.weights, exposure)
+            noise[place.slices][other], inadmissible[place.slices][other] = again[0], bad[0]
+    return noise, inadmissible
 
 
 def expect(argument: Pearson, quiet: QuietPixels) -> ExpectedNoise | None:
