@@ -17,8 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from ..config.model import Config
 from ..engine.options import RunOptions
 from ..errors import InputError
@@ -28,7 +26,7 @@ from ..products.provenance import Product
 from ..products.quality import measure
 from ..system.files import clock_ahead, status_now
 from ..system.memory import peak, reset_peak, resident
-from ..system.processes import give_back
+from ..system.processes import age, give_back
 from ..system.stopping import heard
 from ..system.workarounds import forget_schemas
 from . import begun, manifest
@@ -163,8 +161,7 @@ def _ends_soon(lifetime: float | None, expected: float) -> bool:
     lifetime, they are begun in its first half."""
     if not lifetime:
         return False
-    age = time.time() - psutil.Process().create_time()
-    return lifetime - age < min(expected, lifetime / 2)
+    return lifetime - age() < min(expected, lifetime / 2)
 
 
 class _Attempt:

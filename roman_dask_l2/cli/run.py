@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..system.logs import PACKAGE_LOG
+from ..system.processes import age
 from .options import Shared, run_options, scheduler_of
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def act(args: argparse.Namespace) -> int:
     if args.noise_only and not with_noise:
         raise InputError(f"{args.config}: --noise-only, but there is no NOISE block")
     remove_orphans(config)
-    timings = {"start": _since_start()}
+    timings = {"start": age()}  # what it took to import what is needed
     began = time.perf_counter()
     # A wrong NOISE block is reported before the calibration, everything before jobs wait.
     job = prepare(config, noise=with_noise)
@@ -119,13 +120,6 @@ def _keep_warnings() -> list[str]:
     handler.emit = lambda record: kept.append(record.getMessage())  # type: ignore[method-assign]
     PACKAGE_LOG.addHandler(handler)
     return kept
-
-
-def _since_start() -> float:
-    """Seconds since this process was started: what it took to import what is needed."""
-    import psutil
-
-    return time.time() - psutil.Process().create_time()
 
 
 def _table(stages: Mapping[str, float], steps: Mapping[str, float]) -> str:

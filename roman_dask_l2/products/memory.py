@@ -46,7 +46,7 @@ NOISE_CHANNEL = 40
 """Bytes per pixel of a channel in that task: draws, and the transform of the 1/f noise."""
 DRAWN = 64
 """Bytes per pixel of a row of blocks in the task that draws noise on the image."""
-NOISE_FINISH = 6
+NOISE_FINISH = 5.5
 """Bytes per pixel of the image in the task that adds a layer up."""
 EXPOSURE = 20e6
 """Bytes that another exposure in the same task takes beside its pixels: metadata, files, graph."""
@@ -152,6 +152,8 @@ def project(
             largest = CHANNEL_WIDTH * side * DRAWN
         channel = NOISE_CHANNEL * CHANNEL_WIDTH * side * reads
         finishing = min(threads, len(layers) * exposures)
+        if not reads:  # one is added up while others are drawn, which takes longer
+            finishing = min(finishing, 1 + threads // 4)
         work = max(threads * max(largest, channel), finishing * NOISE_FINISH * side**2)
         # These are kept for the next resultant.
         work += (threads * NOISE_PLANE + READ_NOISE) * side**2 * reads

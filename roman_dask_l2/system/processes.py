@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -36,6 +37,15 @@ def born(pid: int) -> float | None:
         return None
     except psutil.Error:
         return 0.0
+
+
+def age() -> float:
+    """Seconds since this process was started."""
+    started = psutil.Process().create_time()
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        # Linux counts from when the machine was started, and tells that in whole seconds only.
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - (started - psutil.boot_time())
+    return time.time() - started
 
 
 def process_lives(pid: int, since: float) -> bool:

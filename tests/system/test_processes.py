@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 from roman_dask_l2.system.processes import KEPT, ONE_THREAD, one_thread_each
 
@@ -59,3 +60,11 @@ def test_the_command_gives_a_blas_one_thread(monkeypatch):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "1", done.stderr
+
+
+def test_the_age_of_a_process():
+    """To the tick of the clock, not to the second in which the machine was started."""
+    program = "import time; from roman_dask_l2.system.processes import age; print(age())"
+    began = time.monotonic()
+    told = float(subprocess.check_output([sys.executable, "-c", program], text=True))
+    assert 0.0 < told <= time.monotonic() - began + 0.03

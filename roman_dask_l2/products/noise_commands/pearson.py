@@ -22,10 +22,10 @@ def draw(
     if isinstance(fit, OwnWeights):
         for number, place in blocks:
             cut = place.slices
-            its_light = (np.ascontiguousarray(a[cut]) for a in (level, gain))
+            light_here = np.ascontiguousarray(level[cut]), np.ascontiguousarray(gain[cut])
             rng = streams(DrawKind.PEARSON, None, number)
             noise[cut], inadmissible[cut] = own_pearson_noise(
-                rng, *its_light, fit.coefficients(cut), exposure
+                rng, *light_here, fit.coefficients(cut), exposure
             )
         return noise, inadmissible
     drawing = PearsonNoise(level, gain, fit.ends, fit.full_weights, exposure)
@@ -36,8 +36,15 @@ def draw(
             # From a stream of their own: how many numbers a draw takes depends on the weights, and
             # the other pixels must not notice.
             rng = streams(DrawKind.PEARSON_EXCLUDED, None, number)
-            its = (a[place.slices][other][np.newaxis] for a in (level, gain, fit.rows))
-            again, bad = pearson_noise(rng, *its, fit.weights, exposure)
+            some = place.slices
+            again, bad = pearson_noise(
+                rng,
+                level[some][other][np.newaxis],
+                gain[some][other][np.newaxis],
+                fit.rows[some][other][np.newaxis],
+                fit.weights,
+                exposure,
+            )
             noise[place.slices][other], inadmissible[place.slices][other] = again[0], bad[0]
     return noise, inadmissible
 
