@@ -114,6 +114,7 @@ def scheduler() -> Iterator[tuple[str, int]]:
             # Simulated workers give nothing away, and have no heart that beats.
             "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "False",
             "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "None",
+            "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": PATIENCE,
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1",
@@ -129,6 +130,11 @@ def scheduler() -> Iterator[tuple[str, int]]:
         finally:
             process.terminate()
             process.wait()
+
+
+PATIENCE = "10 minutes"
+"""How long a connection may wait for an answer. A graph of a million tasks keeps either side for
+more than the 30 s after which a connection is given up otherwise."""
 
 
 class SimulatedWorker:
@@ -215,6 +221,7 @@ async def _through(address: str, tasks: int, workers: int) -> dict[str, Any]:
     from distributed import Client, wait
 
     warnings.filterwarnings("ignore", "Sending large graph")
+    dask.config.set({"distributed.comm.timeouts.tcp": PATIENCE})
     crew = [SimulatedWorker(number, THREADS) for number in range(workers)]
     lives = [asyncio.create_task(worker.run(address)) for worker in crew]
     async with Client(address, asynchronous=True) as client:
