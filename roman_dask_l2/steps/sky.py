@@ -198,14 +198,20 @@ def sky_image(coefs: np.ndarray, order: int, window: Window, side: int) -> np.nd
 
 
 @kernel
+def _row(along_x, along_y, y, model):
+    """Row `y` of the model into `model`."""
+    model[:] = 0.0
+    for j in range(len(along_y)):
+        for x in range(len(model)):
+            model[x] += along_x[j, x] * along_y[j, y]
+
+
+@kernel
 def _image(along_x, along_y, out):
     ny, nx = out.shape
     model = np.empty(nx)
     for y in range(ny):
-        model[:] = 0.0
-        for j in range(len(along_y)):
-            for x in range(nx):
-                model[x] += along_x[j, x] * along_y[j, y]
+        _row(along_x, along_y, y, model)
         for x in range(nx):
             out[y, x] = np.float32(model[x])
 
@@ -259,10 +265,7 @@ def _subtract(rate, along_x, along_y, out):
     ny, nx = rate.shape
     model = np.empty(nx)
     for y in range(ny):
-        model[:] = 0.0
-        for j in range(len(along_y)):
-            for x in range(nx):
-                model[x] += along_x[j, x] * along_y[j, y]
+        _row(along_x, along_y, y, model)
         for x in range(nx):
             out[y, x] = rate[y, x] - np.float32(model[x])
 

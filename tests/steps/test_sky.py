@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from roman_dask_l2.config.recipe import load_recipe
 from roman_dask_l2.core.cells import MAX_ORDER
+from roman_dask_l2.core.detector import Window
 from roman_dask_l2.core.dq import MASK_GROWTH, PIXEL
 from roman_dask_l2.core.step import Tile
 from roman_dask_l2.steps.mask import grown_mask
@@ -32,7 +33,10 @@ from roman_dask_l2.steps.sky import (
     measure_cell,
     measure_row,
     medsky,
+    sky_image,
+    sky_model,
     step,
+    subtract_model,
     terms,
 )
 
@@ -350,3 +354,23 @@ def test_only_the_recipes_of_the_package_count_the_border():
         )
     }  # fmt: skip
     assert list(wanted.values()) == [[False], [False], [True], [True]]
+
+
+@pytest.mark.parametrize("window", [Window(0, 256, 0, 256), Window(37, 101, 3, 250)])
+def test_the_image_of_the_model(window):
+    """Sum of products of Legendre polynomials, rounded once; the same where it is subtracted."""
+    order, side = 3, 256
+    coefs = np.random.default_rng(5).normal(size=len(terms(order)))
+    y, x = np.mgrid[window.slices]
+    u, v = (2 * (a - 4) / (side - 8) - 1 for a in (x, y))
+    expected = sum(
+        c * legendre.legval(u, np.eye(i + 1)[i]) * legendre.legval(v, np.eye(j + 1)[j])
+        for c, (i, j) in zip(coefs, terms(order), strict=True)
+    )
+    image = sky_image(coefs, order, window, side)
+    np.testing.assert_allclose(image, expected, rtol=1e-6, atol=1e-6)
+    model = sky_model(coefs, order, window, side).astype(np.float32)
+    np.testing.assert_array_equal(image, model)
+    rate = np.full(window.shape, 1.5, np.float32)
+    subtracted = subtract_model(rate, coefs, order, window, side)
+    np.testing.assert_array_equal(subtracted, rate - model)
